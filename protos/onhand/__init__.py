@@ -1,0 +1,1 @@
+"""The public contract of Onhand, one subpackage for each version of it."""
