@@ -1,0 +1,214 @@
+"""Snapshots of shards in the server that keeps their journals, so that any node finds them.
+
+A snapshot is one hash of compressed pieces, each with a CRC32C, and a manifest. The manifest is
+what makes it a snapshot: it appears in one transaction, after every piece, so half a snapshot is
+never seen. The pieces of a save that was cut short expire by themselves. The newest two snapshots
+of a name are kept. This module knows nothing of what is inside a state.
+"""
+
+import asyncio
+import secrets
+import struct
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import msgpack
+from crc32c import crc32c
+
+from actors.ports import Position, Saved, SnapshotsDamaged, SnapshotsUnavailable
+from adapters.resp import Command, Endpoint, Reply, RespClient, RespError, ServerUnavailable
+
+PIECE_BYTES: Final = 512 << 10  # of a piece before compression: what one write costs the server
+KEPT: Final = 2  # snapshots of each name
+DUTY: Final = 0.25  # share of the time in which a save uses a core or the server; appends need both
+UNFINISHED_EXPIRE_S: Final = 600  # an unfinished save's pieces vanish so long after the last one
+RETRY_FOR_S: Final = 10.0
+REPLY_TIMEOUT_S: Final = 10.0
+FORMAT: Final = 1
+
+_LEVEL: Final = 1  # zlib's fastest
+_CHECKSUM: Final = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    position: Position
+    key: str  # of the hash of pieces
+    pieces: list[tuple[int, int]]  # stored bytes and CRC32C of each, in order
+
+    def encode(self) -> bytes:
+        fields = (FORMAT, self.position.epoch, self.position.seq, self.key)
+        body: bytes = msgpack.packb((*fields, self.pieces))
+        return _CHECKSUM.pack(crc32c(body)) + body
+
+    @classmethod
+    def decode(cls, stored: bytes) -> Self | None:
+        """Read a manifest back; None when it is damaged or of a format that is not known."""
+        body = stored[_CHECKSUM.size :]
+        if len(stored) < _CHECKSUM.size or _CHECKSUM.unpack_from(stored)[0] != crc32c(body):
+            return None
+        fields: list[Any] = msgpack.unpackb(body)
+        if fields[0] != FORMAT:
+            return None
+        _, epoch, seq, key, pieces = fields
+        return cls(Position(epoch, seq), key, [(n, crc) for n, crc in pieces])
+
+
+class RedisSnapshots:
+    """The `actors.ports.Snapshots` in a Valkey or Redis. Connects when first used.
+
+    Under `<prefix>:snapshots:<name>` stands a hash of manifests, under
+    `<prefix>:snapshot:<name>:<position>:<nonce>` one of pieces.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        prefix: str = "onhand:main",
+        *,
+        duty: float = DUTY,
+        retry_for_s: float = RETRY_FOR_S,
+    ) -> None:
+        """Name a server and the prefix of its keys; `duty` in (0, 1] is `DUTY` where 1 is no pause."""
+        if not 0 < duty <= 1:
+            raise ValueError(f"duty is a share in (0, 1], not {duty}")
+        self._client = RespClient(
+            Endpoint.parse(url), retry_for_s=retry_for_s, reply_timeout_s=REPLY_TIMEOUT_S
+        )
+        self._prefix = prefix
+        self._duty = duty
+
+    async def save(self, name: str, position: Position, chunks: Iterable[bytes]) -> Saved:
+        """Store a state; see the port."""
+        key = f"{self._prefix}:snapshot:{name}:{position}:{secrets.token_hex(4)}"
+        raw = _Pieces(chunks)
+        pieces: list[tuple[int, int]] = []
+        while True:
+            started_s = time.monotonic()
+            piece = await asyncio.to_thread(raw.next_compressed)
+            if piece is None:
+                break
+            await self._call(
+                (b"MULTI",),
+                (b"HSET", key.encode(), b"%d" % len(pieces), piece[0]),
+                (b"EXPIRE", key.encode(), b"%d" % UNFINISHED_EXPIRE_S),
+                (b"EXEC",),
+            )
+            pieces.append((len(piece[0]), piece[1]))
+            await asyncio.sleep((time.monotonic() - started_s) * (1 / self._duty - 1))
+        manifest = _Manifest(position, key, pieces)
+        await self._publish(name, manifest)
+        oldest = await self._forget_old(name)
+        return Saved(sum(stored_bytes for stored_bytes, _ in pieces), oldest)
+
+    async def load_latest(self, name: str) -> tuple[Position, Iterator[bytes]] | None:
+        """Find the newest whole state; see the port. It is held compressed until it is used up."""
+        manifests = await self._manifests(name)
+        for _ in range(2):  # again, since a save may have removed what was being read
+            for manifest in manifests.values():
+                stored = None if manifest is None else await self._stored_pieces(manifest)
+                if manifest is not None and stored is not None:
+                    return manifest.position, _decompressed(stored)
+            if not manifests:
+                return None
+            manifests = await self._manifests(name)
+        raise SnapshotsDamaged(f"{name}: none of {len(manifests)} snapshots can be read whole")
+
+    async def close(self) -> None:
+        """Drop the connection."""
+        await self._client.close()
+
+    async def _publish(self, name: str, manifest: _Manifest) -> None:
+        """Make the snapshot visible and lasting, in one transaction."""
+        field = manifest.key.encode()
+        replies = await self._call(
+            (b"MULTI",),
+            (b"PERSIST", field),
+            (b"HLEN", field),
+            (b"HSET", self._index(name), field, manifest.encode()),
+            (b"EXEC",),
+        )
+        pieces_there = replies[-1][1]
+        if pieces_there != len(manifest.pieces):
+            await self._remove(name, field)
+            raise SnapshotsUnavailable(f"{manifest.key}: pieces expired before the last was saved")
+
+    async def _forget_old(self, name: str) -> Position:
+        """Remove all but the newest snapshots, and return the position of the oldest one kept."""
+        fields = list(await self._manifests(name))
+        for field in fields[KEPT:]:
+            await self._remove(name, field)
+        return _position_of(fields[:KEPT][-1])
+
+    async def _remove(self, name: str, field: bytes) -> None:
+        await self._call(
+            (b"MULTI",), (b"HDEL", self._index(name), field), (b"UNLINK", field), (b"EXEC",)
+        )
+
+    async def _manifests(self, name: str) -> dict[bytes, _Manifest | None]:
+        """Read the index of a name, newest first; a manifest is None when it is damaged."""
+        flat = (await self._call((b"HGETALL", self._index(name))))[0]
+        found = {flat[i]: _Manifest.decode(flat[i + 1]) for i in range(0, len(flat), 2)}
+        return dict(sorted(found.items(), key=lambda item: _position_of(item[0]), reverse=True))
+
+    async def _stored_pieces(self, manifest: _Manifest) -> list[bytes] | None:
+        """Read and check a snapshot's pieces; None when anything is missing or damaged."""
+        stored = []
+        for i, (stored_bytes, checksum) in enumerate(manifest.pieces):
+            (piece,) = await self._call((b"HGET", manifest.key.encode(), b"%d" % i))
+            if piece is None or len(piece) != stored_bytes:
+                return None
+            if await asyncio.to_thread(crc32c, piece) != checksum:
+                return None
+            stored.append(piece)
+        return stored
+
+    async def _call(self, *commands: Command) -> list[Reply]:
+        """Run commands together, and say in the port's words how they failed."""
+        try:
+            return await self._client.call_many(commands)
+        except (ServerUnavailable, RespError) as error:
+            raise SnapshotsUnavailable(str(error)) from error
+
+    def _index(self, name: str) -> bytes:
+        return f"{self._prefix}:snapshots:{name}".encode()
+
+
+def _position_of(field: bytes) -> Position:
+    """Tell a snapshot's position from its key, which is readable also when its manifest is not."""
+    return Position.parse(field.decode().rsplit(":", 2)[1])
+
+
+class _Pieces:
+    """Cuts chunks of any size into compressed pieces; each call may run in a worker thread."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._rest = memoryview(b"")  # of the chunk that is being cut
+
+    def next_compressed(self) -> tuple[bytes, int] | None:
+        """Return the next piece and its CRC32C; None after the last."""
+        raw = bytearray()
+        while len(raw) < PIECE_BYTES:
+            if not self._rest:
+                chunk = next(self._chunks, None)
+                if chunk is None:
+                    break
+                self._rest = memoryview(chunk)
+            taken = self._rest[: PIECE_BYTES - len(raw)]
+            raw += taken
+            self._rest = self._rest[len(taken) :]
+        if not raw:
+            return None
+        piece = zlib.compress(raw, _LEVEL)
+        return piece, crc32c(piece)
+
+
+def _decompressed(stored: list[bytes]) -> Iterator[bytes]:
+    """Yield the state's bytes and let go of each stored piece as it is used."""
+    stored.reverse()
+    while stored:
+        yield zlib.decompress(stored.pop())

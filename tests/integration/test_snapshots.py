@@ -1,0 +1,202 @@
+"""Snapshots in a real Valkey: whole or not there, checked, the last two kept."""
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from actors.ports import Position, SnapshotsDamaged, SnapshotsUnavailable
+from adapters import snapshots
+from adapters.resp import RespClient
+from adapters.snapshots import PIECE_BYTES, RedisSnapshots
+
+
+@pytest.fixture
+async def store(url: str, key: str) -> AsyncIterator[RedisSnapshots]:
+    made = RedisSnapshots(url, prefix=key, duty=1.0)
+    yield made
+    await made.close()
+
+
+async def load(store: RedisSnapshots, name: str) -> tuple[Position, bytes] | None:
+    found = await store.load_latest(name)
+    return None if found is None else (found[0], b"".join(found[1]))
+
+
+async def keys(admin: RespClient, prefix: str) -> set[str]:
+    found = await admin.call(b"KEYS", f"{prefix}:snapshot*".encode())
+    return {key.decode().removeprefix(prefix + ":") for key in found}
+
+
+def noise(n: int) -> bytes:
+    return random.Random(n).randbytes(n)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [],
+        [b""],
+        [b"one"],
+        [b"", b"a", b"", b"bc"],
+        [b"x" * PIECE_BYTES],
+        [noise(PIECE_BYTES + 1), b"tail"],
+        [bytes([i]) * 100_003 for i in range(40)],
+        [noise(3 * PIECE_BYTES)],
+    ],
+    ids=["none", "empty", "one", "holes", "exact", "one_more", "many", "large"],
+)
+async def test_what_is_saved_is_loaded(store: RedisSnapshots, chunks: list[bytes]) -> None:
+    saved = await store.save("shard-0", Position(3, 17), iter(chunks))
+    assert saved.oldest == Position(3, 17)
+    assert await load(store, "shard-0") == (Position(3, 17), b"".join(chunks))
+    assert saved.stored_bytes <= len(b"".join(chunks)) + 1000
+    assert await load(store, "shard-1") is None
+
+
+async def test_the_newest_two_are_kept(store: RedisSnapshots, admin: RespClient, key: str) -> None:
+    oldest = []
+    for position in (Position(1, 9), Position(1, 80), Position(2, 3)):
+        saved = await store.save("s", position, [str(position).encode()])
+        oldest.append(saved.oldest)
+    assert oldest == [Position(1, 9), Position(1, 9), Position(1, 80)]
+    assert await load(store, "s") == (Position(2, 3), b"2-3")
+    left = await keys(admin, key)
+    assert {name.rpartition(":")[0] for name in left} == {
+        "snapshots",
+        "snapshot:s:1-80",
+        "snapshot:s:2-3",
+    }
+
+
+async def test_a_late_save_of_an_older_state_never_wins(
+    store: RedisSnapshots, admin: RespClient, key: str
+) -> None:
+    for position in (Position(5, 1), Position(6, 1), Position(4, 9)):
+        await store.save("s", position, [str(position).encode()])
+    assert await load(store, "s") == (Position(6, 1), b"6-1")
+    assert len(await keys(admin, key)) == 3
+
+
+async def snapshot_key(admin: RespClient, prefix: str, position: str) -> bytes:
+    (found,) = await admin.call(b"KEYS", f"{prefix}:snapshot:s:{position}:*".encode())
+    assert isinstance(found, bytes)
+    return found
+
+
+@pytest.mark.parametrize("damage", ["flip", "piece", "hash", "manifest", "short_manifest"])
+async def test_a_damaged_snapshot_gives_way_to_the_one_before(
+    damage: str, store: RedisSnapshots, admin: RespClient, key: str
+) -> None:
+    state = noise(2 * PIECE_BYTES)
+    await store.save("s", Position(1, 1), [state])
+    await store.save("s", Position(1, 2), [b"newer" * 300_000])
+
+    async def spoil(position: str) -> None:
+        victim = await snapshot_key(admin, key, position)
+        index = f"{key}:snapshots:s".encode()
+        if damage == "flip":
+            piece = bytearray(await admin.call(b"HGET", victim, b"1"))
+            piece[100] ^= 1
+            await admin.call(b"HSET", victim, b"1", bytes(piece))
+        elif damage == "piece":
+            await admin.call(b"HDEL", victim, b"0")
+        elif damage == "hash":
+            await admin.call(b"DEL", victim)
+        elif damage == "manifest":
+            manifest = await admin.call(b"HGET", index, victim)
+            await admin.call(b"HSET", index, victim, manifest[:-1] + b"\x00")
+        else:
+            await admin.call(b"HSET", index, victim, b"\x00")
+
+    await spoil("1-2")
+    assert await load(store, "s") == (Position(1, 1), state)
+    await spoil("1-1")
+    with pytest.raises(SnapshotsDamaged):
+        await store.load_latest("s")
+    await store.save("s", Position(1, 3), [b"good again"])
+    assert await load(store, "s") == (Position(1, 3), b"good again")
+
+
+async def test_half_a_save_is_never_seen_and_goes_away(
+    store: RedisSnapshots, admin: RespClient, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "UNFINISHED_EXPIRE_S", 1)
+    await store.save("s", Position(1, 1), [b"whole"])
+
+    def broken() -> Iterator[bytes]:
+        yield noise(2 * PIECE_BYTES)
+        raise OSError("the state could not be read")
+
+    with pytest.raises(OSError, match="could not be read"):
+        await store.save("s", Position(1, 2), broken())
+    half = await snapshot_key(admin, key, "1-2")
+    assert await admin.call(b"TTL", half) >= 0
+    assert await load(store, "s") == (Position(1, 1), b"whole")
+    assert await admin.call(b"TTL", await snapshot_key(admin, key, "1-1")) == -1
+    await asyncio.sleep(1.1)
+    assert not await admin.call(b"EXISTS", half)
+
+
+async def test_a_save_whose_pieces_expired_is_not_published(
+    store: RedisSnapshots, admin: RespClient, key: str
+) -> None:
+    loop = asyncio.get_running_loop()
+
+    async def expire() -> None:
+        await admin.call(b"DEL", await snapshot_key(admin, key, "1-1"))
+
+    def slow() -> Iterator[bytes]:
+        yield noise(PIECE_BYTES)
+        yield b""
+        asyncio.run_coroutine_threadsafe(expire(), loop).result(5)
+        yield b"the rest"
+
+    with pytest.raises(SnapshotsUnavailable):
+        await store.save("s", Position(1, 1), slow())
+    assert await load(store, "s") is None
+    assert await keys(admin, key) == set()
+
+
+async def test_a_full_server_refuses(store: RedisSnapshots, admin: RespClient) -> None:
+    await admin.call(b"CONFIG", b"SET", b"maxmemory", b"1")
+    try:
+        with pytest.raises(SnapshotsUnavailable, match="OOM"):
+            await store.save("s", Position(1, 1), [b"state"])
+    finally:
+        await admin.call(b"CONFIG", b"SET", b"maxmemory", b"0")
+
+
+async def test_the_loop_goes_on_while_a_state_is_compressed(store: RedisSnapshots) -> None:
+    threads = set()
+
+    def chunks() -> Iterator[bytes]:
+        for i in range(16):
+            threads.add(threading.current_thread())
+            yield (noise(1000) + bytes([i]) * 1000) * 512
+
+    saving = asyncio.create_task(store.save("s", Position(1, 1), chunks()))
+    longest_s = 0.0
+    while not saving.done():
+        started_s = time.monotonic()
+        await asyncio.sleep(0)
+        longest_s = max(longest_s, time.monotonic() - started_s)
+    await saving
+    assert threading.main_thread() not in threads
+    assert longest_s < 0.5
+
+
+async def test_an_unreachable_server_is_said(url: str) -> None:
+    store = RedisSnapshots("redis://127.0.0.1:1/0", retry_for_s=0.05)
+    with pytest.raises(SnapshotsUnavailable, match=r"127\.0\.0\.1:1"):
+        await store.load_latest("s")
+    await store.close()
+
+
+def test_a_duty_is_a_share(url: str) -> None:
+    for wrong in (0.0, 1.1):
+        with pytest.raises(ValueError):
+            RedisSnapshots(url, duty=wrong)
