@@ -1,0 +1,531 @@
+"""One shard: the owner of its locations' stock and prices. It stamps the time, makes blocks of what
+waits, and answers when they are durable.
+
+Requests queue up while a block is being written and go together into the next one (group commit), so
+the rate adapts without a timer. State is touched from one task only, `_run`; reads are done there too,
+between two blocks, so that nobody sees what is not durable yet. This room must not know Redis, gRPC
+or Ray: the journal, the snapshots and the catalogue are ports, and ending the process is a function.
+"""
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, Protocol, TypeVar
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from actors.ports import (
+    GENESIS,
+    AppendInDoubt,
+    CellTable,
+    Fenced,
+    Journal,
+    JournalLost,
+    JournalUnavailable,
+    Overloaded,
+    Position,
+    Snapshots,
+    Unavailable,
+)
+from engine import limits, snapshot
+from engine.block import Block, Place, crc_of, decode, encode
+from engine.kernels import KEY
+from engine.machine import Machine, Outcome
+from engine.memory import AnswerMemory
+from engine.operations import Answer, Request
+from engine.status import Status
+from engine.views import Cell, Hold
+
+LEASE_S: Final = 2.0  # reads need proof so recent that no other owner has taken over
+IDLE_CHECK_S: Final = 1.0  # how often an idle shard looks whether it still is the owner
+RETRY_APPEND_S: Final = 0.25  # between tries when the journal is not reachable
+
+_log = structlog.get_logger()
+_T = TypeVar("_T")
+
+
+class Recovery(Exception):  # noqa: N818
+    """The journal and the snapshot do not lead to one state: a person must look."""
+
+
+class CatalogueView(Protocol):
+    """What a shard needs to know of the catalogue and the shard map."""
+
+    async def refresh(self) -> None:
+        """Learn what is new."""
+
+    @property
+    def sku_limit(self) -> int:
+        """Tell the highest SKU id."""
+
+    def places(self, known: int) -> Sequence[Place]:
+        """Tell the locations with ids above `known`, in order of id."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockStats:
+    """What one block was, for metrics. Times in seconds; `kinds`, `statuses`: uint8, one a line."""
+
+    requests: int
+    kinds: NDArray[np.uint8]
+    statuses: NDArray[np.uint8]
+    nbytes: int
+    expired: int
+    append_s: float
+    waits_s: Sequence[float]  # of each request, from its arrival to its answer
+
+
+@dataclass(slots=True)
+class _Waiting:
+    request: Request
+    answer: asyncio.Future[Answer]
+    since: float
+
+
+class Shard:
+    """The service object of one shard; a `ports.ShardLink` for its own process.
+
+    `stop_process` is called, and must not return, when the shard may not go on: fenced off by
+    another owner, an append in doubt, the journal lost. `clock` gives ns since 1970.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        journal: Journal,
+        snapshots: Snapshots,
+        catalogue: CatalogueView,
+        *,
+        stop_process: Callable[[str], NoReturn],
+        snapshot_every_bytes: int = 64 << 20,
+        clock: Callable[[], int] = time.time_ns,
+        observe: Callable[[BlockStats], None] | None = None,
+        machine: Machine | None = None,
+        memory: AnswerMemory | None = None,
+    ) -> None:
+        self._number = number
+        self._journal = journal
+        self._snapshots = snapshots
+        self._catalogue = catalogue
+        self._stop_process = stop_process
+        self._snapshot_every = snapshot_every_bytes
+        self._clock = clock
+        self._observe = observe
+        self._machine = machine or Machine()
+        self._memory = memory or AnswerMemory()
+        self._at = GENESIS
+        self._chain = 0  # CRC32C of the last block
+        self._queue: deque[_Waiting] = deque()
+        self._queued_lines = 0
+        self._reads: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
+        self._unjournaled: list[Place] = []  # what the machine learnt since the last block
+        self._wake = asyncio.Event()
+        self._busy = False  # a block is applied and not durable yet
+        self._serving = False
+        self._proof = 0.0  # monotonic time at which the journal last proved that this is the owner
+        self._since_snapshot = 0
+        self._snapshotting: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    # --- life ----------------------------------------------------------------------------------
+
+    @property
+    def number(self) -> int:
+        """The shard's number, from 0."""
+        return self._number
+
+    @property
+    def at(self) -> Position:
+        """The newest durable block."""
+        return self._at
+
+    @property
+    def machine(self) -> Machine:
+        """The state. Read it only through `read`."""
+        return self._machine
+
+    async def start(self) -> None:
+        """Recover, take over, serve. Raises Recovery, and what journal and snapshots raise."""
+        started = time.monotonic()
+        await self._catalogue.refresh()
+        known = await self._load_snapshot()
+        opened = await self._journal.take_over(self._opening, known=known)
+        blocks = await self._replay(known or GENESIS, opened)
+        self._proof = time.monotonic()
+        self._serving = True
+        self._task = asyncio.create_task(self._run(), name=f"shard-{self._number}")
+        _log.info(
+            "shard serves", shard=self._number, epoch=opened.epoch, cells=self._machine.cells,
+            replayed=blocks, took_s=round(time.monotonic() - started, 3),
+        )  # fmt: skip
+
+    async def stop(self) -> None:
+        """Answer what waits, then end. What comes later gets Unavailable."""
+        self._serving = False
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+        if self._snapshotting is not None:
+            await asyncio.gather(self._snapshotting, return_exceptions=True)
+        await self._journal.close()
+
+    # --- the port ------------------------------------------------------------------------------
+
+    async def submit(self, request: Request) -> Answer:
+        """Apply a request once and answer when its block is durable (see `ports.ShardLink`)."""
+        if not self._serving:
+            raise Unavailable(f"shard {self._number} is not serving")
+        if (
+            len(self._queue) >= limits.MAX_QUEUED_REQUESTS
+            or self._queued_lines + request.lines > limits.MAX_QUEUED_LINES
+        ):
+            raise Overloaded(f"shard {self._number}: {self._queued_lines} lines wait already")
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Waiting(request, answer, time.perf_counter()))
+        self._queued_lines += request.lines
+        self._wake.set()
+        return await answer
+
+    async def hold(self, hold_id: bytes) -> Hold | None:
+        """Look up this shard's part of a hold."""
+        return await self.read(lambda: self._machine.hold(hold_id))
+
+    async def cells(self, names: Sequence[tuple[int, int]]) -> list[Cell | None]:
+        """Look up cells by (sku id, location id)."""
+        return await self.read(lambda: [self._machine.cell(*name) for name in names])
+
+    async def table(self, locations: Sequence[int] | None = None) -> CellTable:
+        """Copy the rows of some locations, or all of them."""
+        return await self.read(lambda: self._table(locations))
+
+    async def read(self, look: Callable[[], _T]) -> _T:
+        """Run `look` between two blocks, as the proven owner, and give what it returns."""
+        if not self._serving:
+            raise Unavailable(f"shard {self._number} is not serving")
+        if not self._busy and time.monotonic() - self._proof < LEASE_S:
+            return look()
+        done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        self._reads.append((look, done))
+        self._wake.set()
+        return await done
+
+    async def refresh_catalogue(self) -> None:
+        """Learn what is new in the catalogue; what is submitted after this knows it."""
+        await self._catalogue.refresh()
+
+    async def snapshot(self) -> Position:
+        """Take a snapshot now, and return the position it is of once it is durable."""
+        at = await self.read(self._begin_snapshot)
+        if self._snapshotting is not None:
+            await self._snapshotting
+        return at
+
+    def _table(self, locations: Sequence[int] | None) -> CellTable:
+        cells = self._machine.state.cells[: self._machine.cells]
+        if locations is not None:
+            wanted = np.isin(cells[:, KEY] >> 32, np.asarray(locations, np.int64))
+            return CellTable(self._at, self._machine.now_ns, cells[wanted])
+        return CellTable(self._at, self._machine.now_ns, cells.copy())
+
+    # --- the one task that touches the state ---------------------------------------------------
+
+    async def _run(self) -> None:
+        try:
+            while self._serving or self._queue:
+                await self._wait_for_work()
+                await self._prove_ownership()
+                self._do_reads()
+                await self._make_block()
+            self._do_reads()
+        except (Fenced, AppendInDoubt, JournalLost) as error:
+            self._stop_process(f"shard {self._number}: {type(error).__name__}: {error}")
+        except Exception as error:
+            # A bug: memory may be ahead of the journal, so this process must not go on.
+            _log.exception("shard failed", shard=self._number)
+            self._stop_process(f"shard {self._number} failed: {error!r}")
+
+    async def _wait_for_work(self) -> None:
+        """Until something is queued, something may expire, or ownership should be looked at."""
+        if self._queue or self._reads or not self._serving:
+            return
+        self._wake.clear()
+        timeout = IDLE_CHECK_S
+        deadline = self._machine.next_deadline_ns()
+        if deadline >= 0:
+            timeout = min(timeout, max((deadline - self._clock()) / 1e9, 0.0) + 1e-6)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._wake.wait()
+
+    async def _prove_ownership(self) -> None:
+        """Before reads: the journal must have shown lately that no other owner took over."""
+        if time.monotonic() - self._proof < IDLE_CHECK_S:
+            return
+        asked = time.monotonic()
+        try:
+            last = await self._journal.last()
+        except JournalUnavailable:
+            if self._reads and asked - self._proof >= LEASE_S:
+                self._fail_reads("the journal cannot be reached")
+            return
+        if last is None or last < self._at:
+            raise JournalLost(f"the stream ends at {last}, before {self._at}")
+        if last > self._at:
+            raise Fenced(f"the stream is at {last}, this owner at {self._at}")
+        self._proof = asked
+
+    def _do_reads(self) -> None:
+        while self._reads:
+            look, done = self._reads.popleft()
+            if done.done():
+                continue
+            try:
+                done.set_result(look())
+            except Exception as error:
+                done.set_exception(error)
+
+    def _fail_reads(self, why: str) -> None:
+        while self._reads:
+            _, done = self._reads.popleft()
+            if not done.done():
+                done.set_exception(Unavailable(f"shard {self._number}: {why}"))
+
+    async def _make_block(self) -> None:
+        """Put what waits, and what is overdue, into one block; answer when it is durable."""
+        taken = self._take_waiting()
+        self._learn()
+        now = max(self._clock(), self._machine.now_ns + 1)
+        overdue = 0 <= self._machine.next_deadline_ns() < now
+        if not (taken or self._unjournaled or overdue):
+            return
+        requests = [waiting.request for waiting in taken]
+        try:
+            outcome = self._machine.apply(now, requests)
+        except MemoryError as error:
+            for waiting in taken:
+                _fail(waiting, Overloaded(f"shard {self._number} is full: {error}"))
+            return
+        if not (taken or self._unjournaled or outcome.expired):
+            return  # the wheel turned, and nothing was due
+        await self._append(taken, requests, outcome)
+        self._after_append()
+
+    async def _append(
+        self, taken: list[_Waiting], requests: list[Request], outcome: Outcome
+    ) -> None:
+        machine, position = self._machine, self._at.next()
+        block = Block(
+            self._number, position.epoch, position.seq, machine.now_ns, self._chain,
+            machine.state_hash, machine.sku_limit, self._unjournaled, requests, outcome.status,
+            outcome.image,
+            expired=outcome.expired,
+        )  # fmt: skip
+        payload, crc = encode(block)
+        self._busy = True
+        started = time.perf_counter()
+        while True:
+            try:
+                await self._journal.append(position, payload)
+                break
+            except JournalUnavailable as error:
+                _log.warning("journal unavailable", shard=self._number, error=str(error))
+                self._fail_reads("the journal cannot be reached")
+                await asyncio.sleep(RETRY_APPEND_S)
+        self._busy = False
+        self._proof = time.monotonic()
+        self._at, self._chain = position, crc
+        self._unjournaled = []
+        self._since_snapshot += len(payload)
+        answered = time.perf_counter()
+        for waiting, answer in zip(
+            taken, _answers(requests, outcome, machine.now_ns, position), strict=True
+        ):
+            self._memory.remember(waiting.request, answer)
+            if not waiting.answer.done():
+                waiting.answer.set_result(answer)
+        if self._observe is not None:
+            kinds = [request.columns["kind"] for request in requests if "kind" in request.columns]
+            self._observe(
+                BlockStats(
+                    len(requests),
+                    np.concatenate(kinds) if kinds else np.zeros(0, np.uint8),
+                    outcome.status, len(payload), outcome.expired, answered - started,
+                    [answered - waiting.since for waiting in taken],
+                )  # fmt: skip
+            )
+
+    def _take_waiting(self) -> list[_Waiting]:
+        """The next requests to apply; repeated ones are answered here, from memory."""
+        taken: list[_Waiting] = []
+        ids: set[bytes] = set()
+        again: list[_Waiting] = []
+        lines = 0
+        while self._queue and len(taken) < limits.MAX_BLOCK_REQUESTS:
+            waiting = self._queue[0]
+            request = waiting.request
+            if lines + request.lines > limits.MAX_BLOCK_LINES:
+                break
+            self._queue.popleft()
+            if waiting.answer.cancelled():
+                # Its caller is gone and nothing was judged; whoever cares will repeat it.
+                self._queued_lines -= request.lines
+                continue
+            if request.op_id in ids:
+                again.append(waiting)  # the same id twice in one block: answered after it
+                continue
+            self._queued_lines -= request.lines
+            answer = self._remembered(request)
+            if answer is not None:
+                waiting.answer.set_result(answer)
+                continue
+            ids.add(request.op_id)
+            taken.append(waiting)
+            lines += request.lines
+        self._queue.extendleft(reversed(again))
+        return taken
+
+    def _remembered(self, request: Request) -> Answer | None:
+        """The first answer to this op_id, or the refusal when it came with other content."""
+        found = self._memory.recall(request.op_id)
+        if found is not None:
+            digest, answer = found
+            return answer if digest == request.digest else self._reused(request)
+        index = int.from_bytes(request.op_id[14:], "big")
+        if index:
+            # The id may be that of a line of a batch, whose base ends in sixteen zero bits.
+            batch = self._memory.recall(request.op_id[:14] + b"\0\0")
+            if batch is not None and len(batch[1].status) > index:
+                return self._reused(request)
+        return None
+
+    def _reused(self, request: Request) -> Answer:
+        status = bytes((Status.OP_ID_REUSED,)) * request.lines
+        available = bytes(8 * request.lines) if request.want_available else b""
+        return Answer(status, available, self._machine.now_ns, self._at.epoch, self._at.seq)
+
+    def _learn(self) -> None:
+        """Let the machine learn what is new in the catalogue; the next block will say so."""
+        if self._catalogue.sku_limit > self._machine.sku_limit:
+            self._machine.set_sku_limit(self._catalogue.sku_limit)
+        places = list(self._catalogue.places(max(self._machine.places, default=0)))
+        for place in places:
+            self._machine.set_place(place)
+        self._unjournaled += places
+
+    # --- snapshots -----------------------------------------------------------------------------
+
+    def _after_append(self) -> None:
+        if self._since_snapshot >= self._snapshot_every and self._snapshotting is None:
+            self._begin_snapshot()
+
+    def _begin_snapshot(self) -> Position:
+        """Copy the state as it is now and store the copy beside the serving path."""
+        if self._snapshotting is None:
+            self._since_snapshot = 0
+            pieces = snapshot.dump(self._machine, self._memory, self._chain)
+            self._snapshotting = asyncio.create_task(self._store_snapshot(self._at, pieces))
+        return self._at
+
+    async def _store_snapshot(self, at: Position, pieces: Iterator[bytes]) -> None:
+        try:
+            saved = await self._snapshots.save(self._name, at, pieces)
+            # The snapshot before this one is kept too, and needs the blocks behind it.
+            trimmed = await self._journal.trim(saved.oldest)
+            _log.info(
+                "snapshot stored", shard=self._number, at=str(at), stored_bytes=saved.stored_bytes,
+                trimmed_blocks=trimmed,
+            )  # fmt: skip
+        except Exception as error:
+            # The journal still has everything; the next one may succeed.
+            _log.warning("snapshot failed", shard=self._number, at=str(at), error=str(error))
+        finally:
+            self._snapshotting = None
+
+    @property
+    def _name(self) -> str:
+        return f"shard-{self._number}"
+
+    # --- recovery ------------------------------------------------------------------------------
+
+    def _opening(self, position: Position) -> bytes:
+        """The opening block of an epoch; the nonce tells contenders apart."""
+        machine = self._machine
+        return encode(
+            Block(
+                self._number, position.epoch, position.seq, machine.now_ns, 0, 0,
+                machine.sku_limit, nonce=os.urandom(16),
+            )  # fmt: skip
+        )[0]
+
+    async def _load_snapshot(self) -> Position | None:
+        found = await self._snapshots.load_latest(self._name)
+        if found is None:
+            return None
+        at, pieces = found
+        self._chain = snapshot.load(pieces, self._machine, self._memory)
+        self._at = at
+        return at
+
+    async def _replay(self, after: Position, opened: Position) -> int:
+        """Apply the blocks behind the snapshot, up to this epoch's opening; count them.
+
+        Every block must follow the one before it by number and CRC, and lead to the statuses and
+        the state hash that it says. Raises Recovery.
+        """
+        count = 0
+        async for position, payload in self._journal.read(after, opened):
+            block = decode(payload)
+            if (block.shard, block.epoch, block.seq) != (
+                self._number, position.epoch, position.seq,
+            ):  # fmt: skip
+                raise Recovery(f"block {position} says it is {block.shard}/{block.epoch}-{block.seq}")
+            if position.seq == 0:
+                if position.epoch <= self._at.epoch:
+                    raise Recovery(f"epoch {position.epoch} opens after {self._at}")
+            elif position != self._at.next() or block.previous_crc != self._chain:
+                raise Recovery(f"block {position} does not follow {self._at}")
+            else:
+                self._reapply(block, position)
+            self._at, self._chain = position, crc_of(payload)
+            count += 1
+        if self._at != opened:
+            raise Recovery(f"the journal ends at {self._at}, this epoch opens at {opened}")
+        return count
+
+    def _reapply(self, block: Block, position: Position) -> None:
+        machine = self._machine
+        machine.set_sku_limit(block.sku_limit)
+        for place in block.places:
+            machine.set_place(place)
+        outcome = machine.apply(block.now_ns, block.requests)
+        if not np.array_equal(outcome.status, block.status):
+            raise Recovery(f"block {position}: replay answers otherwise than the journal says")
+        if machine.state_hash != block.state_hash:
+            raise Recovery(f"block {position}: replay leads to another state hash")
+        answers = _answers(block.requests, outcome, block.now_ns, position)
+        for request, answer in zip(block.requests, answers, strict=True):
+            self._memory.remember(request, answer)
+
+
+def _answers(
+    requests: Sequence[Request], outcome: Outcome, now_ns: int, position: Position
+) -> Iterator[Answer]:
+    """Cut a block's answers into its requests'."""
+    status = outcome.status.tobytes()
+    first = 0
+    for request in requests:
+        end = first + request.lines
+        available = outcome.available[first:end].tobytes() if request.want_available else b""
+        yield Answer(status[first:end], available, now_ns, position.epoch, position.seq)
+        first = end
+
+
+def _fail(waiting: _Waiting, error: Exception) -> None:
+    if not waiting.answer.done():
+        waiting.answer.set_exception(error)

@@ -1,0 +1,80 @@
+"""Every bound of the engine, by name, and the relations between them.
+
+The numbers here are published (README, `Directory.GetLimits`) and enforced: at the edge by the
+servicers, again in the kernels. This module knows no other room.
+"""
+
+from typing import Final
+
+# Quantities and money, in base units (pieces, grams, millilitres) and minor units of a currency.
+MAX_QUANTITY: Final = 1_000_000_000  # of one line; fits int32, so a hold's counters are int32
+MAX_BALANCE: Final = (
+    10**15
+)  # of one counter of a cell, either sign; six of them add up within int64
+MAX_PRICE_MINOR: Final = 10**12
+MAX_REASON: Final = 65_535  # reason codes of adjustments are uint16
+MAX_CURRENCY: Final = 999  # ISO 4217 numeric
+
+# Holds.
+MIN_TTL_MS: Final = 1
+MAX_TTL_MS: Final = 30 * 24 * 3600 * 1000
+DEFAULT_TTL_MS: Final = 15 * 60 * 1000  # what a caller gets who names none
+MAX_HOLD_LINES: Final = 512  # lines of one hold (one order at one location)
+RESOLVED_HOLDS_REMEMBERED: Final = 1 << 20  # late calls on them get the precise status, per shard
+EXPIRIES_PER_BLOCK: Final = 1 << 15  # bounds one block's work when very many fall due at once
+
+# Ids.
+OP_ID_BYTES: Final = 16
+MAX_SKUS: Final = (1 << 31) - 2
+MAX_LOCATIONS: Final = 1 << 20
+MAX_CODE_LENGTH: Final = 64  # characters of a SKU or location code
+MAX_SPLIT: Final = 256  # shards that one hot location may be spread over
+
+# Requests and blocks.
+MAX_BATCH_LINES: Final = 8_190  # of one Submit
+MAX_UNARY_LINES: Final = MAX_HOLD_LINES
+MAX_BLOCK_LINES: Final = 4 * MAX_BATCH_LINES  # group commit puts no more than this in one block
+MAX_BLOCK_REQUESTS: Final = 4_096
+MAX_BLOCK_BYTES: Final = 16 << 20
+MAX_CELLS: Final = (1 << 31) - 2
+MAX_HOLDS: Final = (1 << 31) - 2
+
+# What may wait in a shard for the next block; more is refused as overload.
+MAX_QUEUED_LINES: Final = 16 * MAX_BLOCK_LINES
+MAX_QUEUED_REQUESTS: Final = 16_384
+
+# Answers remembered for repeated op_ids: two generations of this many requests and bytes each, so
+# at least the last `REMEMBERED_REQUESTS` requests are known, unless their answers are very large.
+REMEMBERED_REQUESTS: Final = 1 << 18
+REMEMBERED_BYTES: Final = 64 << 20
+
+# Times.
+NS_PER_MS: Final = 1_000_000
+EXPIRY_TICK_BITS: Final = (
+    20  # the wheel sweeps by ticks of 2^20 ns (1.05 ms); expiry itself is exact
+)
+
+# Catalogue.
+MAX_CATALOG_ENTRIES: Final = 10_000  # of one request that adds or lists
+MAX_DESCRIPTION: Final = 200  # characters
+MAX_GTINS: Final = 16  # barcodes of one SKU
+MIN_GTIN_DIGITS: Final = 8
+MAX_GTIN_DIGITS: Final = 14
+MAX_SUBSCRIPTION_NAMES: Final = 10_000  # locations or SKUs of one subscription
+MAX_SHARDS: Final = 4_096
+
+assert MAX_QUANTITY < 1 << 31, "a hold's counters are int32"
+assert 8 * MAX_BALANCE < 1 << 63, "sums of counters must not wrap"
+assert MAX_BATCH_LINES <= MAX_BLOCK_LINES
+assert MAX_HOLD_LINES <= MAX_BATCH_LINES
+assert MAX_HOLD_LINES < 1 << 16, "a line's number in its hold is uint16"
+assert EXPIRIES_PER_BLOCK >= MAX_HOLD_LINES, "a hold's lines expire together"
+assert MAX_BLOCK_LINES <= MAX_QUEUED_LINES and MAX_BLOCK_REQUESTS <= MAX_QUEUED_REQUESTS
+assert MIN_TTL_MS <= DEFAULT_TTL_MS <= MAX_TTL_MS
+assert MAX_BATCH_LINES < 1 << 16, "a line's index is added to the low 16 bits of a batch's base id"
+assert MAX_SPLIT <= MAX_SHARDS < 1 << 16, "a shard's number is uint16 where lines are routed"
+assert (
+    MAX_CATALOG_ENTRIES
+    * (4 * (MAX_CODE_LENGTH + MAX_DESCRIPTION) + MAX_GTINS * (MAX_GTIN_DIGITS + 1) + 32)
+    < MAX_BLOCK_BYTES
+), "one request's entries fit one block, in whatever script they are written"

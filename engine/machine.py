@@ -1,0 +1,288 @@
+"""The machine of one shard: its state, and blocks of requests applied to it.
+
+Python's share of the rules: it makes room, joins the requests' columns, calls the kernel once a
+block, and takes the after-image. Time is an argument. What the rules are stands in `engine.kernels`
+(compiled) and `engine.reference` (plain).
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from engine import kernels, limits
+from engine.block import AfterImage, Place, concatenated
+from engine.columns import Columns
+from engine.kernels import CELL_WORDS, KEY, ON_HAND, VERSION
+from engine.operations import Request, id_to_pair
+from engine.views import Cell, Hold, HoldLine, HoldState
+
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a block did. `status` (uint8) and `available` (int64) have one value a line."""
+
+    status: NDArray[np.uint8]
+    available: NDArray[np.int64]
+    expired: int
+    image: AfterImage
+
+
+class Machine:
+    """The state of one shard, changed by `apply` and nothing else."""
+
+    def __init__(
+        self,
+        *,
+        resolved_remembered: int = limits.RESOLVED_HOLDS_REMEMBERED,
+        expiries_per_block: int = limits.EXPIRIES_PER_BLOCK,
+    ) -> None:
+        self._columns = Columns(resolved_remembered)
+        self._budget = expiries_per_block
+        self._places: dict[int, Place] = {}
+        self._scratch = np.zeros(0, np.int64)
+
+    # --- what it knows -------------------------------------------------------------------------
+
+    @property
+    def state(self) -> kernels.State:
+        """The arrays. Read only."""
+        return self._columns.state
+
+    @property
+    def now_ns(self) -> int:
+        """The time of the newest block."""
+        return int(self.state.meta[kernels.NOW_NS])
+
+    @property
+    def cells(self) -> int:
+        """How many cells there are."""
+        return int(self.state.meta[kernels.CELLS])
+
+    @property
+    def holds_open(self) -> int:
+        """How many holds have something pending."""
+        return int(self.state.meta[kernels.HOLDS_OPEN])
+
+    @property
+    def holds_committed(self) -> int:
+        """How many holds have nothing pending and something committed."""
+        return int(self.state.meta[kernels.HOLDS_COMMITTED])
+
+    @property
+    def shortages(self) -> int:
+        """How many cells have less than nothing available."""
+        return int(self.state.meta[kernels.SHORTAGES])
+
+    @property
+    def expired(self) -> int:
+        """How many holds have expired since the state began."""
+        return int(self.state.meta[kernels.EXPIRED])
+
+    @property
+    def sku_limit(self) -> int:
+        """SKU ids from 1 to this are known."""
+        return int(self.state.meta[kernels.SKU_LIMIT])
+
+    @property
+    def places(self) -> dict[int, Place]:
+        """The locations it knows of, by id. Read only."""
+        return self._places
+
+    @property
+    def state_hash(self) -> int:
+        """64 bits over all cells and live holds; the same for the reference machine."""
+        return int(self.state.sums[0])
+
+    def next_deadline_ns(self) -> int:
+        """A time up to which nothing expires (a lower bound of the next deadline); -1: no holds."""
+        s = self.state
+        return int(kernels.next_deadline(s.holds, s.lines, s.wheel, s.wheel_bits, s.meta))
+
+    def nbytes(self) -> dict[str, int]:
+        """Bytes allocated for cells and for holds, index entries included."""
+        return self._columns.nbytes()
+
+    def cell(self, sku: int, location: int) -> Cell | None:
+        """Look a cell up."""
+        with _wrapping():
+            row = kernels.find_cell(self.state.cells, self.state.cell_index, location << 32 | sku)
+        if row < 0:
+            return None
+        return Cell(*self.state.cells[row, ON_HAND:].tolist())
+
+    def hold(self, hold_id: bytes) -> Hold | None:
+        """Look a hold up; None when it is not known, or no more."""
+        s = self.state
+        high, low = (_signed(half) for half in id_to_pair(hold_id))
+        with _wrapping():
+            slot = int(kernels.find_hold(s.holds, s.hold_index, np.int64(high), np.int64(low)))
+        if slot < 0:
+            return None
+        state, deadline = int(s.lines[slot, kernels.STATE]), int(s.holds[slot, kernels.DEADLINE])
+        lines = []
+        while slot >= 0:
+            key = int(s.cells[s.lines[slot, kernels.CELL], KEY])
+            amounts = s.lines[slot, kernels.PENDING : kernels.FULFILLED + 1].tolist()
+            lines.append(HoldLine(key & 0xFFFFFFFF, key >> 32, *amounts))
+            slot = int(s.lines[slot, kernels.NEXT_LINE])
+        return Hold(HoldState(state), deadline, lines)
+
+    # --- what changes it -----------------------------------------------------------------------
+
+    def set_sku_limit(self, sku_limit: int) -> None:
+        """SKU ids 1 to `sku_limit` exist; it never shrinks."""
+        if sku_limit < self.sku_limit:
+            raise ValueError(f"sku_limit: {sku_limit}, was {self.sku_limit}")
+        self.state.meta[kernels.SKU_LIMIT] = sku_limit
+
+    def set_location(
+        self, location: int, *, owned: bool, currency: int, split: int = 0, part: int = 0
+    ) -> None:
+        """A location exists, and belongs to this shard or to another one."""
+        self.set_place(Place(location, owned, currency, split, part))
+
+    def set_place(self, place: Place) -> None:
+        """A location exists, and belongs to this shard or to another one."""
+        self._columns.make_room_for_locations(place.location)
+        owned = kernels.LOCATION_OWNED if place.owned else kernels.LOCATION_ELSEWHERE
+        self.state.places[place.location] = (owned, place.currency, place.split, place.part)
+        self._places[place.location] = place
+
+    def apply(self, now_ns: int, requests: Sequence[Request]) -> Outcome:
+        """Apply one block at the time `now_ns`, which must be later than that of the last one.
+
+        First the overdue holds expire, then the lines are applied in order. Raises ValueError for a
+        time that does not grow, MemoryError beyond the limits of a shard; then nothing has changed.
+        """
+        if now_ns <= self.now_ns:
+            raise ValueError(f"now_ns: {now_ns} is not after {self.now_ns}")
+        lines = sum(request.lines for request in requests)
+        self._columns.make_room(lines)
+        block = _joined(list(requests), lines)
+        state = self.state
+        known = self.cells
+        status = np.empty(lines, np.uint8)
+        available = np.empty(lines, np.int64)
+        if len(self._scratch) < lines:
+            self._scratch = np.empty(max(lines, limits.MAX_BATCH_LINES), np.int64)
+        with _wrapping():
+            expired = kernels.apply_block(
+                state, now_ns, self._budget, block, self._scratch, status, available
+            )
+        return Outcome(status, available, int(expired), self._image(known))
+
+    def restore(self, arrays: dict[str, NDArray[Any]], places: Sequence[Place]) -> None:
+        """Take over the arrays of a snapshot (see `engine.snapshot`); only for a new machine."""
+        columns = self._columns
+        meta = arrays["meta"]
+        if len(arrays["ring"]) != len(columns.state.ring):
+            raise ValueError(f"ring: {len(arrays['ring'])} holds, not {len(columns.state.ring)}")
+        columns.make_room_for_cells(len(arrays["cells"]))
+        columns.make_room_for_holds(len(arrays["holds"]))
+        state = columns.state
+        for name, array in arrays.items():
+            getattr(state, name)[: len(array)] = array
+        with _wrapping():
+            kernels.rebuild_cell_index(state.cells, int(meta[kernels.CELLS]), state.cell_index)
+            kernels.rebuild_hold_index(
+                state.holds, state.lines, int(meta[kernels.HOLDS_USED]), state.hold_index
+            )
+        for place in places:
+            self.set_place(place)
+        state.sums[0] = self.recomputed_hash()
+
+    def recomputed_hash(self) -> int:
+        """The state hash, computed from all rows and not kept from block to block."""
+        s = self.state
+        with _wrapping():
+            total = kernels.total_hash(
+                s.cells, s.holds, s.lines, self.cells, int(s.meta[kernels.HOLDS_USED])
+            )
+        return int(total)
+
+    def audit(self) -> list[str]:
+        """Check the invariants that hold between columns; what is wrong, or nothing.
+
+        `reserved` is the sum of what open holds have pending, `committed` the sum of what they have
+        committed and not handed over, and the kept hash is that of the rows.
+        """
+        s = self.state
+        used = s.lines[: s.meta[kernels.HOLDS_USED]]
+        live = used[used[:, kernels.STATE] != kernels.FREE] if len(used) else used
+        wrong = []
+        for word, column, name in (
+            (kernels.RESERVED, kernels.PENDING, "reserved"),
+            (kernels.COMMITTED, kernels.POSTED, "committed"),
+        ):
+            held = np.bincount(live[:, kernels.CELL], live[:, column], self.cells).astype(np.int64)
+            rows = np.flatnonzero(held[: self.cells] != s.cells[: self.cells, word])
+            wrong += [
+                f"sku {int(s.cells[row, KEY]) & 0xFFFFFFFF} at location {int(s.cells[row, KEY]) >> 32}: "
+                f"{name} is {int(s.cells[row, word])}, its holds have {int(held[row])}"
+                for row in rows[:10]
+            ]
+        if self.recomputed_hash() != self.state_hash:
+            wrong.append("the state hash kept from block to block is not that of the rows")
+        return wrong
+
+    def _image(self, known: int) -> AfterImage:
+        """The after-image of the rows that the block touched."""
+        state = self.state
+        rows = state.touched[: state.meta[kernels.DIRTY]].copy()
+        new_keys = state.cells[known : self.cells, KEY].copy()
+        changed = int(state.meta[kernels.CHANGED])
+        words = {
+            word: state.cells[rows, word]
+            for word in range(ON_HAND, CELL_WORDS)
+            if changed >> word & 1
+        }
+        return AfterImage(rows, known, new_keys, words)
+
+
+def _joined(requests: list[Request], lines: int) -> kernels.Block:
+    """The requests' columns, one after the other, as the kernel takes them."""
+    ids = np.frombuffer(b"".join(r.op_id for r in requests), ">u8").astype(np.uint64)
+    ends = np.cumsum(np.array([request.lines for request in requests], np.int64), dtype=np.int64)
+    columns: dict[str, NDArray[Any]] = {}
+    for name in ("kind", "flags", "sku", "location", "quantity", "value", "currency"):
+        columns[name] = _native(concatenated(requests, name) if requests else None, name, lines)
+    for name in ("hold_hi", "hold_lo"):
+        column = _native(concatenated(requests, name) if requests else None, name, lines)
+        columns[name] = column.view(np.int64)
+    pairs = ids.view(np.int64).reshape(-1, 2)
+    return kernels.Block(
+        **columns,
+        request_hi=np.ascontiguousarray(pairs[:, 0]),
+        request_lo=np.ascontiguousarray(pairs[:, 1]),
+        request_end=ends,
+    )
+
+
+_NATIVE: Final = {
+    "kind": np.uint8, "flags": np.uint8, "sku": np.uint32, "location": np.uint32,
+    "quantity": np.int64, "value": np.int64, "currency": np.uint16,
+    "hold_hi": np.uint64, "hold_lo": np.uint64,
+}  # fmt: skip
+
+
+def _native(column: NDArray[Any] | None, name: str, lines: int) -> NDArray[Any]:
+    """A column as the kernel's one specialisation takes it: contiguous, writable."""
+    if column is None:
+        return np.zeros(lines, _NATIVE[name])
+    return np.require(column, _NATIVE[name], ("C", "A", "W"))
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _wrapping() -> AbstractContextManager[Any]:
+    """Hashes wrap; numpy's scalars, which stand in when compilation is off, would warn of it."""
+    return np.errstate(over="ignore") if numba.config.DISABLE_JIT else nullcontext()
+

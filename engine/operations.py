@@ -1,0 +1,165 @@
+"""The operations as columns: what a request carries and what it is answered.
+
+A request is one idempotent unit (a Submit batch, or one unary call) and has n lines, n >= 1. Line i
+has the id `op_id + i` (as a 128-bit big-endian integer); the id of a hold is the id of its first line.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from enum import IntEnum, IntFlag
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine import limits
+
+
+class Kind(IntEnum):
+    """What a line does. The numbers are part of the wire format and of the journal."""
+
+    RESERVE = 1  # request: sku, location, quantity, value = ttl_ms
+    COMMIT = 2  # request: hold, quantity (0 = all that is pending, of all its lines)
+    RELEASE = 3  # request: hold, quantity (0 = all that is pending)
+    FULFIL = 4  # request: hold, quantity (0 = all that is committed)
+    CANCEL = 5  # request: hold, quantity (0 = all that is committed)
+    SALE = 6  # fact: sku, location, quantity
+    RETURN = 7  # fact: sku, location, quantity, value = Disposition
+    RECEIVE = 8  # fact: sku, location, quantity
+    ADJUST = 9  # fact: sku, location, quantity (signed), value = reason code
+    COUNT = 10  # fact: sku, location, quantity (absolute)
+    SET_SAFETY_STOCK = 11  # sku, location, quantity (absolute)
+    SET_PRICE = 12  # sku, location, value = price_minor, currency
+
+
+class Flag(IntFlag):
+    """Bits of a line's `flags` column."""
+
+    LINKED = 1  # RESERVE only: this line and the next stand or fall together, in one hold
+    RELEASE_REST = 2  # COMMIT of a part only: what is not committed is released
+
+
+class Disposition(IntEnum):
+    """What becomes of returned goods; all three raise on_hand."""
+
+    RESTOCK = 0
+    QUALITY_CONTROL = 1
+    DAMAGED = 2
+
+
+HOLD_KINDS: Final = (Kind.COMMIT, Kind.RELEASE, Kind.FULFIL, Kind.CANCEL)
+
+# The columns of a line, with their types. All are little-endian where they leave the process.
+COLUMNS: Final[dict[str, np.dtype[Any]]] = {
+    "kind": np.dtype("u1"),
+    "flags": np.dtype("u1"),
+    "sku": np.dtype("<u4"),
+    "location": np.dtype("<u4"),
+    "quantity": np.dtype("<i8"),
+    "value": np.dtype("<i8"),
+    "currency": np.dtype("<u2"),
+    "hold_hi": np.dtype("<u8"),
+    "hold_lo": np.dtype("<u8"),
+}
+
+
+@dataclass(slots=True)
+class Request:
+    """One idempotent request: an id and n lines as columns.
+
+    `op_id`: 16 bytes, big-endian. Every column in `columns` has the shape (n,) and the type that
+    `COLUMNS` gives; a column that is missing is all zeros. `digest` (8 bytes) tells requests of
+    the same id and other content apart.
+    """
+
+    op_id: bytes
+    lines: int
+    columns: dict[str, NDArray[Any]]
+    want_available: bool = False
+    digest: bytes = field(default=b"")
+
+    @classmethod
+    def of(cls, op_id: bytes, lines: int, *, want_available: bool = False, **columns: Any) -> Self:
+        """Build a request from scalars (one value for all lines) and arrays of shape (lines,).
+
+        Raises ValueError naming the column whose length or range is wrong.
+        """
+        if len(op_id) != limits.OP_ID_BYTES:
+            raise ValueError(f"op_id: {len(op_id)} bytes, must be {limits.OP_ID_BYTES}")
+        if not 1 <= lines <= limits.MAX_BLOCK_LINES:
+            raise ValueError(f"lines: {lines}, must be 1 to {limits.MAX_BLOCK_LINES}")
+        full: dict[str, NDArray[Any]] = {}
+        for name, given in columns.items():
+            dtype = COLUMNS[name]
+            array = np.asarray(given)
+            if array.dtype != dtype:
+                if array.size and not _fits(array, dtype):
+                    raise ValueError(f"{name}: out of range for {dtype}")
+                array = array.astype(dtype)
+            if array.ndim == 0 or (array.shape == (1,) and lines != 1):
+                value = array.reshape(-1)[0]
+                if value == 0:
+                    continue
+                array = np.full(lines, value, dtype)
+            if array.shape != (lines,):
+                raise ValueError(f"{name}: {array.size} values, must be 1 or {lines}")
+            full[name] = array
+        request = cls(op_id, lines, full, want_available)
+        request.digest = request._digest()
+        return request
+
+    def _digest(self) -> bytes:
+        """8 bytes over the lines' content, however it was given: a column of one value counts as
+        that value, and one of zeros as missing."""
+        hasher = hashlib.blake2b(digest_size=8)
+        hasher.update(self.lines.to_bytes(4, "little") + bytes((self.want_available,)))
+        for number, name in enumerate(COLUMNS):
+            column = self.columns.get(name)
+            if column is None:
+                continue
+            first = column[:1]
+            same = self.lines == 1 or bool((column == first).all())
+            if not (same and not first[0]):
+                hasher.update(bytes((number, same)))
+                hasher.update(first.data if same else column.data)
+        return hasher.digest()
+
+
+def _fits(array: NDArray[Any], dtype: np.dtype[Any]) -> bool:
+    """Whether every value of an integer array is representable as `dtype`."""
+    if array.dtype.kind not in "iub":
+        return False
+    info = np.iinfo(dtype)
+    return bool(int(array.min()) >= info.min and int(array.max()) <= info.max)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request was answered; the same again for the same id.
+
+    `status`: n bytes, one `Status` a line. `available`: n little-endian int64, the cell's
+    availability right after the line, or empty unless the request asked for it. `now_ns` is the
+    block's time (a hold's deadline is `now_ns + ttl_ms * 10**6`); `epoch`, `seq` name the block.
+    """
+
+    status: bytes
+    available: bytes
+    now_ns: int
+    epoch: int
+    seq: int
+
+
+def id_to_pair(op_id: bytes) -> tuple[int, int]:
+    """The high and the low 64 bits of a 16-byte id."""
+    return int.from_bytes(op_id[:8], "big"), int.from_bytes(op_id[8:], "big")
+
+
+def pair_to_id(high: int, low: int) -> bytes:
+    """The 16-byte id of its high and low 64 bits."""
+    return int(high).to_bytes(8, "big") + int(low).to_bytes(8, "big")
+
+
+def line_id(op_id: bytes, index: int) -> bytes:
+    """The id of line `index` of a request: `op_id + index`, modulo 2**128."""
+    value = (int.from_bytes(op_id, "big") + index) % (1 << 128)
+    return value.to_bytes(16, "big")

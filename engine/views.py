@@ -1,0 +1,65 @@
+"""What a machine shows of its state: copies, for people, tests and replies that name one thing.
+
+Both machines hand these out, so that their states compare with `==`. Changing a view changes
+nothing in the machine.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class HoldState(IntEnum):
+    """Where a hold is in its life. The numbers are those of the columns and the state hash."""
+
+    PENDING = 1  # something is pending; part of it may be committed already
+    COMMITTED = 2  # nothing is pending, something is committed
+    FULFILLED = 3  # nothing is left, and something was handed over
+    CANCELLED = 4  # nothing is left: committed and taken back
+    RELEASED = 5  # nothing is left: given up before its deadline
+    EXPIRED = 6  # nothing is left: its deadline passed
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the hold still keeps units from being sold."""
+        return self <= HoldState.COMMITTED
+
+
+@dataclass(slots=True)
+class Cell:
+    """One SKU at one location, in base units."""
+
+    on_hand: int = 0
+    reserved: int = 0
+    committed: int = 0
+    damaged: int = 0
+    quality_control: int = 0
+    safety_stock: int = 0
+    incoming: int = 0
+    price_minor: int = 0
+    price_version: int = 0  # 0: never priced
+
+    @property
+    def available(self) -> int:
+        """What may be sold; negative is a shortage."""
+        kept = self.damaged + self.quality_control + self.safety_stock
+        return self.on_hand - self.reserved - self.committed - kept
+
+
+@dataclass(slots=True)
+class HoldLine:
+    """One line of a hold: how many units of a cell stand in which state."""
+
+    sku: int
+    location: int
+    pending: int
+    committed: int = 0
+    fulfilled: int = 0
+
+
+@dataclass(slots=True)
+class Hold:
+    """A hold with its lines, in the order of its reserve."""
+
+    state: HoldState
+    deadline_ns: int  # of the shard's clock; the hold is good up to and including it
+    lines: list[HoldLine]

@@ -1,0 +1,36 @@
+"""A snapshot store and a catalogue in memory."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from actors.ports import Position, Saved
+from engine.block import Place
+
+
+class FakeSnapshots:
+    """Keeps the last two snapshots of each name, like the real store."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, list[tuple[Position, list[bytes]]]] = {}
+
+    async def save(self, name: str, position: Position, chunks: Iterable[bytes]) -> Saved:
+        kept = self.kept.setdefault(name, [])
+        kept.append((position, list(chunks)))
+        del kept[:-2]
+        return Saved(sum(map(len, kept[-1][1])), kept[0][0])
+
+    async def load_latest(self, name: str) -> tuple[Position, Iterator[bytes]] | None:
+        kept = self.kept.get(name)
+        return (kept[-1][0], iter(kept[-1][1])) if kept else None
+
+
+class FakeCatalogue:
+    """Locations 1 .. n in US dollars, all of this shard; a test may raise both numbers."""
+
+    def __init__(self, skus: int = 100, locations: int = 5) -> None:
+        self.sku_limit, self.locations = skus, locations
+
+    async def refresh(self) -> None:
+        return None
+
+    def places(self, known: int) -> Sequence[Place]:
+        return [Place(location, True, 840) for location in range(known + 1, self.locations + 1)]

@@ -1,0 +1,127 @@
+"""The block codec: what goes in comes out, and nothing damaged passes."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.block import AfterImage, Block, BlockDamaged, Place, crc_of, decode, encode
+from engine.kernels import ON_HAND, RESERVED
+from engine.operations import COLUMNS, Kind, Request
+
+EDGES = [0, 1, 127, 128, 255, 256, 65_535, 65_536, 2**31 - 1, 2**31, 2**32 - 1]
+
+
+def values_of(name: str) -> st.SearchStrategy[int]:
+    info = np.iinfo(COLUMNS[name])
+    edges = [value for value in (*EDGES, info.min, info.max) if info.min <= value <= info.max]
+    return st.sampled_from(edges) | st.integers(int(info.min), int(info.max))
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> Request:
+    lines = draw(st.integers(1, 5))
+    columns = {
+        name: np.array(draw(st.lists(values_of(name), min_size=lines, max_size=lines)), dtype)
+        for name, dtype in COLUMNS.items()
+        if draw(st.booleans())
+    }
+    return Request.of(draw(st.binary(min_size=16, max_size=16)), lines, **columns)
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> Block:
+    asked = draw(st.lists(requests(), max_size=4))
+    lines = sum(request.lines for request in asked)
+    status = np.array(draw(st.lists(st.integers(0, 25), min_size=lines, max_size=lines)), np.uint8)
+    rows = draw(st.lists(st.integers(0, 2**31 - 2), unique=True, max_size=5))
+    words = draw(st.lists(st.integers(1, 9), unique=True, max_size=9))
+    values = st.lists(st.integers(-(10**15), 10**15), min_size=len(rows), max_size=len(rows))
+    image = AfterImage(
+        np.array(rows, np.int32),
+        draw(st.integers(0, 2**31)),
+        np.array(draw(st.lists(st.integers(0, 2**52), max_size=4)), np.int64),
+        {word: np.array(draw(values), np.int64) for word in words},
+    )
+    places = st.builds(
+        Place, st.integers(1, 2**20), st.booleans(), st.integers(0, 999), st.integers(0, 256),
+        st.integers(0, 255),
+    )  # fmt: skip
+    number = st.integers(0, 2**63)
+    return Block(
+        draw(st.integers(0, 1000)), draw(number), draw(number), draw(number),
+        draw(st.integers(0, 2**32 - 1)), draw(st.integers(0, 2**64 - 1)), draw(number),
+        draw(st.lists(places, max_size=3)), asked, status,
+        draw(st.sampled_from([image, None])), draw(st.sampled_from([b"", b"n" * 16])),
+        draw(number),
+    )  # fmt: skip
+
+
+def same(one: Block, other: Block) -> bool:
+    plain = ("shard", "epoch", "seq", "now_ns", "previous_crc", "state_hash", "sku_limit", "places")
+    assert all(getattr(one, name) == getattr(other, name) for name in (*plain, "nonce", "expired"))
+    assert np.array_equal(one.status, other.status)
+    assert len(one.requests) == len(other.requests)
+    for mine, its in zip(one.requests, other.requests, strict=True):
+        assert (mine.op_id, mine.lines, mine.digest) == (its.op_id, its.lines, its.digest)
+        assert mine.want_available == its.want_available
+        for name, dtype in COLUMNS.items():
+            zeros = np.zeros(mine.lines, dtype)
+            left, right = mine.columns.get(name, zeros), its.columns.get(name, zeros)
+            assert left.dtype == right.dtype == dtype
+            assert np.array_equal(left, right), name
+    assert (one.image is None) == (other.image is None)
+    if one.image is not None and other.image is not None:
+        assert np.array_equal(one.image.rows, other.image.rows)
+        assert one.image.first_new == other.image.first_new
+        assert np.array_equal(one.image.new_keys, other.image.new_keys) or not len(one.image.rows)
+        assert one.image.words.keys() == other.image.words.keys()
+        for word, column in one.image.words.items():
+            assert np.array_equal(column, other.image.words[word])
+    return True
+
+
+@given(blocks())
+def test_what_is_encoded_is_decoded(block: Block) -> None:
+    payload, crc = encode(block)
+    assert crc == crc_of(payload)
+    assert same(block, decode(payload))
+
+
+@given(blocks(), st.data())
+def test_a_flipped_bit_is_noticed(block: Block, data: st.DataObject) -> None:
+    payload = bytearray(encode(block)[0])
+    bit = data.draw(st.integers(0, 8 * len(payload) - 1))
+    payload[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(BlockDamaged):
+        decode(bytes(payload))
+
+
+@given(blocks(), st.data())
+def test_a_torn_block_is_noticed(block: Block, data: st.DataObject) -> None:
+    payload, _ = encode(block)
+    with pytest.raises(BlockDamaged):
+        decode(payload[: data.draw(st.integers(0, len(payload) - 1))])
+
+
+@given(st.binary(max_size=300))
+def test_foreign_bytes_are_refused(payload: bytes) -> None:
+    with pytest.raises(BlockDamaged):
+        decode(payload)
+
+
+def test_a_batch_of_reserves_is_small() -> None:
+    """20 bytes a line is what the journal's disk and memory were planned for."""
+    lines = 8_190
+    random = np.random.default_rng(7)
+    request = Request.of(
+        bytes(16), lines, kind=Kind.RESERVE, sku=random.integers(1, 70_000, lines),
+        location=random.integers(1, 458, lines), quantity=1, value=60_000,
+    )  # fmt: skip
+    rows = np.arange(lines, dtype=np.int32)
+    image = AfterImage(
+        rows, lines, np.zeros(0, np.int64), {RESERVED: random.integers(0, 9, lines)}
+    )
+    block = Block(0, 1, 1, 1, 0, 0, 70_000, [], [request], np.zeros(lines, np.uint8), image)
+    assert len(encode(block)[0]) < 20 * lines
+    assert ON_HAND not in decode(encode(block)[0]).image.words  # type: ignore[union-attr]

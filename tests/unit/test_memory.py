@@ -1,0 +1,73 @@
+"""The memory of answers: the same id gets the same answer, within its bounds."""
+
+import os
+
+from engine.memory import AnswerMemory
+from engine.operations import Answer, Request
+
+
+def request_of(number: int, lines: int = 1) -> Request:
+    return Request.of(number.to_bytes(16, "big"), lines, kind=6, sku=number % 7 + 1)
+
+
+def test_an_answer_is_recalled_as_it_was() -> None:
+    memory = AnswerMemory()
+    mixed = Answer(bytes(range(20)) * 20, os.urandom(3_200), 5, 6, 7)
+    plain = Answer(b"\x17", b"", 8, 9, 10)
+    fine = Answer(bytes(8_190), b"", 11, 12, 13)
+    for number, answer in enumerate((mixed, plain, fine)):
+        memory.remember(request_of(number, len(answer.status)), answer)
+    for number, answer in enumerate((mixed, plain, fine)):
+        found = memory.recall(number.to_bytes(16, "big"))
+        assert found == (request_of(number, len(answer.status)).digest, answer)
+    assert memory.recall(bytes(15) + b"\x63") is None
+
+
+def test_at_least_the_last_so_many_requests_are_known_and_no_more_than_twice_that() -> None:
+    memory = AnswerMemory(most_requests=10)
+    for number in range(1, 96):
+        memory.remember(request_of(number), Answer(b"\0", b"", number, 1, 1))
+        assert len(memory) <= 20
+        for recent in range(max(1, number - 9), number + 1):
+            assert memory.recall(recent.to_bytes(16, "big")) is not None
+    assert memory.recall((1).to_bytes(16, "big")) is None
+
+
+def test_large_answers_are_bounded_in_bytes() -> None:
+    memory = AnswerMemory(most_bytes=100_000)
+    for number in range(1, 60):
+        memory.remember(request_of(number, 1000), Answer(os.urandom(1000), os.urandom(8000), 1, 1, 1))
+    assert len(memory.dump()) < 2 * 115_000
+
+
+def test_a_dump_is_taken_over() -> None:
+    memory, other = AnswerMemory(most_requests=4), AnswerMemory(most_requests=4)
+    for number in range(1, 7):
+        memory.remember(request_of(number), Answer(b"\x05", b"", number, 1, 1))
+    other.load(memory.dump())
+    for number in range(1, 7):
+        assert other.recall(number.to_bytes(16, "big")) == memory.recall(number.to_bytes(16, "big"))
+    for one in (memory, other):
+        for number in range(7, 11):
+            one.remember(request_of(number), Answer(b"\0", b"", number, 1, 1))
+    assert memory.dump() == other.dump()
+
+
+def test_requests_of_other_content_have_other_digests() -> None:
+    base = {"kind": 1, "sku": [1, 2], "location": 1, "quantity": 5, "value": 100}
+    digests = {Request.of(bytes(16), 2, **base).digest}
+    for change in (
+        {"sku": [2, 1]}, {"quantity": [5, 6]}, {"quantity": 6}, {"location": 0}, {"value": 101},
+        {"kind": 6}, {"flags": [1, 0]}, {"want_available": True}, {"hold_lo": 5}, {"hold_hi": 5},
+    ):  # fmt: skip
+        digests.add(Request.of(bytes(16), 2, **{**base, **change}).digest)
+    digests.add(Request.of(bytes(16), 1, **{**base, "sku": 1}).digest)
+    assert len(digests) == 12
+
+
+def test_a_column_of_one_value_is_the_same_however_it_is_given() -> None:
+    one = Request.of(bytes(16), 3, kind=6, sku=[1, 2, 3], location=[4], quantity=7)
+    other = Request.of(
+        bytes(16), 3, kind=[6, 6, 6], flags=0, sku=[1, 2, 3], location=[4, 4, 4], quantity=[7, 7, 7]
+    )
+    assert one.digest == other.digest

@@ -1,0 +1,343 @@
+"""The shard without Ray, Redis or gRPC: durability, idempotency, recovery, fencing."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn
+
+import pytest
+
+from actors.ports import Overloaded, Position, Unavailable
+from actors.shard import Recovery, Shard
+from engine import limits
+from engine.block import decode, encode
+from engine.operations import Answer, Kind, Request
+from engine.status import Status
+from engine.views import HoldState
+from tests.fakes.journal import FakeJournal, MemoryStream
+from tests.fakes.stores import FakeCatalogue, FakeSnapshots
+
+OK = bytes(1)
+
+
+class Stopped(BaseException):
+    """Stands for the end of the process."""
+
+
+class World:
+    """What outlives a shard's process: the stream, the snapshots, the catalogue."""
+
+    def __init__(self) -> None:
+        self.stream = MemoryStream()
+        self.snapshots = FakeSnapshots()
+        self.catalogue = FakeCatalogue()
+        self.stopped: list[str] = []
+        self.now_ns = 10**18
+
+    def clock(self) -> int:
+        self.now_ns += 1_000
+        return self.now_ns
+
+    def shard(self, **how: Any) -> Shard:
+        journal = how.pop("journal", None) or FakeJournal(self.stream)
+        return Shard(
+            0, journal, self.snapshots, self.catalogue,
+            stop_process=self._stop, clock=how.pop("clock", self.clock), **how,
+        )  # fmt: skip
+
+    def _stop(self, reason: str) -> NoReturn:
+        self.stopped.append(reason)
+        raise Stopped
+
+    @asynccontextmanager
+    async def serving(self, **how: Any) -> AsyncIterator[Shard]:
+        shard = self.shard(**how)
+        await shard.start()
+        yield shard
+        await shard.stop()
+
+
+def new_id() -> bytes:
+    return os.urandom(14) + b"\0\0"
+
+
+def receive(sku: int, quantity: int, op_id: bytes = b"", location: int = 1) -> Request:
+    return Request.of(
+        op_id or new_id(), 1, kind=Kind.RECEIVE, sku=sku, location=location, quantity=quantity
+    )
+
+
+def reserve(sku: int, quantity: int, op_id: bytes = b"", ttl_ms: int = 60_000) -> Request:
+    return Request.of(
+        op_id or new_id(), 1, kind=Kind.RESERVE, sku=sku, location=1, quantity=quantity,
+        value=ttl_ms, want_available=True,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def test_a_repeated_request_has_one_effect_and_one_answer(world: World) -> None:
+    async with world.serving() as shard:
+        await shard.submit(receive(1, 10))
+        request = reserve(1, 4)
+        first = await shard.submit(request)
+        at = shard.at
+        assert await shard.submit(request) == first
+        assert shard.at == at, "a repetition writes nothing"
+        cells = await shard.cells([(1, 1)])
+        assert cells[0] is not None and cells[0].reserved == 4
+
+
+async def test_a_repeated_request_in_the_same_block_has_one_effect(world: World) -> None:
+    async with world.serving() as shard:
+        await shard.submit(receive(1, 10))
+        request = reserve(1, 4)
+        answers = await asyncio.gather(*(shard.submit(request) for _ in range(5)))
+        assert len(set(answers)) == 1
+        cells = await shard.cells([(1, 1)])
+        assert cells[0] is not None and cells[0].reserved == 4
+
+
+async def test_an_answer_is_the_same_after_a_restart(world: World) -> None:
+    request, refused = reserve(1, 4), reserve(1, 40)
+    async with world.serving() as shard:
+        await shard.submit(receive(1, 10))
+        before = [await shard.submit(request), await shard.submit(refused)]
+        state_hash = shard.machine.state_hash
+    async with world.serving() as shard:
+        assert shard.machine.state_hash == state_hash
+        await shard.submit(receive(1, 1_000))
+        assert [await shard.submit(request), await shard.submit(refused)] == before
+        assert before[1].status[0] == Status.INSUFFICIENT_STOCK
+        assert shard.at == Position(2, 1)
+
+
+async def test_an_op_id_with_other_content_is_refused(world: World) -> None:
+    async with world.serving() as shard:
+        op_id = new_id()
+        assert (await shard.submit(receive(1, 10, op_id))).status == OK
+        assert (await shard.submit(receive(1, 11, op_id))).status[0] == Status.OP_ID_REUSED
+        assert (await shard.submit(receive(1, 10, op_id))).status == OK
+
+
+async def test_the_id_of_a_batch_line_is_taken(world: World) -> None:
+    async with world.serving() as shard:
+        base = new_id()
+        batch = Request.of(base, 3, kind=Kind.RECEIVE, sku=[1, 2, 3], location=1, quantity=1)
+        await shard.submit(batch)
+        within, beyond = base[:14] + b"\0\2", base[:14] + b"\0\3"
+        assert (await shard.submit(receive(1, 1, within))).status[0] == Status.OP_ID_REUSED
+        assert (await shard.submit(receive(1, 1, beyond))).status == OK
+
+
+async def test_what_waits_goes_into_one_block(world: World) -> None:
+    async with world.serving() as shard:
+        at = shard.at
+        answers = await asyncio.gather(*(shard.submit(receive(sku, 1)) for sku in range(1, 51)))
+        assert {answer.seq for answer in answers} == {at.seq + 1}
+        block = decode(world.stream.entries[-1][1])
+        assert len(block.requests) == 50
+
+
+def gate() -> tuple[Callable[[], Awaitable[None]], asyncio.Event]:
+    opened = asyncio.Event()
+
+    async def delay() -> None:
+        await opened.wait()
+
+    return delay, opened
+
+
+async def test_nobody_sees_what_is_not_durable(world: World) -> None:
+    delay, opened = gate()
+    opened.set()
+    async with world.serving(journal=FakeJournal(world.stream, delay)) as shard:
+        await shard.submit(receive(1, 10))
+        opened.clear()
+        pending = asyncio.create_task(shard.submit(receive(1, 5)))
+        await asyncio.sleep(0.02)
+        reading = asyncio.create_task(shard.cells([(1, 1)]))
+        await asyncio.sleep(0.02)
+        assert not pending.done() and not reading.done()
+        opened.set()
+        assert (await pending).status == OK
+        found = await reading
+        assert found[0] is not None and found[0].on_hand == 15
+
+
+async def test_a_refused_append_is_tried_again(world: World) -> None:
+    journal = FakeJournal(world.stream)
+    async with world.serving(journal=journal) as shard:
+        journal.faults += ["refuse", "refuse"]
+        assert (await shard.submit(receive(1, 10))).status == OK
+        found = await shard.cells([(1, 1)])
+        assert found[0] is not None and found[0].on_hand == 10
+
+
+@pytest.mark.parametrize("fault", ["lose_request", "lose_reply"])
+async def test_an_append_in_doubt_ends_the_process_and_is_settled_by_the_next(
+    world: World, fault: str
+) -> None:
+    journal = FakeJournal(world.stream)
+    shard = world.shard(journal=journal)
+    await shard.start()
+    journal.faults.append(fault)
+    request = receive(1, 10)
+    unanswered = asyncio.create_task(shard.submit(request))
+    await asyncio.sleep(0.05)
+    assert not unanswered.done() and "AppendInDoubt" in world.stopped[0]
+    unanswered.cancel()
+    async with world.serving() as shard:
+        assert (await shard.submit(request)).status == OK
+        found = await shard.cells([(1, 1)])
+        assert found[0] is not None and found[0].on_hand == 10
+
+
+async def test_a_fenced_owner_answers_nothing_and_ends(world: World) -> None:
+    old = world.shard()
+    await old.start()
+    await old.submit(receive(1, 10))
+    async with world.serving() as new:
+        doomed = asyncio.create_task(old.submit(receive(1, 5)))
+        await asyncio.sleep(0.05)
+        assert not doomed.done()
+        assert "Fenced" in world.stopped[0]
+        found = await new.cells([(1, 1)])
+        assert found[0] is not None and found[0].on_hand == 10
+        doomed.cancel()
+
+
+async def test_a_fenced_owner_answers_no_reads_once_its_proof_is_old(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.shard.LEASE_S", 0.0)
+    monkeypatch.setattr("actors.shard.IDLE_CHECK_S", 0.0)
+    old = world.shard()
+    await old.start()
+    async with world.serving() as new:
+        await new.submit(receive(1, 10))
+        doomed = asyncio.create_task(old.cells([(1, 1)]))
+        await asyncio.sleep(0.05)
+        assert not doomed.done()
+        assert "Fenced" in world.stopped[0]
+        doomed.cancel()
+
+
+async def test_a_hold_expires_by_itself(world: World) -> None:
+    async with world.serving(clock=time.time_ns) as shard:
+        await shard.submit(receive(1, 10))
+        request = reserve(1, 4, ttl_ms=50)
+        await shard.submit(request)
+        await asyncio.sleep(0.2)
+        hold = await shard.hold(request.op_id)
+        assert hold is not None and hold.state == HoldState.EXPIRED
+        found = await shard.cells([(1, 1)])
+        assert found[0] is not None and found[0].reserved == 0
+        assert shard.at.seq == 3, "the expiry stands in the journal"
+
+
+async def test_a_caller_that_left_before_its_turn_changes_nothing(world: World) -> None:
+    delay, opened = gate()
+    opened.set()
+    async with world.serving(journal=FakeJournal(world.stream, delay)) as shard:
+        opened.clear()
+        first = asyncio.create_task(shard.submit(receive(1, 1)))
+        await asyncio.sleep(0.01)
+        left = asyncio.create_task(shard.submit(receive(2, 1)))
+        await asyncio.sleep(0.01)
+        left.cancel()
+        opened.set()
+        await first
+        assert (await shard.cells([(2, 1)])) == [None]
+
+
+async def test_the_queue_is_bounded(world: World) -> None:
+    delay, opened = gate()
+    opened.set()
+    async with world.serving(journal=FakeJournal(world.stream, delay)) as shard:
+        opened.clear()
+        lines = limits.MAX_BATCH_LINES
+        batch = [
+            asyncio.create_task(
+                shard.submit(Request.of(new_id(), lines, kind=Kind.SALE, sku=1, location=1, quantity=1))
+            )
+            for _ in range(2 * limits.MAX_QUEUED_LINES // lines)
+        ]
+        await asyncio.sleep(0.05)
+        refused = [task for task in batch if task.done()]
+        assert refused and all(isinstance(task.exception(), Overloaded) for task in refused)
+        opened.set()
+        answers = await asyncio.gather(*(task for task in batch if task not in refused))
+        assert all(isinstance(answer, Answer) for answer in answers)
+        found = await shard.cells([(1, 1)])
+        assert found[0] is not None and found[0].on_hand == -lines * len(answers)
+
+
+async def test_recovery_from_a_snapshot_and_the_blocks_behind_it(world: World) -> None:
+    request = reserve(1, 4)
+    async with world.serving() as shard:
+        await shard.submit(receive(1, 10))
+        answer = await shard.submit(request)
+        await shard.snapshot()
+        await shard.submit(receive(2, 7))
+        await shard.snapshot()
+        await shard.submit(receive(3, 5))
+        state_hash = shard.machine.state_hash
+    assert world.stream.entries[0][0] > Position(1, 0), "the stream was trimmed behind a snapshot"
+    async with world.serving() as shard:
+        assert shard.machine.state_hash == state_hash
+        assert await shard.submit(request) == answer
+        assert shard.machine.audit() == []
+    world.snapshots.kept["shard-0"].pop()
+    async with world.serving() as shard:
+        assert (await shard.submit(request)) == answer, "the snapshot before it leads there too"
+
+
+async def test_new_locations_and_skus_are_learnt_and_replayed(world: World) -> None:
+    async with world.serving() as shard:
+        assert (await shard.submit(receive(101, 1))).status[0] == Status.UNKNOWN_SKU
+        assert (await shard.submit(receive(1, 1, location=6))).status[0] == Status.UNKNOWN_LOCATION
+        world.catalogue.sku_limit, world.catalogue.locations = 101, 6
+        await shard.refresh_catalogue()
+        assert (await shard.submit(receive(101, 1, location=6))).status == OK
+        state_hash = shard.machine.state_hash
+    async with world.serving() as shard:
+        assert shard.machine.state_hash == state_hash
+
+
+async def test_a_stopped_shard_says_so(world: World) -> None:
+    shard = world.shard()
+    with pytest.raises(Unavailable):
+        await shard.submit(receive(1, 1))
+    await shard.start()
+    await shard.stop()
+    with pytest.raises(Unavailable):
+        await shard.submit(receive(1, 1))
+    with pytest.raises(Unavailable):
+        await shard.cells([(1, 1)])
+
+
+async def test_a_journal_that_was_tampered_with_is_not_served(world: World) -> None:
+    async with world.serving() as shard:
+        await shard.submit(receive(1, 10))
+        await shard.submit(receive(1, 10))
+    position, payload = world.stream.entries[1]
+    block = decode(payload)
+    block.requests[0].columns["quantity"] = block.requests[0].columns["quantity"] + 1
+    world.stream.entries[1] = (position, encode(block)[0])
+    with pytest.raises(Recovery, match="hash"):
+        await world.shard().start()
+
+
+async def test_a_missing_block_is_noticed(world: World) -> None:
+    async with world.serving() as shard:
+        for _ in range(3):
+            await shard.submit(receive(1, 10))
+    del world.stream.entries[2]
+    with pytest.raises(Recovery, match="follow"):
+        await world.shard().start()
