@@ -226,6 +226,24 @@ class Shard:
             await self._snapshotting
         return at
 
+    def status(self) -> dict[str, Any]:
+        """How the shard is, for people and audits; call it by way of `read`."""
+        machine = self._machine
+        return {
+            "shard": self._number,
+            "epoch": self._at.epoch,
+            "seq": self._at.seq,
+            "state_hash": f"{machine.state_hash:016x}",
+            "now_ns": machine.now_ns,
+            "cells": machine.cells,
+            "holds_open": machine.holds_open,
+            "holds_committed": machine.holds_committed,
+            "holds_expired": machine.expired,
+            "shortages": machine.shortages,
+            "remembered_requests": len(self._memory),
+            "bytes": machine.nbytes(),
+        }
+
     def _table(self, locations: Sequence[int] | None) -> CellTable:
         cells = self._machine.state.cells[: self._machine.cells]
         if locations is not None:
@@ -355,7 +373,10 @@ class Shard:
                 BlockStats(
                     len(requests),
                     np.concatenate(kinds) if kinds else np.zeros(0, np.uint8),
-                    outcome.status, len(payload), outcome.expired, answered - started,
+                    outcome.status,
+                    len(payload),
+                    outcome.expired,
+                    answered - started,
                     [answered - waiting.since for waiting in taken],
                 )  # fmt: skip
             )
@@ -458,8 +479,14 @@ class Shard:
         machine = self._machine
         return encode(
             Block(
-                self._number, position.epoch, position.seq, machine.now_ns, 0, 0,
-                machine.sku_limit, nonce=os.urandom(16),
+                self._number,
+                position.epoch,
+                position.seq,
+                machine.now_ns,
+                0,
+                0,
+                machine.sku_limit,
+                nonce=os.urandom(16),
             )  # fmt: skip
         )[0]
 
@@ -484,7 +511,9 @@ class Shard:
             if (block.shard, block.epoch, block.seq) != (
                 self._number, position.epoch, position.seq,
             ):  # fmt: skip
-                raise Recovery(f"block {position} says it is {block.shard}/{block.epoch}-{block.seq}")
+                raise Recovery(
+                    f"block {position} says it is {block.shard}/{block.epoch}-{block.seq}"
+                )
             if position.seq == 0:
                 if position.epoch <= self._at.epoch:
                     raise Recovery(f"epoch {position.epoch} opens after {self._at}")

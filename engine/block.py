@@ -24,9 +24,23 @@ from engine.operations import COLUMNS, Request
 FORMAT: Final = 1
 _LENGTH: Final = struct.Struct("<I")
 _IMAGE_WORDS: Final = range(ON_HAND, CELL_WORDS)
-_UNSIGNED: Final = (np.dtype("<u1"), np.dtype("<u2"), np.dtype("<u4"))
-_SIGNED: Final = (np.dtype("<i1"), np.dtype("<i2"), np.dtype("<i4"), np.dtype("<i8"))
-_TYPES: Final = {dtype.str[1:]: dtype for dtype in (*_UNSIGNED, *_SIGNED, np.dtype("<u8"))}
+
+
+def _ranges(*codes: str) -> tuple[tuple[int, int, np.dtype[Any], str], ...]:
+    """Type codes with what they hold: least, most, type, code."""
+    types = [np.dtype(f"<{code}") for code in codes]
+    return tuple(
+        (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max), dtype, code)
+        for dtype, code in zip(types, codes, strict=True)
+    )
+
+
+_UNSIGNED: Final = _ranges("u1", "u2", "u4")
+_SIGNED: Final = _ranges("i1", "i2", "i4")
+_WIDEST: Final = (np.dtype("<i8"), "i8")
+_TYPES: Final = {
+    code: np.dtype(f"<{code}") for code in ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8")
+}
 
 assert list(_IMAGE_WORDS) == list(range(1, 10)) and INCOMING < PRICE < VERSION
 
@@ -95,17 +109,20 @@ class _Columns:
 
     def add(self, name: str, values: NDArray[Any]) -> None:
         """Pack integers (any shape (n,)) as narrowly as they allow."""
-        if not len(values):
+        count = len(values)
+        if not count:
             return
-        low, high = int(values.min()), int(values.max())
+        if count == 1:
+            low = high = int(values[0])
+        else:
+            low, high = int(values.min()), int(values.max())
         if low == high:
             if low == 0:
                 return
             values = values[:1]
-        dtype = _narrowest(low, high)
-        packed = np.ascontiguousarray(values, dtype)
-        self.entries.append((name, dtype.str[1:], len(values)))
-        self.parts.append(packed.data)
+        dtype, code = _narrowest(low, high)
+        self.entries.append((name, code, len(values)))
+        self.parts.append(values.astype(dtype).tobytes())
 
     def add_raw(self, name: str, data: bytes) -> None:
         """Append bytes as they are."""
@@ -114,11 +131,12 @@ class _Columns:
             self.parts.append(data)
 
 
-def _narrowest(low: int, high: int) -> np.dtype[Any]:
-    for dtype in _UNSIGNED if low >= 0 else _SIGNED:
-        if low >= np.iinfo(dtype).min and high <= np.iinfo(dtype).max:
-            return dtype
-    return np.dtype("<i8")
+def _narrowest(low: int, high: int) -> tuple[np.dtype[Any], str]:
+    """The first type that holds both, and its code in the header."""
+    for least, most, dtype, code in _UNSIGNED if low >= 0 else _SIGNED:
+        if least <= low and high <= most:
+            return dtype, code
+    return _WIDEST
 
 
 def encode(block: Block) -> tuple[bytes, int]:
@@ -130,8 +148,9 @@ def encode(block: Block) -> tuple[bytes, int]:
         columns.add_raw("digest", b"".join(request.digest for request in requests))
         columns.add("lines", np.array([request.lines for request in requests], np.int64))
         columns.add("want", np.array([request.want_available for request in requests], np.uint8))
+        present = set().union(*(request.columns for request in requests))
         for name in COLUMNS:
-            if any(name in request.columns for request in requests):
+            if name in present:
                 column = concatenated(requests, name)
                 if COLUMNS[name].itemsize == 8 and column.dtype.kind == "u":
                     if column.any():
@@ -211,7 +230,9 @@ def _decode(view: memoryview) -> Block:
     image = None
     if "touched" in header:
         touched = header["touched"]
-        new_keys = packed["new_keys"].view(np.int64) if "new_keys" in packed else np.zeros(0, np.int64)
+        new_keys = (
+            packed["new_keys"].view(np.int64) if "new_keys" in packed else np.zeros(0, np.int64)
+        )
         image = AfterImage(
             _full(packed, "rows", touched, np.dtype(np.int32)),
             header["first_new"],

@@ -153,9 +153,8 @@ class Catalogue:
             _check_sku(entry, i)
             found = self._sku_ids.get(entry.code) or given.get(entry.code)
             if found is None:
-                if entry.gtins:
-                    entry = entry._replace(gtins=self._own_gtins(entry, i, gtins))  # noqa: PLW2901
-                new.append(entry)
+                own = self._own_gtins(entry, i, gtins) if entry.gtins else ()
+                new.append(entry if own == entry.gtins else entry._replace(gtins=own))
                 found = given[entry.code] = self.skus + len(new)
             ids.append(found)
         if self.skus + len(new) > limits.MAX_SKUS:
@@ -227,8 +226,9 @@ class Catalogue:
                 field = f"skus[{i}].gtins[{j}]"
                 raise InvalidEntry(field, f"{gtin} is a barcode of SKU {code!r} already")
             own.setdefault(number, gtin)
-        given.update(dict.fromkeys(own, entry.code))
-        return tuple(own.values())
+        for number in own:
+            given[number] = entry.code
+        return entry.gtins if len(own) == len(entry.gtins) else tuple(own.values())
 
 
 def _check_new(codes: list[str], known: dict[str, int]) -> None:
@@ -302,16 +302,23 @@ def _check_gtins(gtins: tuple[str, ...], field: str) -> None:
         if not (least <= len(gtin) <= most and gtin.isascii() and gtin.isdigit()):
             shown = repr(gtin[:_SHOWN])
             raise InvalidEntry(f"{field}[{j}]", f"{shown} is not {least} to {most} digits")
-        if gtin[-1] != (digit := gtin_check_digit(gtin[:-1])):
-            reason = f"{gtin} has a wrong check digit, should end with {digit}"
+        if _weighted_sum(gtin) % 10:
+            reason = (
+                f"{gtin} has a wrong check digit, should end with {gtin_check_digit(gtin[:-1])}"
+            )
             raise InvalidEntry(f"{field}[{j}]", reason)
 
 
 def gtin_check_digit(digits: str) -> str:
-    """The digit that makes a GTIN of the digits before it (GS1: weights 3, 1, 3, … from the end)."""
-    values = digits.encode()
-    odd, even = values[::-2], values[-2::-2]
-    return "0123456789"[-(3 * (sum(odd) - 48 * len(odd)) + sum(even) - 48 * len(even)) % 10]
+    """The digit that makes a GTIN of the digits before it."""
+    return str(-_weighted_sum(digits + "0") % 10)
+
+
+def _weighted_sum(gtin: str) -> int:
+    """The sum of a GTIN's digits, weighted 1, 3, 1, 3, … from its end: a multiple of ten (GS1)."""
+    characters = gtin.encode()  # of ASCII digits, whose codes are 48 too high
+    weights = 2 * len(characters) - len(characters) % 2
+    return 3 * sum(characters[-2::-2]) + sum(characters[::-2]) - 48 * weights
 
 
 # --------------------------------------------------------------------------------------- blocks --

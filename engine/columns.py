@@ -112,7 +112,9 @@ def _zeros(shape: int | tuple[int, ...], dtype: type) -> NDArray[Any]:
     nbytes = size * np.dtype(dtype).itemsize
     if nbytes < _HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return np.zeros(shape, dtype)
-    pages = mmap.mmap(-1, -(-nbytes // _HUGE_PAGE) * _HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages = mmap.mmap(
+        -1, -(-nbytes // _HUGE_PAGE) * _HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    )
     pages.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(pages, dtype, size).reshape(shape)
 

@@ -22,7 +22,6 @@ from engine.operations import Request, id_to_pair
 from engine.views import Cell, Hold, HoldLine, HoldState
 
 
-
 @dataclass(slots=True)
 class Outcome:
     """What a block did. `status` (uint8) and `available` (int64) have one value a line."""
@@ -272,10 +271,14 @@ _NATIVE: Final = {
 
 
 def _native(column: NDArray[Any] | None, name: str, lines: int) -> NDArray[Any]:
-    """A column as the kernel's one specialisation takes it: contiguous, writable."""
+    """A column as the kernel's one specialisation takes it: contiguous, aligned, writable."""
+    dtype = _NATIVE[name]
     if column is None:
-        return np.zeros(lines, _NATIVE[name])
-    return np.require(column, _NATIVE[name], ("C", "A", "W"))
+        return np.zeros(lines, dtype)
+    flags = column.flags
+    if column.dtype == dtype and flags.c_contiguous and flags.aligned and flags.writeable:
+        return column
+    return np.array(column, dtype)
 
 
 def _signed(value: int) -> int:
@@ -285,4 +288,3 @@ def _signed(value: int) -> int:
 def _wrapping() -> AbstractContextManager[Any]:
     """Hashes wrap; numpy's scalars, which stand in when compilation is off, would warn of it."""
     return np.errstate(over="ignore") if numba.config.DISABLE_JIT else nullcontext()
-

@@ -170,8 +170,11 @@ class Mirror:
             raise MirrorBroken(f"shard {self.shard}: a row beyond the {limit} that there are")
 
     def _set(self, image: AfterImage, stamp: int) -> None:
-        """Assign the words. A row that was touched and shows no change counts as stock: something
-        was sold and restocked within the block."""
+        """Assign the words.
+
+        A row that was touched and shows no change counts as stock: something was sold and restocked
+        within the block.
+        """
         rows, cells = image.rows, self._cells
         changed = np.zeros((len(rows), 2), bool)
         for word, values in image.words.items():
@@ -257,7 +260,8 @@ class Mirror:
 def among(values: NDArray[np.int64], of: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which values are among `of`, which is sorted and not empty."""
     places = np.searchsorted(of, values)
-    return of[np.minimum(places, len(of) - 1)] == values
+    found: NDArray[np.bool_] = of[np.minimum(places, len(of) - 1)] == values
+    return found
 
 
 class _Rows:

@@ -90,20 +90,11 @@ class Request:
             raise ValueError(f"lines: {lines}, must be 1 to {limits.MAX_BLOCK_LINES}")
         full: dict[str, NDArray[Any]] = {}
         for name, given in columns.items():
-            dtype = COLUMNS[name]
-            array = np.asarray(given)
-            if array.dtype != dtype:
-                if array.size and not _fits(array, dtype):
-                    raise ValueError(f"{name}: out of range for {dtype}")
-                array = array.astype(dtype)
-            if array.ndim == 0 or (array.shape == (1,) and lines != 1):
-                value = array.reshape(-1)[0]
-                if value == 0:
-                    continue
-                array = np.full(lines, value, dtype)
-            if array.shape != (lines,):
-                raise ValueError(f"{name}: {array.size} values, must be 1 or {lines}")
-            full[name] = array
+            if given.__class__ is int and given == 0:
+                continue
+            column = _column(name, given, lines)
+            if column is not None:
+                full[name] = column
         request = cls(op_id, lines, full, want_available)
         request.digest = request._digest()
         return request
@@ -111,18 +102,42 @@ class Request:
     def _digest(self) -> bytes:
         """8 bytes over the lines' content, however it was given: a column of one value counts as
         that value, and one of zeros as missing."""
-        hasher = hashlib.blake2b(digest_size=8)
-        hasher.update(self.lines.to_bytes(4, "little") + bytes((self.want_available,)))
-        for number, name in enumerate(COLUMNS):
-            column = self.columns.get(name)
+        parts: list[Any] = [self.lines.to_bytes(4, "little"), b"\1" if self.want_available else b"\0"]
+        columns = self.columns
+        for name, (same_mark, full_mark) in _MARKS.items():
+            column = columns.get(name)
             if column is None:
                 continue
             first = column[:1]
-            same = self.lines == 1 or bool((column == first).all())
-            if not (same and not first[0]):
-                hasher.update(bytes((number, same)))
-                hasher.update(first.data if same else column.data)
-        return hasher.digest()
+            if self.lines == 1 or (column == first).all():
+                if first[0]:
+                    parts += (same_mark, first.tobytes())
+            else:
+                parts += (full_mark, column.data)
+        return hashlib.blake2b(b"".join(parts), digest_size=8).digest()
+
+
+# What stands before a column's content in a digest: of one value for all lines, of one a line.
+_MARKS: Final = {name: (bytes((i, 1)), bytes((i, 0))) for i, name in enumerate(COLUMNS)}
+
+
+def _column(name: str, given: Any, lines: int) -> NDArray[Any] | None:
+    """A column of `lines` values; None when it is one zero for all. ValueError names the column."""
+    dtype = COLUMNS[name]
+    try:
+        array = np.asarray(given, None if hasattr(given, "dtype") else dtype)
+    except OverflowError:
+        array = np.asarray(given)
+    if array.dtype != dtype:
+        if array.size and not _fits(array, dtype):
+            raise ValueError(f"{name}: out of range for {dtype}")
+        array = array.astype(dtype)
+    if array.ndim == 0 or (array.shape == (1,) and lines != 1):
+        value = array.reshape(-1)[0]
+        return np.full(lines, value, dtype) if value else None
+    if array.shape != (lines,):
+        raise ValueError(f"{name}: {array.size} values, must be 1 or {lines}")
+    return array
 
 
 def _fits(array: NDArray[Any], dtype: np.dtype[Any]) -> bool:

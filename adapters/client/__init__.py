@@ -1,0 +1,81 @@
+"""The Python client of Onhand: async, typed, and direct to the shard that owns a location.
+
+    async with Client.connect("127.0.0.1:50051") as client:
+        held = await client.reserve([("SKU-1", "S0001", 2)], ttl_ms=60_000)
+        if held.ok:
+            await client.commit(held)
+        else:
+            print(held.status, held.message)
+
+It needs grpcio, protobuf and numpy, the contract (`onhand.v1`) and the engine's words; it must not
+know Ray, Redis or any servicer.
+"""
+
+from adapters.client.batches import Batch
+from adapters.client.client import Client
+from adapters.client.errors import (
+    InvalidArgument,
+    OnhandError,
+    Overloaded,
+    ServerFailed,
+    TimedOut,
+    Unavailable,
+    Violation,
+)
+from adapters.client.ids import new_batch_id, new_op_id
+from adapters.client.values import (
+    BatchResult,
+    Cell,
+    CellPage,
+    Fields,
+    Frame,
+    FrameKind,
+    Hold,
+    HoldLine,
+    Line,
+    LineResult,
+    Location,
+    Price,
+    PriceLine,
+    Result,
+    ReturnLine,
+    Sku,
+)
+from engine.operations import Disposition, Flag, Kind
+from engine.status import Status
+from engine.views import HoldState
+
+__all__ = [
+    "Batch",
+    "BatchResult",
+    "Cell",
+    "CellPage",
+    "Client",
+    "Disposition",
+    "Fields",
+    "Flag",
+    "Frame",
+    "FrameKind",
+    "Hold",
+    "HoldLine",
+    "HoldState",
+    "InvalidArgument",
+    "Kind",
+    "Line",
+    "LineResult",
+    "Location",
+    "OnhandError",
+    "Overloaded",
+    "Price",
+    "PriceLine",
+    "Result",
+    "ReturnLine",
+    "ServerFailed",
+    "Sku",
+    "Status",
+    "TimedOut",
+    "Unavailable",
+    "Violation",
+    "new_batch_id",
+    "new_op_id",
+]

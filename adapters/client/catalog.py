@@ -1,0 +1,72 @@
+"""SKUs and locations by way of the client: adding, listing, and from a code to its id."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+
+from adapters.client import messages
+from adapters.client.calls import Caller
+from adapters.client.errors import OnhandError
+from adapters.client.values import Location, Name, Sku
+from onhand.v1 import catalog_pb2
+
+
+class CatalogCalls:
+    """The catalogue's part of the client, which keeps the codes of locations at hand."""
+
+    def __init__(self, caller: Caller) -> None:
+        """Use `Client.connect`."""
+        self._caller = caller
+        self._location_ids: dict[str, int] = {}
+        self._loading = asyncio.Lock()
+        self._is_loaded = False
+
+    async def add_skus(self, skus: Sequence[Sku]) -> list[int]:
+        """Add SKUs and give their ids, in order; a code that exists keeps its id and its data.
+
+        Answered when they are durable and every shard knows them.
+        """
+        request = catalog_pb2.AddSkusRequest(skus=[messages.sku_entry_of(sku) for sku in skus])
+        reply = await self._caller.call(lambda peer: peer.catalog.AddSkus, request)
+        return list(reply.ids)
+
+    async def add_locations(self, locations: Sequence[Location]) -> list[int]:
+        """Add locations and give their ids, in order; one that exists keeps its id and its data."""
+        request = catalog_pb2.AddLocationsRequest(
+            locations=[messages.location_entry_of(location) for location in locations]
+        )
+        reply = await self._caller.call(lambda peer: peer.catalog.AddLocations, request)
+        codes = [location.code for location in locations]
+        self._location_ids.update(zip(codes, reply.ids, strict=True))
+        return list(reply.ids)
+
+    async def list_skus(self, from_id: int = 1) -> AsyncIterator[Sku]:
+        """Yield every SKU from an id on, in order of id."""
+        while from_id:
+            request = catalog_pb2.ListSkusRequest(from_id=from_id)
+            reply = await self._caller.call(lambda peer: peer.catalog.ListSkus, request)
+            for sku in messages.skus_from(reply.skus):
+                yield sku
+            from_id = reply.next_id
+
+    async def list_locations(self) -> list[Location]:
+        """Every location, in order of id."""
+        request = catalog_pb2.ListLocationsRequest()
+        reply = await self._caller.call(lambda peer: peer.catalog.ListLocations, request)
+        return messages.locations_from(reply.locations)
+
+    async def _location_id(self, name: Name) -> int:
+        """The id of a location; 0 for a code that is not known here.
+
+        Codes are fetched once, and learnt when they are added here; ids never change.
+        """
+        if isinstance(name, int):
+            return name
+        if name not in self._location_ids and not self._is_loaded:
+            async with self._loading:
+                if not self._is_loaded:
+                    with suppress(OnhandError):  # the gateway knows codes by itself
+                        for each in await self.list_locations():
+                            self._location_ids[each.code] = each.id
+                    self._is_loaded = True
+        return self._location_ids.get(name, 0)

@@ -1,0 +1,216 @@
+"""Between values and the contract's messages. No calls, no decisions."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters.client.values import (
+    Cell,
+    CellPage,
+    Frame,
+    FrameKind,
+    Hold,
+    HoldLine,
+    LineResult,
+    Lines,
+    Location,
+    Name,
+    Price,
+    Result,
+    Sku,
+)
+from engine.status import Status
+from engine.views import HoldState
+from onhand.v1 import (
+    availability_pb2,
+    catalog_pb2,
+    common_pb2,
+    deltas_pb2,
+    price_pb2,
+    stock_pb2,
+)
+
+_STOCK_COLUMNS = (
+    "on_hand",
+    "reserved",
+    "committed",
+    "damaged",
+    "quality_control",
+    "safety_stock",
+    "incoming",
+)
+
+
+# ------------------------------------------------------------------------------------- to send ----
+
+
+def sku_of(name: Name) -> common_pb2.Sku:
+    """A SKU by its id or code."""
+    return common_pb2.Sku(code=name) if isinstance(name, str) else common_pb2.Sku(id=name)
+
+
+def location_of(name: Name | None) -> common_pb2.Location:
+    """A location by its id or code; "not given" for None."""
+    if isinstance(name, str):
+        return common_pb2.Location(code=name)
+    return common_pb2.Location(id=name or 0)
+
+
+def line_of(sku: Name, location: Name, quantity: int) -> common_pb2.Line:
+    """One line."""
+    return common_pb2.Line(sku=sku_of(sku), location=location_of(location), quantity=quantity)
+
+
+def lines_of(lines: Lines) -> list[common_pb2.Line]:
+    """Lines, in their order."""
+    return [line_of(sku, location, quantity) for sku, location, quantity in lines]
+
+
+def cell_name_of(sku: Name, location: Name) -> availability_pb2.CellName:
+    """A cell's name."""
+    return availability_pb2.CellName(sku=sku_of(sku), location=location_of(location))
+
+
+def price_line_of(sku: Name, location: Name, price_minor: int) -> price_pb2.PriceLine:
+    """A new price of one cell."""
+    return price_pb2.PriceLine(
+        sku=sku_of(sku), location=location_of(location), price_minor=price_minor
+    )
+
+
+def sku_entry_of(sku: Sku) -> catalog_pb2.SkuEntry:
+    """A SKU to add. ValueError when its unit is none."""
+    return catalog_pb2.SkuEntry(
+        code=sku.code,
+        unit=catalog_pb2.Unit.Value(f"UNIT_{sku.unit}"),
+        description=sku.description,
+        gtins=sku.gtins,
+    )
+
+
+def location_entry_of(location: Location) -> catalog_pb2.LocationEntry:
+    """A location to add."""
+    return catalog_pb2.LocationEntry(
+        code=location.code, currency=location.currency, description=location.description
+    )
+
+
+# ------------------------------------------------------------------------------------ received ----
+
+
+def result_of(op_id: bytes, reply: common_pb2.OperationReply, location: Name | None) -> Result:
+    """The answer to one operation."""
+    return Result(
+        op_id=op_id,
+        status=Status(reply.status),
+        message=reply.message,
+        lines=tuple(
+            LineResult(Status(line.status), line.available, line.shortage, line.message)
+            for line in reply.lines
+        ),
+        now_ns=reply.now_ns,
+        deadline_ns=reply.deadline_ns,
+        hold_id=reply.hold_id,
+        shard=reply.shard,
+        epoch=reply.epoch,
+        seq=reply.seq,
+        location=location,
+    )
+
+
+def hold_from(message: stock_pb2.Hold) -> Hold | None:
+    """A hold; None when it is not known."""
+    if message.state == stock_pb2.HOLD_STATE_UNKNOWN:
+        return None
+    return Hold(
+        hold_id=message.hold_id,
+        state=HoldState(message.state),
+        deadline_ns=message.deadline_ns,
+        lines=tuple(
+            HoldLine(line.sku.id, line.location.id, line.pending, line.committed, line.fulfilled)
+            for line in message.lines
+        ),
+    )
+
+
+def cell_from(message: availability_pb2.Cell) -> Cell:
+    """One cell."""
+    return Cell(
+        sku=message.sku.id,
+        location=message.location.id,
+        found=message.found,
+        **{name: getattr(message, name) for name in _STOCK_COLUMNS},
+        available=message.available,
+        price_minor=message.price_minor,
+        price_version=message.price_version,
+    )
+
+
+def prices_from(message: price_pb2.GetPricesReply) -> list[Price]:
+    """Prices, in the order asked."""
+    return [
+        Price(
+            price.sku.id,
+            price.price_minor if price.found else None,
+            price.price_version,
+            message.currency,
+        )
+        for price in message.prices
+    ]
+
+
+def page_from(message: availability_pb2.CellPage) -> CellPage:
+    """One page of cells; its columns are read-only views of the message's bytes."""
+    return CellPage(
+        sku=_column(message.sku, "<u4", message.cells),
+        location=_column(message.location, "<u4", message.cells),
+        **{name: _column(getattr(message, name), "<i8", message.cells) for name in _STOCK_COLUMNS},
+        price_minor=_column(message.price_minor, "<i8", message.cells),
+        price_version=_column(message.price_version, "<u4", message.cells),
+        at=tuple((place.shard, place.epoch, place.seq) for place in message.at),
+    )
+
+
+def frame_from(message: deltas_pb2.Frame) -> Frame:
+    """One frame; its columns are read-only views of the message's bytes."""
+    return Frame(
+        kind=FrameKind(message.kind),
+        resume_token=message.resume_token,
+        sku=_column(message.sku, "<u4", message.cells),
+        location=_column(message.location, "<u4", message.cells),
+        on_hand=_column(message.on_hand, "<i8", message.cells),
+        available=_column(message.available, "<i8", message.cells),
+        price_minor=_column(message.price_minor, "<i8", message.cells),
+        price_version=_column(message.price_version, "<u4", message.cells),
+        block_now_ns=message.block_now_ns,
+        sent_ns=message.sent_ns,
+    )
+
+
+def skus_from(entries: Iterable[catalog_pb2.SkuEntry]) -> list[Sku]:
+    """SKUs of the catalogue."""
+    return [
+        Sku(
+            each.code,
+            catalog_pb2.Unit.Name(each.unit).removeprefix("UNIT_"),
+            each.description,
+            tuple(each.gtins),
+            each.id,
+        )
+        for each in entries
+    ]
+
+
+def locations_from(entries: Iterable[catalog_pb2.LocationEntry]) -> list[Location]:
+    """Locations of the catalogue."""
+    return [
+        Location(each.code, each.currency, each.description, each.id, each.shard)
+        for each in entries
+    ]
+
+
+def _column(data: bytes, dtype: str, cells: int) -> NDArray[Any]:
+    """A packed column; one that was left out is all zeros."""
+    return np.frombuffer(data, dtype) if data else np.zeros(cells, dtype)

@@ -1,0 +1,263 @@
+"""What goes into the client and what comes out, as values. A refusal is one of them.
+
+SKUs and locations are named by their dense id (int, from the catalogue) or by their code (str).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.operations import Disposition
+from engine.status import MESSAGES, Status
+from engine.views import HoldState
+
+Name: TypeAlias = int | str
+"""A dense id, or a code."""
+
+
+class Line(NamedTuple):
+    """A quantity of one SKU at one location, in base units. A plain tuple will do as well."""
+
+    sku: Name
+    location: Name
+    quantity: int
+
+
+class ReturnLine(NamedTuple):
+    """Goods that came back, and what becomes of them."""
+
+    sku: Name
+    location: Name
+    quantity: int
+    disposition: Disposition = Disposition.RESTOCK
+
+
+class PriceLine(NamedTuple):
+    """The new price of one cell, in minor units."""
+
+    sku: Name
+    location: Name
+    price_minor: int
+
+
+Lines: TypeAlias = Sequence[tuple[Name, Name, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class LineResult:
+    """What one line was answered; `available` of its cell right after the operation."""
+
+    status: Status
+    available: int
+    shortage: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What an operation was answered; the same again for the same `op_id`.
+
+    `status` is OK, or that of the first line that was refused for itself; `message` then names the
+    field and the limit. `hold_id` and `deadline_ns` are of a new hold. `shard`, `epoch` and `seq`
+    name the journal's block. `location` is one that the operation named, which helps later calls on
+    the hold to find their way; None when it named none.
+    """
+
+    op_id: bytes
+    status: Status
+    message: str
+    lines: tuple[LineResult, ...]
+    now_ns: int
+    deadline_ns: int
+    hold_id: bytes
+    shard: int
+    epoch: int
+    seq: int
+    location: Name | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it was done."""
+        return self.status is Status.OK
+
+    @property
+    def shortage(self) -> int:
+        """Base units by which this operation's cells are below zero, over all lines."""
+        return sum(line.shortage for line in self.lines)
+
+
+@dataclass(frozen=True, slots=True)
+class HoldLine:
+    """One line of a hold, in base units."""
+
+    sku: int
+    location: int
+    pending: int
+    committed: int
+    fulfilled: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A hold as it stands; it can be committed up to and including `deadline_ns`."""
+
+    hold_id: bytes
+    state: HoldState
+    deadline_ns: int
+    lines: tuple[HoldLine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One SKU at one location, in base units; all zero when not `found`."""
+
+    sku: int
+    location: int
+    found: bool
+    on_hand: int
+    reserved: int
+    committed: int
+    damaged: int
+    quality_control: int
+    safety_stock: int
+    incoming: int
+    available: int
+    price_minor: int
+    price_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """The price of one cell, in minor units of `currency`; None when it has none."""
+
+    sku: int
+    price_minor: int | None
+    price_version: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class CellPage:
+    """Cells as columns of shape (n,): ids are uint32, `price_version` too, all else int64.
+
+    `at`: up to which block of each shard the page is true, as (shard, epoch, seq).
+    """
+
+    sku: NDArray[np.uint32]
+    location: NDArray[np.uint32]
+    on_hand: NDArray[np.int64]
+    reserved: NDArray[np.int64]
+    committed: NDArray[np.int64]
+    damaged: NDArray[np.int64]
+    quality_control: NDArray[np.int64]
+    safety_stock: NDArray[np.int64]
+    incoming: NDArray[np.int64]
+    price_minor: NDArray[np.int64]
+    price_version: NDArray[np.uint32]
+    at: tuple[tuple[int, int, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.sku)
+
+    @property
+    def available(self) -> NDArray[np.int64]:
+        """What may be sold, by cell; negative is a shortage."""
+        kept = self.damaged + self.quality_control + self.safety_stock
+        return self.on_hand - self.reserved - self.committed - kept
+
+
+class FrameKind(IntEnum):
+    """What a frame of a subscription is; the numbers are the contract's."""
+
+    SNAPSHOT = 1
+    SNAPSHOT_END = 2
+    DELTA = 3
+    HEARTBEAT = 4
+    COMPACTED = 5  # forget the replica; a snapshot follows
+
+
+class Fields(IntEnum):
+    """Which changes a subscriber wants; the other columns are all zero."""
+
+    ALL = 0
+    STOCK = 1
+    PRICE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The newest values of n cells as columns of shape (n,).
+
+    Hand `resume_token` to a later subscription to go on after this frame; it is empty within a
+    snapshot. `block_now_ns`: time of the newest block here; `sent_ns`: when the gateway sent it.
+    """
+
+    kind: FrameKind
+    resume_token: bytes
+    sku: NDArray[np.uint32]
+    location: NDArray[np.uint32]
+    on_hand: NDArray[np.int64]
+    available: NDArray[np.int64]
+    price_minor: NDArray[np.int64]
+    price_version: NDArray[np.uint32]
+    block_now_ns: int
+    sent_ns: int
+
+    def __len__(self) -> int:
+        return len(self.sku)
+
+
+@dataclass(frozen=True, slots=True)
+class Sku:
+    """A SKU of the catalogue. `unit`: EA, G or ML. `id` is given by the catalogue."""
+
+    code: str
+    unit: str = "EA"
+    description: str = ""
+    gtins: tuple[str, ...] = ()
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A location of the catalogue. `id` and `shard` are given by the catalogue."""
+
+    code: str
+    currency: str
+    description: str = ""
+    id: int = 0
+    shard: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """What a batch was answered, line by line.
+
+    `status` (n,) uint8: `Status`. `available` (n,) int64, when asked for. `hold_ids` (n, 16) uint8:
+    each line's own id, which is the hold's id where a RESERVE opened one (the first of linked
+    lines). `now_ns` (n,) uint64: time of the line's block; a hold's deadline is that + its ttl.
+    """
+
+    op_id: bytes
+    status: NDArray[np.uint8]
+    available: NDArray[np.int64] | None
+    hold_ids: NDArray[np.uint8]
+    now_ns: NDArray[np.uint64]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every line was done."""
+        return not self.status.any()
+
+    @property
+    def refused(self) -> NDArray[np.intp]:
+        """The indices of the lines that were refused."""
+        return np.flatnonzero(self.status)
+
+    def message(self, line: int) -> str:
+        """Say for people why a line was refused; "done" when it was not."""
+        return MESSAGES[Status(int(self.status[line]))]

@@ -1,0 +1,1 @@
+"""The gRPC servicers: they translate between the public contract and the actors."""

@@ -1,0 +1,133 @@
+"""The Catalog service: additions through the gateway that owns the catalogue, lists from anyone.
+
+It translates; what is allowed is `engine.catalogue`'s to say, what is durable `actors.catalogue`'s.
+"""
+
+from collections.abc import Awaitable
+from typing import Final
+
+from actors.catalogue import CatalogueReader, CatalogueWriter
+from actors.ports import JournalError, JournalUnavailable, Unavailable
+from adapters.rpc.errors import (
+    Context,
+    failed_precondition,
+    invalid_argument,
+    resource_exhausted,
+    unavailable,
+)
+from engine import limits
+from engine.catalogue import CatalogueFull, InvalidEntry, Location, Sku
+from onhand.v1 import catalog_pb2, catalog_pb2_grpc
+
+PAGE_BYTES: Final = 2 << 20  # a page of SKUs ends here, well below gRPC's limit of 4 MB a message
+
+
+class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
+    """onhand.v1.Catalog. `writer` is None on servers that do not own the catalogue."""
+
+    def __init__(self, reader: CatalogueReader, writer: CatalogueWriter | None) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def AddSkus(
+        self, request: catalog_pb2.AddSkusRequest, context: Context
+    ) -> catalog_pb2.AddSkusReply:
+        """Add SKUs; answer when they are durable and every shard knows them."""
+        writer = await self._owner(context)
+        await _check_entries(len(request.skus), "skus", context)
+        entries = [
+            Sku(entry.code, entry.unit, entry.description, tuple(entry.gtins))
+            for entry in request.skus
+        ]
+        ids, added = await _added(writer.add_skus(entries), context)
+        return catalog_pb2.AddSkusReply(ids=ids, added=added)
+
+    async def AddLocations(
+        self, request: catalog_pb2.AddLocationsRequest, context: Context
+    ) -> catalog_pb2.AddLocationsReply:
+        """Add locations; answer when they are durable and every shard knows them."""
+        writer = await self._owner(context)
+        await _check_entries(len(request.locations), "locations", context)
+        entries = [
+            Location(entry.code, entry.currency, entry.description) for entry in request.locations
+        ]
+        ids, added = await _added(writer.add_locations(entries), context)
+        return catalog_pb2.AddLocationsReply(ids=ids, added=added)
+
+    async def ListSkus(
+        self, request: catalog_pb2.ListSkusRequest, context: Context
+    ) -> catalog_pb2.ListSkusReply:
+        """One page of SKUs: shorter than asked for when it would be a large message."""
+        most = limits.MAX_CATALOG_ENTRIES
+        if request.page_size > most:
+            await invalid_argument(
+                context, "page_size", f"{request.page_size}, must be at most {most}"
+            )
+        catalogue = self._reader.catalogue
+        first = max(request.from_id, 1)
+        last = min(first + (request.page_size or most) - 1, catalogue.skus)
+        reply = catalog_pb2.ListSkusReply()
+        size_bytes = 0
+        for sku_id in range(first, last + 1):
+            sku = catalogue.sku(sku_id)
+            entry = reply.skus.add(
+                id=sku_id,
+                code=sku.code,
+                unit=catalog_pb2.Unit.ValueType(sku.unit),
+                description=sku.description,
+                gtins=sku.gtins,
+            )
+            size_bytes += entry.ByteSize()
+            if size_bytes >= PAGE_BYTES:
+                last = sku_id
+                break
+        if last < catalogue.skus and first <= last:
+            reply.next_id = last + 1
+        return reply
+
+    async def ListLocations(
+        self, request: catalog_pb2.ListLocationsRequest, context: Context
+    ) -> catalog_pb2.ListLocationsReply:
+        """Every location, with the shard that owns it (of a split one: its first part)."""
+        catalogue = self._reader.catalogue
+        reply = catalog_pb2.ListLocationsReply()
+        for location_id in range(1, catalogue.locations + 1):
+            location = catalogue.location(location_id)
+            reply.locations.add(
+                id=location_id,
+                code=location.code,
+                currency=location.currency,
+                shard=self._reader.shard_map.owners(location_id)[0],
+                description=location.description,
+            )
+        return reply
+
+    async def _owner(self, context: Context) -> CatalogueWriter:
+        if self._writer is None:
+            await failed_precondition(
+                context, "a shard does not own the catalogue: send additions to a gateway"
+            )
+        return self._writer
+
+
+async def _check_entries(count: int, field: str, context: Context) -> None:
+    """Refuse a request of too many entries before anything is made of them."""
+    if not 1 <= count <= limits.MAX_CATALOG_ENTRIES:
+        limit = f"must be 1 to {limits.MAX_CATALOG_ENTRIES}"
+        await invalid_argument(context, field, f"{count} entries, {limit}")
+
+
+async def _added(
+    addition: Awaitable[tuple[list[int], int]], context: Context
+) -> tuple[list[int], int]:
+    """Wait for an addition, and say in gRPC's words why there is none."""
+    try:
+        return await addition
+    except InvalidEntry as error:
+        await invalid_argument(context, error.field, error.description)
+    except CatalogueFull as error:
+        await resource_exhausted(context, str(error))
+    except JournalUnavailable as error:
+        await unavailable(context, f"nothing was added: {error}")
+    except (JournalError, Unavailable) as error:
+        await unavailable(context, f"whether it was added is not known, send it again: {error}")

@@ -1,0 +1,121 @@
+"""From the engine's answers to the contract's messages. Knows no gRPC and no shard."""
+
+import struct
+from typing import Final
+
+from engine import limits
+from engine.operations import Answer
+from engine.status import MESSAGES, Status
+from engine.views import Cell, Hold
+from onhand.v1 import availability_pb2, common_pb2, stock_pb2
+
+_ONE: Final = struct.Struct("<q")
+# What the wire says of a status is its number; indexed by it, for people.
+_TEXTS: Final = tuple("" if status == Status.OK else MESSAGES[status] for status in Status)
+
+
+def submitted(shard: int, answer: Answer) -> stock_pb2.SubmitReply:
+    """The reply to a batch."""
+    status = answer.status
+    return stock_pb2.SubmitReply(
+        status=b"" if status.count(0) == len(status) else status,
+        available=answer.available,
+        now_ns=answer.now_ns,
+        shard=shard,
+        epoch=answer.epoch,
+        seq=answer.seq,
+    )
+
+
+def operation(shard: int, answer: Answer) -> common_pb2.OperationReply:
+    """The reply to a single call; its `available` was asked for."""
+    status, available = answer.status, answer.available
+    if len(status) == 1:
+        code = status[0]
+        lines = [_line(code, *_ONE.unpack(available or bytes(8)))]
+    else:
+        code = _first_refusal(status)
+        amounts = struct.unpack(f"<{len(status)}q", available or bytes(8 * len(status)))
+        lines = [_line(code_of, amount) for code_of, amount in zip(status, amounts, strict=True)]
+    return common_pb2.OperationReply(
+        status=code,  # type: ignore[arg-type] # a plain number, which protobuf takes as well
+        message=_TEXTS[code],
+        lines=lines,
+        now_ns=answer.now_ns,
+        shard=shard,
+        epoch=answer.epoch,
+        seq=answer.seq,
+    )
+
+
+def reserved(shard: int, answer: Answer, op_id: bytes, ttl_ms: int) -> common_pb2.OperationReply:
+    """The reply to a Reserve, with the hold's id and deadline when there is one."""
+    reply = operation(shard, answer)
+    if not reply.status:
+        reply.hold_id = op_id
+        ttl_ms = ttl_ms or limits.DEFAULT_TTL_MS
+        reply.deadline_ns = answer.now_ns + ttl_ms * limits.NS_PER_MS
+    return reply
+
+
+def hold(hold_id: bytes, found: Hold | None) -> stock_pb2.Hold:
+    """A hold as it stands; its states have the same numbers on the wire."""
+    if found is None:
+        return stock_pb2.Hold(hold_id=hold_id)
+    return stock_pb2.Hold(
+        hold_id=hold_id,
+        state=int(found.state),  # type: ignore[arg-type]
+        deadline_ns=found.deadline_ns,
+        lines=[
+            stock_pb2.HoldLine(
+                sku=common_pb2.Sku(id=line.sku),
+                location=common_pb2.Location(id=line.location),
+                pending=line.pending,
+                committed=line.committed,
+                fulfilled=line.fulfilled,
+            )
+            for line in found.lines
+        ],
+    )
+
+
+def cell(
+    name: availability_pb2.CellName, sku: int, location: int, found: Cell | None
+) -> availability_pb2.Cell:
+    """A cell by the name it was asked by, with its ids when the codes are known."""
+    reply = availability_pb2.Cell(sku=name.sku, location=name.location, found=found is not None)
+    if found is not None:
+        reply.sku.id, reply.location.id = sku, location
+        reply.on_hand = found.on_hand
+        reply.reserved = found.reserved
+        reply.committed = found.committed
+        reply.damaged = found.damaged
+        reply.quality_control = found.quality_control
+        reply.safety_stock = found.safety_stock
+        reply.incoming = found.incoming
+        reply.available = found.available
+        reply.price_minor = found.price_minor
+        reply.price_version = found.price_version
+    return reply
+
+
+def _line(code: int, available: int) -> common_pb2.LineResult:
+    if not code and available >= 0:
+        return common_pb2.LineResult(available=available)
+    return common_pb2.LineResult(
+        status=code,  # type: ignore[arg-type]
+        available=available,
+        shortage=max(-available, 0),
+        message=_TEXTS[code],
+    )
+
+
+def _first_refusal(status: bytes) -> int:
+    """The first line's refusal that is its own; OK when there is none."""
+    linked = 0
+    for code in status:
+        if code == Status.LINKED_LINE_REFUSED:
+            linked = code
+        elif code:
+            return code
+    return linked

@@ -1,0 +1,312 @@
+"""From the contract's messages to the engine's requests. Knows no gRPC and no shard.
+
+What is malformed raises InvalidField, which names the field. What can be judged becomes a line, even
+when it is sure to be refused: an unknown code gets an id that nothing has, and the machine says so.
+
+This is the hot path of single calls: a request of one line is built from one packed struct.
+"""
+
+import hashlib
+import struct
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine import currencies, limits
+from engine.catalogue import Catalogue
+from engine.operations import COLUMNS, Flag, Kind, Request, id_to_pair
+from onhand.v1 import availability_pb2, common_pb2, price_pb2, stock_pb2
+
+NO_SUCH_ID: Final = 0xFFFFFFFF  # of no SKU and no location; 0 would mean "any" to a call on a hold
+_WHOLE_HOLD: Final = 0
+_NOT_A_QUANTITY: Final = -1
+
+# The columns of one line, widest first, so that each is aligned.
+_PACKED: Final = (
+    "quantity",
+    "value",
+    "hold_hi",
+    "hold_lo",
+    "sku",
+    "location",
+    "currency",
+    "kind",
+    "flags",
+)
+_ONE: Final = struct.Struct("<qqQQIIHBB")
+_FIELDS: Final = tuple(
+    (place, name, COLUMNS[name], offset)
+    for place, (name, offset) in enumerate(
+        zip(_PACKED, (0, 8, 16, 24, 32, 36, 40, 42, 43), strict=True)
+    )
+)
+assert _ONE.size == 44
+assert all(offset % dtype.itemsize == 0 for _, _, dtype, offset in _FIELDS)
+
+Codes = Callable[[str], int]
+
+
+class InvalidField(ValueError):  # noqa: N818 - the word of google.rpc.BadRequest
+    """A field of a message is malformed: nothing was judged."""
+
+    def __init__(self, field: str, description: str) -> None:
+        super().__init__(f"{field}: {description}")
+        self.field = field
+        self.description = description
+
+
+# --- the batch ------------------------------------------------------------------------------------
+
+
+def submit(message: stock_pb2.SubmitRequest) -> Request:
+    """Read a batch. Its columns are views of the message's bytes wherever that is possible."""
+    op_id, lines = message.op_id, message.lines
+    check_id("op_id", op_id)
+    if op_id[14:] != b"\0\0":
+        raise InvalidField("op_id", "the last two bytes of a batch's id must be zero")
+    if not 1 <= lines <= limits.MAX_BATCH_LINES:
+        raise InvalidField("lines", f"{lines}, must be 1 to {limits.MAX_BATCH_LINES}")
+    columns: dict[str, NDArray[Any]] = {}
+    given = (
+        ("kind", message.kind),
+        ("flags", message.flags),
+        ("sku", message.sku),
+        ("location", message.location),
+        ("quantity", message.quantity),
+        ("value", message.value),
+        ("currency", message.currency),
+    )
+    # SHA-256 is the quickest on CPUs that have it built in; 8 bytes of it are kept. It sees the
+    # columns as they came, so one value for all lines costs nothing.
+    digest = hashlib.sha256(struct.pack("<I?", lines, message.want_available))
+    for name, data in given:
+        digest.update(struct.pack("<I", len(data)))
+        if data:
+            digest.update(data)
+            columns[name] = _column(name, COLUMNS[name], data, lines)
+    if hold := message.hold:
+        digest.update(hold)
+        pairs = _column("hold", _PAIR, hold, lines)
+        columns["hold_hi"] = pairs["high"].astype("<u8")
+        columns["hold_lo"] = pairs["low"].astype("<u8")
+    return Request(op_id, lines, columns, message.want_available, digest.digest()[:8])
+
+
+_PAIR: Final = np.dtype([("high", ">u8"), ("low", ">u8")])
+
+
+def _column(name: str, dtype: np.dtype[Any], data: bytes, lines: int) -> NDArray[Any]:
+    size = dtype.itemsize
+    if len(data) == size * lines:
+        return np.frombuffer(data, dtype)
+    if len(data) == size:
+        return np.repeat(np.frombuffer(data, dtype), lines)
+    raise InvalidField(
+        name, f"{len(data)} bytes, must be none, {size} (one for all lines) or {size * lines}"
+    )
+
+
+# --- single calls ---------------------------------------------------------------------------------
+
+
+def reserve(message: stock_pb2.ReserveRequest, catalogue: Catalogue) -> Request:
+    """Read a Reserve: every line but the last is linked to the next."""
+    ttl_ms = message.ttl_ms or limits.DEFAULT_TTL_MS
+    lines = _lines(message.op_id, message.lines, catalogue)
+    if len(lines) == 1:
+        sku, location, quantity = lines[0]
+        return _one(message.op_id, Kind.RESERVE, sku, location, quantity, ttl_ms)
+    flags = np.full(len(lines), Flag.LINKED, COLUMNS["flags"])
+    flags[-1] = 0
+    return _many(message.op_id, Kind.RESERVE, lines, value=ttl_ms, flags=flags)
+
+
+def on_hold(
+    kind: Kind, message: stock_pb2.HoldRequest, catalogue: Catalogue
+) -> tuple[Request, int]:
+    """Read a call on a hold, and where all of the hold is (0: it does not say)."""
+    check_id("op_id", message.op_id)
+    check_id("hold_id", message.hold_id)
+    hint = location_hint(message.location, catalogue)
+    hold = id_to_pair(message.hold_id)
+    rest = Flag.RELEASE_REST if message.release_rest else 0
+    if not message.lines:
+        return _one(message.op_id, kind, 0, 0, _WHOLE_HOLD, flags=rest, hold=hold), hint
+    # To the machine, no quantity means all of the hold, whatever cell the line names.
+    lines = [
+        (sku, location, quantity or _NOT_A_QUANTITY)
+        for sku, location, quantity in _lines(message.op_id, message.lines, catalogue)
+    ]
+    if len(lines) == 1:
+        sku, location, quantity = lines[0]
+        request = _one(message.op_id, kind, sku, location, quantity, flags=rest, hold=hold)
+        return request, hint
+    # What is left is only known after the last line.
+    flags = np.zeros(len(lines), COLUMNS["flags"])
+    flags[-1] = rest
+    high, low = (np.uint64(half) for half in hold)
+    return _many(message.op_id, kind, lines, flags=flags, hold_hi=high, hold_lo=low), hint
+
+
+def of_cells(kind: Kind, message: stock_pb2.LinesRequest, catalogue: Catalogue) -> Request:
+    """Read a call that has lines and nothing else."""
+    return _facts(message.op_id, kind, _lines(message.op_id, message.lines, catalogue))
+
+
+def returned(message: stock_pb2.ReturnRequest, catalogue: Catalogue) -> Request:
+    """Read a Return: the disposition is each line's own."""
+    lines = _lines(message.op_id, [each.line for each in message.lines], catalogue, ".line")
+    return _facts(message.op_id, Kind.RETURN, lines, [each.disposition for each in message.lines])
+
+
+def adjust(message: stock_pb2.AdjustRequest, catalogue: Catalogue) -> Request:
+    """Read an Adjust."""
+    lines = _lines(message.op_id, message.lines, catalogue)
+    return _facts(message.op_id, Kind.ADJUST, lines, [message.reason] * len(lines))
+
+
+def set_price(message: price_pb2.SetPriceRequest, catalogue: Catalogue) -> Request:
+    """Read a SetPrice. A currency that does not exist is none of the location's."""
+    code = message.currency
+    if len(code) != 3:
+        raise InvalidField("currency", f"{len(code)} characters, must be 3, like USD")
+    check_id("op_id", message.op_id)
+    check_count("lines", len(message.lines))
+    lines = [
+        (
+            sku_id(f"lines[{i}].sku", line.sku, catalogue),
+            location_id(f"lines[{i}].location", line.location, catalogue),
+            0,
+        )
+        for i, line in enumerate(message.lines)
+    ]
+    prices = [line.price_minor for line in message.lines]
+    return _facts(message.op_id, Kind.SET_PRICE, lines, prices, currencies.NUMBERS.get(code, 0))
+
+
+def cells(message: availability_pb2.GetCellsRequest, catalogue: Catalogue) -> list[tuple[int, int]]:
+    """Read names of cells, as (sku id, location id)."""
+    check_count("cells", len(message.cells))
+    return [
+        (
+            sku_id(f"cells[{i}].sku", cell.sku, catalogue),
+            location_id(f"cells[{i}].location", cell.location, catalogue),
+        )
+        for i, cell in enumerate(message.cells)
+    ]
+
+
+# --- fields ---------------------------------------------------------------------------------------
+
+
+def check_id(field: str, value: bytes) -> None:
+    """Refuse an id that does not have 16 bytes."""
+    if len(value) != limits.OP_ID_BYTES:
+        raise InvalidField(field, f"{len(value)} bytes, must be {limits.OP_ID_BYTES}")
+
+
+def check_count(field: str, count: int) -> None:
+    """Refuse a single call without lines, or with too many."""
+    if not 1 <= count <= limits.MAX_UNARY_LINES:
+        raise InvalidField(field, f"{count} entries, must be 1 to {limits.MAX_UNARY_LINES}")
+
+
+def sku_id(field: str, sku: common_pb2.Sku, catalogue: Catalogue) -> int:
+    """The id of a SKU; NO_SUCH_ID for an unknown code."""
+    code = sku.code
+    return _id_of(field, code, catalogue.sku_id) if code else sku.id
+
+
+def location_id(field: str, location: common_pb2.Location, catalogue: Catalogue) -> int:
+    """The id of a location; NO_SUCH_ID for an unknown code."""
+    code = location.code
+    return _id_of(field, code, catalogue.location_id) if code else location.id
+
+
+def location_hint(location: common_pb2.Location, catalogue: Catalogue) -> int:
+    """Where a hold is said to be; 0 when it is not said, or nobody knows the place."""
+    found = location_id("location", location, catalogue)
+    return found if found <= limits.MAX_LOCATIONS else 0
+
+
+def _id_of(field: str, code: str, ids: Codes) -> int:
+    if len(code) > limits.MAX_CODE_LENGTH:
+        raise InvalidField(
+            f"{field}.code", f"{len(code)} characters, must be at most {limits.MAX_CODE_LENGTH}"
+        )
+    return ids(code) or NO_SUCH_ID
+
+
+# --- requests -------------------------------------------------------------------------------------
+
+_Line = tuple[int, int, int]  # sku, location, quantity
+
+
+def _lines(
+    op_id: bytes, lines: Iterable[common_pb2.Line], catalogue: Catalogue, within: str = ""
+) -> list[_Line]:
+    check_id("op_id", op_id)
+    found = [
+        (
+            sku_id(f"lines[{i}]{within}.sku", line.sku, catalogue)
+            if line.sku.code
+            else line.sku.id,
+            location_id(f"lines[{i}]{within}.location", line.location, catalogue)
+            if line.location.code
+            else line.location.id,
+            line.quantity,
+        )
+        for i, line in enumerate(lines)
+    ]
+    check_count("lines", len(found))
+    return found
+
+
+def _facts(
+    op_id: bytes, kind: Kind, lines: list[_Line], values: list[int] | None = None, currency: int = 0
+) -> Request:
+    if len(lines) == 1:
+        sku, location, quantity = lines[0]
+        value = values[0] if values else 0
+        return _one(op_id, kind, sku, location, quantity, value, currency=currency)
+    value_column = np.array(values, COLUMNS["value"]) if values else 0
+    return _many(op_id, kind, lines, value=value_column, currency=currency)
+
+
+def _one(
+    op_id: bytes,
+    kind: int,
+    sku: int,
+    location: int,
+    quantity: int,
+    value: int = 0,
+    *,
+    flags: int = 0,
+    currency: int = 0,
+    hold: tuple[int, int] = (0, 0),
+) -> Request:
+    """One line: 3 µs, where `Request.of` takes 30."""
+    values = (quantity, value, *hold, sku, location, currency, kind, flags)
+    packed = _ONE.pack(*values)
+    columns = {
+        name: np.frombuffer(packed, dtype, 1, offset)
+        for place, name, dtype, offset in _FIELDS
+        if values[place]
+    }
+    return Request(op_id, 1, columns, True, hashlib.sha256(packed).digest()[:8])
+
+
+def _many(op_id: bytes, kind: Kind, lines: list[_Line], **columns: Any) -> Request:
+    skus, locations, quantities = zip(*lines, strict=True)
+    return Request.of(
+        op_id,
+        len(lines),
+        want_available=True,
+        kind=np.uint8(kind),
+        sku=np.array(skus, COLUMNS["sku"]),
+        location=np.array(locations, COLUMNS["location"]),
+        quantity=np.array(quantities, COLUMNS["quantity"]),
+        **columns,
+    )

@@ -1,0 +1,345 @@
+"""What runs inside the actors' processes: a shard with its server, a gateway with its own.
+
+Here the rooms are put together: ports get their adapters. The two factories at the end are what
+`actors.cluster` is given; a config must pickle and compare by value.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Final
+
+import structlog
+
+from actors.catalogue import CatalogueReader, CatalogueWriter
+from actors.cluster import ClusterError, Host
+from actors.hub import DeltaHub
+from actors.links import RemoteShard, serve_link
+from actors.mirror import MirrorFeed, Mirrors
+from actors.ports import Position, Unavailable
+from actors.router import Router
+from actors.shard import Shard
+from adapters.journal import RedisJournal
+from adapters.metrics import Metrics
+from adapters.registry import Entry, Registry
+from adapters.rpc.availability import AvailabilityServicer
+from adapters.rpc.catalog import CatalogServicer
+from adapters.rpc.deltas import DeltasServicer
+from adapters.rpc.directory import Addresses, DirectoryServicer
+from adapters.rpc.price import PriceServicer
+from adapters.rpc.server import open_server
+from adapters.rpc.stock import StockServicer
+from adapters.snapshots import RedisSnapshots
+from engine.block import Place
+from onhand.v1.availability_pb2_grpc import add_AvailabilityServicer_to_server
+from onhand.v1.catalog_pb2_grpc import add_CatalogServicer_to_server
+from onhand.v1.directory_pb2_grpc import add_DirectoryServicer_to_server
+from onhand.v1.price_pb2_grpc import add_PriceServicer_to_server
+from onhand.v1.stock_pb2_grpc import add_StockServicer_to_server
+
+LAG_EVERY_S: Final = 1.0  # how often the lag of the mirrors is noted
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class ActorConfig:
+    """What every actor of one cluster is told; `redis_url` may hold a password: never log it."""
+
+    redis_url: str
+    cluster: str  # names the keys in the store: several clusters may share one
+    shards: int
+    host: str  # to listen on, and to be called at
+    gateway_port: int  # 0: any free one
+    shard_port_base: int  # of shard 0, then up; 0: any free ones
+    metrics_host: str
+    metrics_port_base: int  # of the gateway, then the shards'; 0: any free ones
+    snapshot_every_bytes: int
+    stop_grace_s: float  # what calls under way get when a server stops
+
+    @property
+    def prefix(self) -> str:
+        """What every key of this cluster begins with."""
+        return f"onhand:{self.cluster}"
+
+    def catalogue_journal(self) -> RedisJournal:
+        """The catalogue's stream."""
+        return RedisJournal(self.redis_url, f"{self.prefix}:catalogue")
+
+    def shard_port(self, number: int) -> int:
+        """Where a shard's own server listens; 0: any free port."""
+        return self.shard_port_base and self.shard_port_base + number
+
+    def serve_metrics(self, metrics: Metrics, until: AsyncExitStack, index: int) -> str:
+        """Serve metrics until a stack unwinds; tells where."""
+        port = self.metrics_port_base and self.metrics_port_base + index
+        bound = metrics.serve(self.metrics_host, port)
+        until.callback(metrics.close)
+        return f"{self.metrics_host}:{bound}"
+
+    def shard_journal(self, number: int) -> RedisJournal:
+        """A shard's stream."""
+        return RedisJournal(self.redis_url, f"{self.prefix}:{shard_name(number)}")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardConfig:
+    """What one shard actor is told."""
+
+    cluster: ActorConfig
+    number: int
+
+
+def shard_name(number: int) -> str:
+    """The name of a shard's actor, stream and entry in the registry."""
+    return f"shard-{number}"
+
+
+GATEWAY: Final = "gateway"
+
+
+class _ShardsView:
+    """The catalogue as one shard needs it."""
+
+    def __init__(self, reader: CatalogueReader, number: int) -> None:
+        self._reader = reader
+        self._number = number
+
+    async def refresh(self) -> None:
+        await self._reader.refresh()
+
+    @property
+    def sku_limit(self) -> int:
+        return self._reader.catalogue.skus
+
+    def places(self, known: int) -> Sequence[Place]:
+        if known >= self._reader.catalogue.locations or not self._reader.has_shard_map:
+            return ()
+        return self._reader.places(self._number, known)
+
+
+class ShardService:
+    """A shard and its own gRPC server, in an actor's process."""
+
+    def __init__(self, config: ShardConfig, host: Host) -> None:
+        self._config = config
+        self._host = host
+        self._open = AsyncExitStack()
+        self._shard: Shard | None = None
+
+    async def start(self) -> None:
+        """Recover, take over, serve, and tell the registry."""
+        config, number = self._config.cluster, self._config.number
+        reader = CatalogueReader(config.catalogue_journal())
+        self._open.push_async_callback(reader.journal.close)
+        metrics = Metrics("shard", number)
+        shard = Shard(
+            number,
+            config.shard_journal(number),
+            RedisSnapshots(config.redis_url, config.prefix),
+            _ShardsView(reader, number),
+            stop_process=self._host.exit,
+            snapshot_every_bytes=config.snapshot_every_bytes,
+            observe=metrics.block_done,
+        )
+        self._open.push_async_callback(shard.stop)
+        await shard.start()
+        self._shard = shard
+        machine = shard.machine
+        metrics.watch(metrics.holds_open, lambda: machine.holds_open)
+        metrics.watch(metrics.shortages, lambda: machine.shortages)
+        metrics.watch(metrics.cells, lambda: machine.cells)
+        registry = await self._open.enter_async_context(Registry(config.redis_url, config.prefix))
+        router = Router({number: shard}, lambda: reader.shard_map)
+        server = await open_server(
+            [
+                partial(add_StockServicer_to_server, StockServicer(router, reader.catalogue)),
+                partial(
+                    add_PriceServicer_to_server, PriceServicer(router, router, reader.catalogue)
+                ),
+                partial(
+                    add_AvailabilityServicer_to_server,
+                    AvailabilityServicer(router, reader.catalogue),
+                ),
+                partial(add_CatalogServicer_to_server, CatalogServicer(reader, None)),
+                partial(
+                    add_DirectoryServicer_to_server, DirectoryServicer(lambda: reader.shard_map)
+                ),
+            ],
+            config.host,
+            config.shard_port(number),
+            metrics=metrics,
+        )
+        self._open.push_async_callback(server.stop, config.stop_grace_s)
+        metrics_at = config.serve_metrics(metrics, self._open, 1 + number)
+        address = f"{config.host}:{server.port}"
+        await registry.enter(shard_name(number), Entry(address, shard.at.epoch, metrics_at))
+
+    async def stop(self) -> None:
+        """Refuse what is new, answer what is under way, let go of everything."""
+        await self._open.aclose()
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """Answer a gateway (`actors.links`) or the bring-up."""
+        shard = self._shard
+        if shard is None:
+            raise Unavailable("the shard is starting")
+        match method:
+            case "refresh_catalogue":
+                return await shard.refresh_catalogue()
+            case "snapshot":
+                return str(await shard.snapshot())
+            case "status":
+                return await shard.read(shard.status)
+            case "audit":
+                return await shard.read(shard.machine.audit)
+            case _:
+                return await serve_link(shard, method, *args)
+
+
+class GatewayService:
+    """The front door: takes every call, owns the catalogue, mirrors the shards, fans out deltas."""
+
+    def __init__(self, config: ActorConfig, host: Host) -> None:
+        self._config = config
+        self._host = host
+        self._open = AsyncExitStack()
+        self._mirrors: Mirrors | None = None
+        self._hub: DeltaHub | None = None
+        self._handles = [host.actor(shard_name(number)) for number in range(config.shards)]
+
+    async def start(self) -> None:
+        """Take the catalogue over, open the server; the mirrors follow once the shards serve."""
+        config = self._config
+        registry = await self._open.enter_async_context(Registry(config.redis_url, config.prefix))
+        reader = CatalogueReader(config.catalogue_journal())
+        self._open.push_async_callback(reader.journal.close)
+        writer = CatalogueWriter(reader, shards=config.shards, on_change=self._tell_shards)
+        await writer.start()
+        self._open.push_async_callback(writer.close)
+        self._task(self._end_when_fenced(writer))
+
+        metrics = Metrics("gateway", 0)
+        links = {number: RemoteShard(number, handle) for number, handle in enumerate(self._handles)}
+        for link in links.values():
+            self._open.push_async_callback(link.close)
+        feeds = [MirrorFeed(link, self._journal_of(number)) for number, link in links.items()]
+        self._mirrors = mirrors = Mirrors(feeds)
+        self._hub = hub = DeltaHub(
+            {feed.mirror.shard: feed.mirror for feed in feeds}, await registry.store_id()
+        )
+        self._task(mirrors.run(hub))
+        metrics.watch(metrics.subscribers, lambda: hub.subscribers)
+        self._task(self._watch_lag(metrics, mirrors))
+
+        router = Router(links, lambda: reader.shard_map)
+        deltas = DeltasServicer(hub, reader.catalogue)
+        server = await open_server(
+            [
+                partial(add_StockServicer_to_server, StockServicer(router, reader.catalogue)),
+                partial(
+                    add_PriceServicer_to_server, PriceServicer(router, mirrors, reader.catalogue)
+                ),
+                partial(
+                    add_AvailabilityServicer_to_server,
+                    AvailabilityServicer(mirrors, reader.catalogue),
+                ),
+                partial(add_CatalogServicer_to_server, CatalogServicer(reader, writer)),
+                partial(
+                    add_DirectoryServicer_to_server,
+                    DirectoryServicer(lambda: reader.shard_map, lambda: self._addresses(registry)),
+                ),
+                deltas.add_to,
+            ],
+            config.host,
+            config.gateway_port,
+            end_streams=(self._end_streams,),
+            metrics=metrics,
+        )
+        self._open.push_async_callback(server.stop, config.stop_grace_s)
+        metrics_at = config.serve_metrics(metrics, self._open, 0)
+        await registry.enter(GATEWAY, Entry(f"{config.host}:{server.port}", 0, metrics_at))
+
+    async def stop(self) -> None:
+        """Refuse what is new, end the streams with their tokens, let go of everything."""
+        await self._open.aclose()
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """Answer the bring-up."""
+        if self._mirrors is None or self._hub is None:
+            raise Unavailable("the gateway is starting")
+        match method:
+            case "status":
+                return {
+                    "subscribers": self._hub.subscribers,
+                    "mirrors": [asdict(health) for health in self._mirrors.health],
+                }
+            case "reached":  # shard, epoch, seq, timeout in seconds
+                shard, epoch, seq, timeout_s = args
+                return await self._mirrors.reached(shard, Position(epoch, seq), timeout_s)
+            case _:
+                raise KeyError(method)
+
+    def _journal_of(self, number: int) -> RedisJournal:
+        journal = self._config.shard_journal(number)
+        self._open.push_async_callback(journal.close)
+        return journal
+
+    def _task(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something until the service stops."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(_tell_failure)
+
+        async def end() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        self._open.push_async_callback(end)
+
+    async def _end_when_fenced(self, writer: CatalogueWriter) -> None:
+        self._host.exit(f"the catalogue is no longer this gateway's: {await writer.ended()}")
+
+    async def _tell_shards(self, _at: Position) -> None:
+        """Have every shard that serves read the catalogue; one that does not will when it starts."""
+        told = await asyncio.gather(
+            *(handle.call("refresh_catalogue") for handle in self._handles), return_exceptions=True
+        )
+        for answer in told:
+            if isinstance(answer, BaseException) and not isinstance(
+                answer, ClusterError | Unavailable
+            ):
+                raise answer
+
+    async def _addresses(self, registry: Registry) -> Addresses:
+        entries = await registry.entries()
+        return {
+            number: (entry.address, entry.epoch)
+            for number in range(self._config.shards)
+            if (entry := entries.get(shard_name(number))) is not None
+        }
+
+    async def _end_streams(self) -> None:
+        if self._hub is not None:
+            self._hub.stop()
+
+    async def _watch_lag(self, metrics: Metrics, mirrors: Mirrors) -> None:
+        while True:
+            for number, health in enumerate(mirrors.health):
+                metrics.mirror_lag(number, health.lag_ns / 1e9)
+            await asyncio.sleep(LAG_EVERY_S)
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        _log.error("a task of the gateway failed", exc_info=task.exception())
+
+
+def build_shard(config: ShardConfig, host: Host) -> ShardService:
+    """The factory of shard actors."""
+    return ShardService(config, host)
+
+
+def build_gateway(config: ActorConfig, host: Host) -> GatewayService:
+    """The factory of gateway actors."""
+    return GatewayService(config, host)

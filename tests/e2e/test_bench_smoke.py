@@ -1,0 +1,44 @@
+"""The benches in their smoke mode: real actors, real gRPC, real fsync, and an answer that is proven."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def run(bench: str, to: Path, *arguments: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", f"bench.{bench}", "--json", str(to), *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == 0, ended.stderr[-4_000:]
+    result: dict[str, Any] = json.loads(to.read_text())
+    return result
+
+
+@pytest.mark.timeout(120)
+def test_batches_against_a_lua_script(tmp_path: Path) -> None:
+    result = run("submit", tmp_path / "submit.json", "--seconds", "2", "--cells", "4000")
+    assert result["conserved"] is True
+    assert result["lua_conserved"] is True
+    assert result["refused_lines"] == 0
+    assert result["state_hash"]
+    assert result["lines_per_s"] > 0
+    assert 0 < result["batch_ms_p50"] <= result["batch_ms_p99"]
+    assert result["ratio_lua"] == pytest.approx(
+        result["lines_per_s"] / result["lua_lines_per_s"], abs=0.1
+    )
+
+
+@pytest.mark.timeout(120)
+def test_single_calls_against_an_echo(tmp_path: Path) -> None:
+    result = run("unary", tmp_path / "unary.json", "--seconds", "2", "--cells", "4000")
+    assert result["conserved"] is True
+    assert result["refused_calls"] == 0
+    assert result["state_hash"]
+    assert result["calls_per_s"] > 0
+    assert 0 < result["echo_p50_ms_c1"] < result["p50_ms_c1"] * 2
+    assert result["ratio_echo"] == pytest.approx(
+        result["calls_per_s"] / result["echo_calls_per_s"], abs=0.001
+    )

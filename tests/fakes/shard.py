@@ -1,0 +1,62 @@
+"""A shard without a journal: the reference machine behind `ports.ShardLink`, with faults to order."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import astuple
+
+import numpy as np
+
+from actors.ports import CellTable, Position
+from engine.operations import Answer, Request
+from engine.reference import ReferenceMachine
+from engine.shard_map import ShardMap
+from engine.status import Status
+from engine.views import Cell, Hold
+
+USD = 840
+
+
+class FakeShard:
+    """`faults` befall the next submits in turn: an exception, or None. `seen` is what was applied."""
+
+    def __init__(self, number: int = 0, shard_map: ShardMap | None = None, cells: int = 8) -> None:
+        """Make the SKUs and the locations 1 to `cells` known; without a map, all are its own."""
+        self.number, self.now_ns, self.seq = number, 10**18, 0
+        self.machine = ReferenceMachine()
+        self.machine.set_sku_limit(cells)
+        for location in range(1, cells + 1):
+            owned, split, part = shard_map.place(location, number) if shard_map else (True, 0, 0)
+            self.machine.set_location(location, owned=owned, currency=USD, split=split, part=part)
+        self.faults: deque[Exception | None] = deque()
+        self.seen: list[Request] = []
+        self.remembered: dict[bytes, tuple[bytes, Answer]] = {}
+
+    async def submit(self, request: Request) -> Answer:
+        if self.faults and (fault := self.faults.popleft()):
+            raise fault
+        known = self.remembered.get(request.op_id)
+        if known is not None:
+            reused = bytes((Status.OP_ID_REUSED,)) * request.lines
+            return known[1] if known[0] == request.digest else Answer(reused, b"", 0, 1, 0)
+        self.now_ns, self.seq = self.now_ns + 1, self.seq + 1
+        self.seen.append(request)
+        status, available = self.machine.apply(self.now_ns, [request]).answers[0]
+        packed = np.array(available, "<i8").tobytes() if request.want_available else b""
+        answer = Answer(status, packed, self.now_ns, 1, self.seq)
+        self.remembered[request.op_id] = request.digest, answer
+        return answer
+
+    async def hold(self, hold_id: bytes) -> Hold | None:
+        return self.machine.hold(hold_id)
+
+    async def cells(self, names: Sequence[tuple[int, int]]) -> list[Cell | None]:
+        return [self.machine.cell(*name) for name in names]
+
+    async def table(self, locations: Sequence[int] | None = None) -> CellTable:
+        rows = [
+            (at << 32 | sku, *astuple(cell))
+            for (sku, at), cell in self.machine.cells.items()
+            if locations is None or at in locations
+        ]
+        cells = np.array(rows, np.int64).reshape(-1, 10)
+        return CellTable(Position(1, self.seq), self.now_ns, cells)

@@ -1,0 +1,610 @@
+"""The catalogue's stream, on the fake journal and on a real Valkey; then its gRPC service."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from actors.catalogue import CatalogueReader, CatalogueWriter, ShardCountMismatch
+from actors.ports import (
+    GENESIS,
+    AppendInDoubt,
+    Entry,
+    Fenced,
+    Journal,
+    JournalLost,
+    JournalUnavailable,
+    Position,
+    Unavailable,
+)
+from adapters.journal import RedisJournal
+from adapters.rpc import catalog
+from engine import limits
+from engine.block import BlockDamaged, Place
+from engine.catalogue import CatalogueBlock, InvalidEntry, Location, Sku, Unit, encode
+from engine.shard_map import ShardMap
+from onhand.v1 import catalog_pb2, catalog_pb2_grpc
+from tests.fakes.journal import FakeJournal, MemoryStream
+
+COLA, HAM, MILK = Sku("COLA", Unit.EA), Sku("HAM", Unit.G), Sku("MILK", Unit.ML)
+OSLO, ROME = Location("OSL-1", "NOK"), Location("ROM-1", "EUR")
+
+Opener = Callable[[], Journal]
+
+
+@pytest.fixture(params=["fake", "real"])
+async def open_journal(request: pytest.FixtureRequest, url: str, key: str) -> AsyncIterator[Opener]:
+    stream = MemoryStream()
+    opened: list[Journal] = []
+
+    def make() -> Journal:
+        real = request.param == "real"
+        opened.append(RedisJournal(url, key) if real else FakeJournal(stream))
+        return opened[-1]
+
+    yield make
+    for journal in opened:
+        await journal.close()
+
+
+async def start(journal: Journal, shards: int = 2) -> CatalogueWriter:
+    writer = CatalogueWriter(CatalogueReader(journal), shards=shards)
+    await writer.start()
+    return writer
+
+
+# --------------------------------------------------------------------- on the fake and the real --
+
+
+async def test_a_new_stream_gets_a_shard_map_first(open_journal: Opener) -> None:
+    reader = CatalogueReader(open_journal())
+    assert await reader.refresh() == GENESIS
+    assert not reader.has_shard_map
+    with pytest.raises(Unavailable):
+        _ = reader.shard_map
+    await start(open_journal(), shards=3)
+    assert await reader.refresh() == Position(1, 1)
+    assert reader.shard_map == ShardMap(1, 3)
+
+
+async def test_additions_reach_every_reader_and_survive_a_restart(open_journal: Opener) -> None:
+    early = CatalogueReader(open_journal())
+    writer = await start(open_journal())
+    assert await writer.add_skus([COLA, HAM, COLA]) == ([1, 2, 1], 2)
+    assert await writer.add_locations([OSLO]) == ([1], 1)
+    assert await early.refresh() == Position(1, 3)
+
+    restarted = await start(open_journal())
+    assert await restarted.add_skus([HAM, MILK]) == ([2, 3], 1)
+    assert await restarted.add_locations([ROME, OSLO]) == ([2, 1], 1)
+    late = CatalogueReader(open_journal())
+    assert await early.refresh() == await late.refresh() == Position(2, 2)
+    for reader in (early, late):
+        assert [reader.catalogue.sku(i) for i in (1, 2, 3)] == [COLA, HAM, MILK]
+        assert [reader.catalogue.location(i) for i in (1, 2)] == [OSLO, ROME]
+        assert reader.places(0) == [Place(1, True, 578), Place(2, False, 978)]
+        assert reader.places(1, after=1) == [Place(2, True, 978)]
+
+
+async def test_another_number_of_shards_is_refused_and_shuts_nobody_out(
+    open_journal: Opener,
+) -> None:
+    writer = await start(open_journal(), shards=2)
+    with pytest.raises(ShardCountMismatch, match="of 2 shards and cannot be opened with 3"):
+        await start(open_journal(), shards=3)
+    assert await writer.add_skus([COLA]) == ([1], 1)
+
+
+async def test_a_successor_shuts_the_old_owner_out(open_journal: Opener) -> None:
+    old = await start(open_journal())
+    new = await start(open_journal())
+    ended = asyncio.create_task(old.ended())
+    with pytest.raises(Fenced):
+        await old.add_skus([COLA])
+    assert isinstance(await ended, Fenced)
+    with pytest.raises(Fenced):
+        await old.add_locations([OSLO])
+    assert await new.add_skus([HAM]) == ([1], 1)
+
+
+async def test_an_owner_that_reads_its_successors_blocks_knows_that_it_is_out(
+    open_journal: Opener,
+) -> None:
+    journal = open_journal()
+    reader = CatalogueReader(journal)
+    old = CatalogueWriter(reader, shards=2)
+    await old.start()
+    new = await start(open_journal())
+    await new.add_skus([COLA])
+    await reader.refresh()
+    assert await old.add_skus([COLA]) == ([1], 0)  # which stays true
+    with pytest.raises(Fenced):
+        await old.add_skus([HAM])
+    assert isinstance(await old.ended(), Fenced)
+
+
+async def test_concurrent_additions_of_one_code_give_one_id(open_journal: Opener) -> None:
+    writer = await start(open_journal())
+    answers = await asyncio.gather(*(writer.add_skus([COLA, HAM]) for _ in range(20)))
+    assert all(ids == [1, 2] for ids, _ in answers)
+    assert sum(added for _, added in answers) == 2
+    many = await asyncio.gather(*(writer.add_skus([Sku(f"S{n}")]) for n in range(20)))
+    assert sorted(ids[0] for ids, _ in many) == list(range(3, 23))
+
+
+async def test_readers_of_one_process_may_overtake_the_writer(open_journal: Opener) -> None:
+    writer = await start(open_journal())
+    reader = writer._reader
+    going = True
+
+    async def keep_reading() -> None:
+        while going:
+            await reader.refresh()
+            await asyncio.sleep(0)  # the fake one never waits
+
+    reading = [asyncio.create_task(keep_reading()) for _ in range(3)]
+    for n in range(1, 30):
+        assert await writer.add_skus([Sku(f"S{n}")]) == ([n], 1)
+    going = False
+    await asyncio.gather(*reading)
+    assert reader.catalogue.skus == 29
+
+
+# ----------------------------------------------------------------------------------- on the fake --
+
+
+class CountingJournal(FakeJournal):
+    """Counts its reads, and how many of them were under way at once."""
+
+    reads = lasts = under_way = most = 0
+    failure: Exception | None = None
+
+    async def last(self) -> Position | None:
+        self.lasts += 1
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await asyncio.sleep(0.001)
+        self.under_way -= 1
+        if self.failure is not None:
+            raise self.failure
+        return await super().last()
+
+    async def read(
+        self, after: Position | None, upto: Position | None = None
+    ) -> AsyncIterator[Entry]:
+        self.reads += 1
+        async for entry in super().read(after, upto):
+            yield entry
+
+
+async def test_refreshes_share_a_read_and_a_quiet_stream_is_not_read() -> None:
+    stream = MemoryStream()
+    writer = await start(FakeJournal(stream))
+    journal = CountingJournal(stream)
+    reader = CatalogueReader(journal)
+    await reader.refresh()
+    assert (journal.reads, journal.lasts) == (1, 1)
+    await asyncio.gather(*(reader.refresh() for _ in range(100)))
+    assert (journal.reads, journal.lasts, journal.most) == (1, 3, 1)  # the first, and all others
+
+    under_way = asyncio.create_task(reader.refresh())
+    await asyncio.sleep(0)
+    await writer.add_skus([COLA])
+    joined = [asyncio.create_task(reader.refresh()) for _ in range(50)]
+    await asyncio.gather(under_way, *joined)
+    assert reader.catalogue.skus == 1
+    assert (journal.lasts, journal.most) == (5, 1)
+
+
+async def test_a_refresh_sees_what_was_durable_before_it_was_called() -> None:
+    """A read that is under way may have looked too early, so it must not answer."""
+    stream = MemoryStream()
+    writer = await start(FakeJournal(stream))
+    reader = CatalogueReader(CountingJournal(stream))
+
+    async def check(n: int) -> None:
+        await asyncio.sleep(n * 0.0003)
+        await writer.add_skus([Sku(f"S{n}")])
+        await reader.refresh()
+        assert reader.catalogue.sku_id(f"S{n}")
+
+    await asyncio.gather(*(check(n) for n in range(50)))
+
+
+async def test_a_refresh_that_fails_or_is_cancelled_is_not_the_last() -> None:
+    stream = MemoryStream()
+    await start(FakeJournal(stream))
+    journal = CountingJournal(stream)
+    reader = CatalogueReader(journal)
+    journal.failure = JournalUnavailable("gone")
+    results = await asyncio.gather(*(reader.refresh() for _ in range(5)), return_exceptions=True)
+    assert all(isinstance(result, JournalUnavailable) for result in results)
+    assert journal.lasts == 2  # the first, and all others
+    journal.failure = None
+    leader, follower = (asyncio.create_task(reader.refresh()) for _ in range(2))
+    await asyncio.sleep(0)
+    leader.cancel()
+    assert await follower == Position(1, 1)
+    assert leader.cancelled()
+
+
+async def test_a_stream_that_went_back_is_lost() -> None:
+    stream = MemoryStream()
+    writer = await start(FakeJournal(stream))
+    await writer.add_skus([COLA])
+    del stream.entries[-1]
+    stream.last = stream.entries[-1][0]
+    with pytest.raises(JournalLost):
+        await writer._reader.refresh()
+
+
+async def test_a_read_may_see_a_block_before_its_append_returns() -> None:
+    class Quick(FakeJournal):
+        async def append(self, position: Position, payload: bytes) -> None:
+            await super().append(position, payload)
+            await reader.refresh()
+
+    reader = CatalogueReader(Quick(MemoryStream()))
+    writer = CatalogueWriter(reader, shards=1)
+    await writer.start()
+    assert await writer.add_skus([COLA]) == ([1], 1)
+    assert await writer.add_skus([HAM]) == ([2], 1)
+
+
+async def test_readers_are_told_before_the_answer() -> None:
+    stream = MemoryStream()
+    shard = CatalogueReader(FakeJournal(stream))
+    told: list[Position] = []
+
+    async def tell(at: Position) -> None:
+        told.append(at)
+        assert await shard.refresh() >= at
+
+    writer = CatalogueWriter(CatalogueReader(FakeJournal(stream)), shards=1, on_change=tell)
+    await writer.start()
+    await writer.add_skus([COLA])
+    assert shard.catalogue.skus == 1
+    await writer.add_skus([COLA])
+    await writer.add_locations([OSLO])
+    assert told == [Position(1, 2), Position(1, 3)]  # nothing new, nothing to tell
+
+
+async def test_a_repeated_addition_tells_whom_the_first_could_not_reach() -> None:
+    reachable = False
+    told: list[Position] = []
+
+    async def tell(at: Position) -> None:
+        if not reachable:
+            raise Unavailable("shard 0")
+        told.append(at)
+
+    writer = CatalogueWriter(CatalogueReader(FakeJournal(MemoryStream())), shards=1, on_change=tell)
+    await writer.start()
+    with pytest.raises(Unavailable):
+        await writer.add_skus([COLA])
+    reachable = True
+    assert await writer.add_skus([COLA]) == ([1], 0)
+    assert told == [Position(1, 2)]
+
+
+async def test_an_addition_whose_caller_gives_up_is_carried_out() -> None:
+    stream = MemoryStream()
+    gate = asyncio.Event()
+
+    async def wait() -> None:
+        await gate.wait()
+
+    journal = FakeJournal(stream, wait)
+    gate.set()
+    writer = await start(journal)
+    gate.clear()
+    call = asyncio.create_task(writer.add_skus([COLA]))
+    await asyncio.sleep(0.001)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    assert call.cancelled()
+    gate.set()
+    await writer.close()
+    assert writer._reader.catalogue.skus == 1
+    with pytest.raises(Unavailable):
+        await writer.add_skus([HAM])
+
+
+@pytest.mark.parametrize("fault", ["lose_request", "lose_reply"])
+async def test_a_doubt_ends_the_owner_and_its_successor_settles_it(fault: str) -> None:
+    stream = MemoryStream()
+    journal = FakeJournal(stream)
+    writer = await start(journal)
+    journal.faults.append(fault)
+    with pytest.raises(AppendInDoubt):
+        await writer.add_skus([COLA])
+    assert isinstance(await writer.ended(), AppendInDoubt)
+    assert writer._reader.catalogue.skus == 0  # memory is never ahead of the journal
+    with pytest.raises(AppendInDoubt):
+        await writer.add_skus([HAM])
+    successor = await start(FakeJournal(stream))
+    assert await successor.add_skus([HAM]) == ([2] if fault == "lose_reply" else [1], 1)
+
+
+async def test_a_journal_that_refused_may_be_tried_again() -> None:
+    journal = FakeJournal(MemoryStream())
+    writer = await start(journal)
+    journal.faults.append("refuse")
+    with pytest.raises(JournalUnavailable):
+        await writer.add_skus([COLA, HAM])
+    assert writer._reader.catalogue.skus == 0
+    assert await writer.add_skus([HAM]) == ([1], 1)
+
+
+async def test_a_writer_that_was_not_started_owns_nothing() -> None:
+    writer = CatalogueWriter(CatalogueReader(FakeJournal(MemoryStream())), shards=1)
+    with pytest.raises(Unavailable):
+        await writer.add_skus([COLA])
+
+
+async def test_a_malformed_entry_adds_nothing_and_ends_nothing() -> None:
+    writer = await start(FakeJournal(MemoryStream()))
+    with pytest.raises(InvalidEntry):
+        await writer.add_skus([COLA, Sku("")])
+    assert await writer.add_skus([HAM]) == ([1], 1)
+
+
+async def written() -> MemoryStream:
+    stream = MemoryStream()
+    writer = await start(FakeJournal(stream))  # 1-0 opens, 1-1 is the shard map
+    for entry in (COLA, HAM, MILK):
+        await writer.add_skus([entry])
+    return stream
+
+
+async def test_a_stream_with_a_hole_is_refused() -> None:
+    stream = await written()
+    del stream.entries[3]  # between COLA and MILK
+    reader = CatalogueReader(FakeJournal(stream))
+    with pytest.raises(BlockDamaged, match="1-4: it does not follow 1-2"):
+        await reader.refresh()
+    assert (reader.at, reader.catalogue.skus) == (Position(1, 2), 1)
+
+
+async def test_a_flipped_bit_is_refused_and_named() -> None:
+    stream = await written()
+    position, payload = stream.entries[3]
+    stream.entries[3] = (position, payload[:-9] + bytes([payload[-9] ^ 1]) + payload[-8:])
+    with pytest.raises(BlockDamaged, match="catalogue block 1-3: the CRC32C"):
+        await CatalogueReader(FakeJournal(stream)).refresh()
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        CatalogueBlock(1, 9, 0, 3, 0, [Sku("X")]),  # says that it is another block
+        CatalogueBlock(1, 5, 0, 3, 0, [Sku("X")]),  # follows another block 1-4
+        CatalogueBlock(1, 5, 0, 3, 0, shard_map=ShardMap(2, 2).encode()),
+        CatalogueBlock(3, 0, nonce=b"n"),  # an epoch is missing
+    ],
+)
+async def test_a_block_of_another_history_is_refused(block: CatalogueBlock) -> None:
+    stream = await written()
+    position = Position(3, 0) if block.opens_epoch else Position(1, 5)
+    stream.add(position, encode(block))
+    with pytest.raises(BlockDamaged, match=f"catalogue block {position}: it "):
+        await CatalogueReader(FakeJournal(stream)).refresh()
+
+
+async def test_a_start_that_loses_the_stream_at_once_is_fenced() -> None:
+    stream = MemoryStream()
+    await start(FakeJournal(stream))
+
+    class Overtaken(FakeJournal):
+        async def take_over(
+            self, opening: Callable[[Position], bytes], *, known: Position | None = None
+        ) -> Position:
+            opened = await super().take_over(opening, known=known)
+            await start(FakeJournal(stream))
+            return opened
+
+    with pytest.raises(Fenced):
+        await start(Overtaken(stream))
+
+
+async def test_a_shard_map_that_is_none_is_refused() -> None:
+    reader = (await start(FakeJournal(MemoryStream())))._reader
+    block = CatalogueBlock(1, 2, reader._crc, shard_map=b"?")
+    with pytest.raises(BlockDamaged, match="not a shard map"):
+        reader.absorb(Position(1, 2), encode(block))
+    assert (reader.at, reader.shard_map.version) == (Position(1, 1), 1)
+
+
+async def test_a_newer_shard_map_is_taken_and_an_older_one_refused() -> None:
+    reader = (await start(FakeJournal(MemoryStream())))._reader
+    reader.absorb(*reader.following(shard_map=ShardMap(2, 2, {1: (1,)})))
+    assert reader.shard_map.owners(1) == (1,)
+    with pytest.raises(BlockDamaged, match="version 2 again"):
+        reader.absorb(*reader.following(shard_map=ShardMap(2, 2)))
+
+
+# ----------------------------------------------------------------------------------- the service --
+
+
+class Service:
+    def __init__(self, channel: grpc.aio.Channel, writer: CatalogueWriter | None) -> None:
+        self.stub = catalog_pb2_grpc.CatalogStub(channel)
+        self.writer = writer
+
+
+@pytest.fixture
+async def stream() -> MemoryStream:
+    return MemoryStream()
+
+
+Serve = Callable[[CatalogueReader, CatalogueWriter | None], Awaitable[Service]]
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    servers: list[grpc.aio.Server] = []
+    channels: list[grpc.aio.Channel] = []
+
+    async def begin(reader: CatalogueReader, writer: CatalogueWriter | None) -> Service:
+        server = grpc.aio.server()
+        servicer = catalog.CatalogServicer(reader, writer)
+        catalog_pb2_grpc.add_CatalogServicer_to_server(servicer, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        servers.append(server)
+        channels.append(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
+        return Service(channels[-1], writer)
+
+    yield begin
+    for channel in channels:
+        await channel.close()
+    for server in servers:
+        await server.stop(None)
+
+
+@pytest.fixture
+async def gateway(serve: Serve, stream: MemoryStream) -> Service:
+    writer = await start(FakeJournal(stream), shards=2)
+    return await serve(writer._reader, writer)
+
+
+def entry(code: str, **fields: object) -> catalog_pb2.SkuEntry:
+    return catalog_pb2.SkuEntry(code=code, **fields)  # type: ignore[arg-type]
+
+
+async def violation(call: Awaitable[object]) -> tuple[str, str]:
+    """The field and the description that a call was refused with."""
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    status = rpc_status.from_call(refused.value)  # type: ignore[arg-type]  # AioRpcError does
+    bad_request = error_details_pb2.BadRequest()
+    assert status.details[0].Unpack(bad_request)
+    (found,) = bad_request.field_violations
+    assert refused.value.details() == f"{found.field}: {found.description}"
+    return found.field, found.description
+
+
+async def test_what_was_added_is_listed(gateway: Service) -> None:
+    cola = entry("COLA", unit=1, description="Weißglas", gtins=["96385074", "036000291452"])
+    reply = await gateway.stub.AddSkus(catalog_pb2.AddSkusRequest(skus=[cola, entry("B"), cola]))
+    assert (list(reply.ids), reply.added) == ([1, 2, 1], 2)
+    again = await gateway.stub.AddSkus(catalog_pb2.AddSkusRequest(skus=[entry("B")]))
+    assert (list(again.ids), again.added) == ([2], 0)
+    listed = await gateway.stub.ListSkus(catalog_pb2.ListSkusRequest())
+    cola.id = 1
+    assert list(listed.skus) == [cola, entry("B", id=2)]
+    assert listed.next_id == 0
+
+    rows = [catalog_pb2.LocationEntry(code=f"L{n}", currency="CHF") for n in range(3)]
+    added = await gateway.stub.AddLocations(catalog_pb2.AddLocationsRequest(locations=rows))
+    assert (list(added.ids), added.added) == ([1, 2, 3], 3)
+    known = (await gateway.stub.ListLocations(catalog_pb2.ListLocationsRequest())).locations
+    assert [(row.id, row.code, row.currency, row.shard) for row in known] == [
+        (1, "L0", "CHF", 0),
+        (2, "L1", "CHF", 1),
+        (3, "L2", "CHF", 0),
+    ]
+
+
+async def pages(service: Service, page_size: int) -> list[list[int]]:
+    found, next_id = [], 0
+    while True:
+        request = catalog_pb2.ListSkusRequest(from_id=next_id, page_size=page_size)
+        reply = await service.stub.ListSkus(request)
+        found.append([row.id for row in reply.skus])
+        next_id = reply.next_id
+        if not next_id:
+            return found
+
+
+async def test_lists_come_in_pages(gateway: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await pages(gateway, 0) == [[]]
+    assert gateway.writer is not None
+    await gateway.writer.add_skus([Sku(f"S{n}") for n in range(7)])
+    assert await pages(gateway, 3) == [[1, 2, 3], [4, 5, 6], [7]]
+    assert await pages(gateway, 7) == [[1, 2, 3, 4, 5, 6, 7]]
+    monkeypatch.setattr(catalog, "PAGE_BYTES", 12)  # two entries of six bytes
+    assert await pages(gateway, 0) == [[1, 2], [3, 4], [5, 6], [7]]
+    beyond = await gateway.stub.ListSkus(catalog_pb2.ListSkusRequest(from_id=8))
+    assert (len(beyond.skus), beyond.next_id) == (0, 0)
+    request = catalog_pb2.ListSkusRequest(page_size=limits.MAX_CATALOG_ENTRIES + 1)
+    assert await violation(gateway.stub.ListSkus(request)) == (
+        "page_size",
+        "10001, must be at most 10000",
+    )
+
+
+async def test_the_largest_entries_can_be_listed(gateway: Service) -> None:
+    assert gateway.writer is not None
+    wide = "\U0001f9c0" * limits.MAX_DESCRIPTION
+    await gateway.writer.add_skus([Sku(f"S{n}", 0, wide) for n in range(10_000)])
+    assert [i for page in await pages(gateway, 0) for i in page] == list(range(1, 10_001))
+
+
+async def test_malformed_requests_are_told_what_is_wrong(gateway: Service) -> None:
+    add = gateway.stub.AddSkus
+    request = catalog_pb2.AddSkusRequest
+    assert await violation(add(request(skus=[entry("a"), entry("b"), entry("c"), entry("")]))) == (
+        "skus[3].code",
+        "0 characters, must be 1 to 64",
+    )
+    assert await violation(add(request())) == ("skus", "0 entries, must be 1 to 10000")
+    many = [entry("a")] * (limits.MAX_CATALOG_ENTRIES + 1)
+    assert (await violation(add(request(skus=many))))[0] == "skus"
+    assert (await violation(add(request(skus=[entry("a", unit=7)]))))[0] == "skus[0].unit"
+    location = catalog_pb2.LocationEntry(code="L", currency="Euro")
+    call = gateway.stub.AddLocations(catalog_pb2.AddLocationsRequest(locations=[location]))
+    assert (await violation(call))[0] == "locations[0].currency"
+    call = gateway.stub.AddLocations(catalog_pb2.AddLocationsRequest())
+    assert (await violation(call))[0] == "locations"
+    assert await pages(gateway, 0) == [[]]
+
+
+async def code_of(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call
+    return refused.value.code(), refused.value.details() or ""
+
+
+async def test_a_shard_lists_and_sends_additions_to_a_gateway(
+    gateway: Service, serve: Serve, stream: MemoryStream
+) -> None:
+    assert gateway.writer is not None
+    await gateway.writer.add_skus([COLA])
+    reader = CatalogueReader(FakeJournal(stream))
+    await reader.refresh()
+    shard = await serve(reader, None)
+    assert await pages(shard, 0) == [[1]]
+    for call in (
+        shard.stub.AddSkus(catalog_pb2.AddSkusRequest(skus=[entry("a")])),
+        shard.stub.AddLocations(catalog_pb2.AddLocationsRequest()),
+    ):
+        code, details = await code_of(call)
+        assert code == grpc.StatusCode.FAILED_PRECONDITION
+        assert "gateway" in details
+
+
+async def test_journal_faults_and_a_full_catalogue_have_codes_of_their_own(
+    gateway: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def add() -> Awaitable[object]:
+        return gateway.stub.AddSkus(catalog_pb2.AddSkusRequest(skus=[entry("a")]))
+
+    assert gateway.writer is not None
+    journal = gateway.writer._journal
+    assert isinstance(journal, FakeJournal)
+    with monkeypatch.context() as patch:
+        patch.setattr(limits, "MAX_SKUS", 0)
+        assert (await code_of(add()))[0] == grpc.StatusCode.RESOURCE_EXHAUSTED
+    journal.faults.append("refuse")
+    code, details = await code_of(add())
+    assert (code, details) == (grpc.StatusCode.UNAVAILABLE, "nothing was added: refused")
+    journal.faults.append("lose_reply")
+    code, details = await code_of(add())
+    assert code == grpc.StatusCode.UNAVAILABLE
+    assert "not known" in details
+    assert isinstance(await gateway.writer.ended(), AppendInDoubt)

@@ -1,0 +1,263 @@
+"""Generated histories of a small shard: few cells and few ids, so that everything collides.
+
+A history is plain data and says nothing of answers. Lines are made whole and then, now and then,
+spoilt in one or two columns, so that refusals of every kind meet and their precedence shows. Most
+calls on a hold name it by its place among the holds that there are when the block is made.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from hypothesis import strategies as st
+
+from engine import limits
+from engine.operations import COLUMNS, Flag, Kind, Request, id_to_pair, line_id
+from engine.reference import Key, Line
+from engine.views import Hold
+
+EUR, USD = 978, 840
+SKUS = 3  # known ones
+BERLIN, BOSTON, ELSEWHERE, SPLIT, UNKNOWN = 1, 2, 3, 4, 5
+LOCATIONS: dict[int, dict[str, Any]] = {
+    BERLIN: {"owned": True, "currency": EUR},
+    BOSTON: {"owned": True, "currency": USD},
+    ELSEWHERE: {"owned": False, "currency": EUR},
+    SPLIT: {"owned": True, "currency": EUR, "split": 2, "part": 1},
+}
+CELLS: list[Key] = [*((sku, BERLIN) for sku in (1, 2, 3)), (1, BOSTON), (2, BOSTON), (2, SPLIT)]
+
+# Ids of requests: the lines of the first three carry into the high word, over its sign, and round.
+BASES = [
+    bytes.fromhex("00000000000000010fffffffffffffff"),
+    bytes.fromhex("7ffffffffffffffffffffffffffffffe"),
+    bytes.fromhex("ffffffffffffffffffffffffffffffff"),
+    bytes.fromhex("00000000000000000000000000000000"),
+    bytes.fromhex("00000000000000000000000000000002"),
+]
+
+MS = limits.NS_PER_MS
+TICK = 1 << limits.EXPIRY_TICK_BITS
+FIRST_LEVEL, SECOND_LEVEL = TICK << 12, TICK << 28  # ns that a level of the wheel reaches
+DAY = 24 * 3600 * 1000 * MS
+INT64 = 1 << 63
+
+# What may stand in a column though it should not; some of it is good for some kinds.
+SPOILS: list[tuple[str, int]] = [
+    *(("kind", odd) for odd in (0, 1, 2, 6, 12, 13, 255)),
+    *(("flags", odd) for odd in (0, 1, 2, 3, 4, 255)),
+    *(("sku", odd) for odd in (0, SKUS + 1, 1 << 31, (1 << 32) - 1)),
+    *(("location", odd) for odd in (0, ELSEWHERE, SPLIT, UNKNOWN)),
+    *(("location", odd) for odd in (limits.MAX_LOCATIONS, 1 << 31, (1 << 32) - 1)),
+    *(("quantity", odd) for odd in (0, -1, INT64 - 1, -INT64)),
+    *(("quantity", sign * (limits.MAX_QUANTITY + by)) for sign in (1, -1) for by in (0, 1)),
+    *(("value", odd) for odd in (0, 1, 2, 3, -1, INT64 - 1, -INT64)),
+    *(("value", limits.MAX_TTL_MS + by) for by in (0, 1)),
+    *(("value", limits.MAX_REASON + by) for by in (0, 1)),
+    *(("value", limits.MAX_PRICE_MINOR + by) for by in (0, 1)),
+    *(("currency", odd) for odd in (0, EUR, USD, 65_535)),
+    *(("hold_lo", odd) for odd in (0, 9)),
+]
+
+
+class Wait(NamedTuple):
+    """How far the clock goes: `ns`, or to a pending hold's deadline and `ns` beyond."""
+
+    ns: int
+    hold: int | None = None  # which of the pending holds, by deadline
+
+
+class Call(NamedTuple):
+    """An operation on one of the holds there are, by its place among them."""
+
+    kind: Kind
+    quantity: int
+    flags: int
+    hold: int  # 0: the newest; live ones come first
+    line: int | None  # which of its lines' cells to name
+
+
+class Draft(NamedTuple):
+    """A request before its calls are aimed and its lines spoilt."""
+
+    op_id: bytes
+    parts: list[Line | Call]
+    spoils: list[tuple[int, tuple[str, int]]]  # line, (column, value)
+
+
+class Extreme(NamedTuple):
+    """A counter that a million operations brought near its limit."""
+
+    cell: Key
+    counter: str
+    value: int
+
+
+class Step(NamedTuple):
+    """One block, and what changes before it."""
+
+    wait: Wait
+    drafts: list[Draft]
+    owned: dict[int, bool]
+    extremes: list[Extreme]
+
+
+class History(NamedTuple):
+    """A shard's life from its first block."""
+
+    resolved_remembered: int
+    expiries_per_block: int
+    began_ns: int
+    stock: list[int]  # received of each of CELLS; 0: the cell is not made
+    steps: list[Step]
+
+
+def request(op_id: bytes, lines: Sequence[Line]) -> Request:
+    """A request of these lines."""
+    columns = zip(COLUMNS.items(), zip(*lines, strict=True), strict=True)
+    typed: dict[str, Any] = {name: np.array(column, dtype) for (name, dtype), column in columns}
+    return Request.of(op_id, len(lines), **typed)
+
+
+def line(kind: Kind, cell: Key = (0, 0), quantity: int = 0, value: int = 0, **more: Any) -> Line:
+    """A line; `hold` names its hold by id."""
+    hi, lo = id_to_pair(more.pop("hold", bytes(16)))
+    sku, location = cell
+    full = {"flags": 0, "currency": 0, "hold_hi": hi, "hold_lo": lo} | more
+    return Line(kind=kind, sku=sku, location=location, quantity=quantity, value=value, **full)
+
+
+def receipts(stock: Sequence[int]) -> list[Line]:
+    """What fills the shelves before a history begins."""
+    return [
+        line(Kind.RECEIVE, cell, units) for cell, units in zip(CELLS, stock, strict=True) if units
+    ]
+
+
+def finished(draft: Draft, holds: dict[bytes, Hold]) -> Request:
+    """The request that a draft stands for when these are the holds."""
+    known = sorted(holds.items(), key=lambda each: each[1].state.is_live)
+    lines = [_aimed(part, known) for part in draft.parts]
+    for at, (column, odd) in draft.spoils:
+        lines[at % len(lines)] = lines[at % len(lines)]._replace(**{column: odd})
+    return request(draft.op_id, lines)
+
+
+def _aimed(part: Line | Call, holds: list[tuple[bytes, Hold]]) -> Line:
+    if isinstance(part, Line):
+        return part
+    if not holds:
+        return line(part.kind, hold=bytes(16))
+    hold_id, hold = holds[-1 - part.hold % len(holds)]
+    cell = (0, 0)
+    if part.line is not None:
+        named = hold.lines[part.line % len(hold.lines)]
+        cell = named.sku, named.location
+    return line(part.kind, cell, part.quantity, flags=part.flags, hold=hold_id)
+
+
+@st.composite
+def _weighted(draw: st.DrawFn, *choices: tuple[int, st.SearchStrategy[Any]]) -> Any:
+    """One of the choices, each as often as its weight says (`one_of` drops repeated ones)."""
+    which = [number for number, (weight, _) in enumerate(choices) for _ in range(weight)]
+    return draw(choices[draw(st.sampled_from(which))][1])
+
+
+cells = st.sampled_from([*CELLS, *CELLS[:2] * 3])
+few = st.integers(1, 4)
+ttls_ms = st.sampled_from(
+    [40, 50, 900_000, 60_000, 1, 2, 3, 4294, 4295, 281_474_976, 281_474_977, limits.MAX_TTL_MS]
+)
+reserves = st.builds(line, st.just(Kind.RESERVE), cells, few, ttls_ms)
+
+
+@st.composite
+def _calls(draw: st.DrawFn) -> Line | Call:
+    """An operation on a hold: of the whole, of a part, of a part by the name of its cell."""
+    kind = draw(st.sampled_from([Kind.COMMIT, Kind.COMMIT, Kind.RELEASE, Kind.FULFIL, Kind.CANCEL]))
+    quantity = draw(st.sampled_from([0, 0, 1, 1, 2, 3, 5]))
+    part_of_commit = quantity > 0 and kind == Kind.COMMIT
+    flags = int(Flag.RELEASE_REST) if part_of_commit and draw(st.booleans()) else 0
+    if draw(st.integers(0, 4)):
+        which = draw(st.sampled_from([0, 0, 0, 1, 1, 2, 3, 4, 5]))
+        return Call(kind, quantity, flags, which, draw(st.sampled_from([None, 0, 1, 2])))
+    hold_id = line_id(draw(st.sampled_from(BASES)), draw(st.integers(0, 3)))
+    cell = draw(st.one_of(st.just((0, 0)), cells))
+    return line(kind, cell, quantity, flags=flags, hold=hold_id)
+
+
+@st.composite
+def _facts(draw: st.DrawFn) -> Line:
+    kind = draw(st.sampled_from(list(Kind)[5:]))
+    cell, quantity = draw(cells), draw(few)
+    value = currency = 0
+    if kind == Kind.RETURN:
+        value = draw(st.integers(0, 2))
+    elif kind == Kind.ADJUST:
+        quantity *= draw(st.sampled_from([1, -1]))
+    elif kind == Kind.SET_PRICE:
+        value, currency = draw(st.integers(0, 2)), LOCATIONS[cell[1]]["currency"]
+    elif kind in (Kind.COUNT, Kind.SET_SAFETY_STOCK):
+        quantity = draw(st.integers(0, 12))
+    return line(kind, cell, quantity, value, currency=currency)
+
+
+@st.composite
+def _orders(draw: st.DrawFn) -> list[Line]:
+    """Reserve lines that stand or fall together."""
+    lines = draw(st.lists(reserves, min_size=2, max_size=4))
+    return [each._replace(flags=int(Flag.LINKED)) for each in lines[:-1]] + lines[-1:]
+
+
+def _alone(part: Any) -> list[Any]:
+    return [part]
+
+
+_parts = st.lists(
+    _weighted(
+        (4, _calls().map(_alone)),
+        (2, _facts().map(_alone)),
+        (2, reserves.map(_alone)),
+        (1, _orders()),
+    ),
+    min_size=1,
+    max_size=4,
+).map(lambda parts: [each for part in parts for each in part])
+_spoils = _weighted(
+    (4, st.just([])),
+    (1, st.lists(st.tuples(st.integers(0, 9), st.sampled_from(SPOILS)), min_size=1, max_size=2)),
+)
+_drafts = st.builds(Draft, st.sampled_from(BASES), _parts, _spoils)
+_short = [0, 1, MS - 1, MS, MS + 1, 2 * MS, TICK, 45 * MS]
+_long = [FIRST_LEVEL, FIRST_LEVEL + 1, 60_000 * MS, SECOND_LEVEL - 1, SECOND_LEVEL, DAY, 31 * DAY]
+_waits = _weighted(
+    (6, st.sampled_from(_short).map(Wait)),
+    (3, st.builds(Wait, st.sampled_from([-1, 0, 1, TICK]), st.integers(0, 5))),
+    (1, st.sampled_from(_long).map(Wait)),
+)
+_owned = _weighted(
+    (9, st.just({})),
+    (1, st.dictionaries(st.sampled_from([BOSTON, ELSEWHERE]), st.booleans(), max_size=2)),
+)
+_near = st.sampled_from([limits.MAX_BALANCE - short for short in range(4)])
+_extremes = _weighted(
+    (12, st.just([])),
+    (1, st.builds(Extreme, cells, st.just("on_hand"), _near.map(lambda units: -units)).map(_alone)),
+    (
+        1,
+        st.builds(
+            Extreme, cells, st.sampled_from(["on_hand", "damaged", "quality_control"]), _near
+        ).map(_alone),
+    ),
+)
+_steps = st.builds(Step, _waits, st.lists(_drafts, max_size=3), _owned, _extremes)
+histories = st.builds(
+    History,
+    st.sampled_from([1, 2, 3, 8, 1000]),
+    st.sampled_from([1, 2, 3, 1000]),
+    st.sampled_from(
+        [1, FIRST_LEVEL - TICK, SECOND_LEVEL - 2 * TICK, 6_300 * SECOND_LEVEL - 1, 20_000 * DAY]
+    ),
+    st.lists(st.integers(0, 30), min_size=len(CELLS), max_size=len(CELLS)),
+    st.lists(_steps, min_size=10, max_size=30),
+)

@@ -1,0 +1,129 @@
+"""The two machines side by side: what one answers the other must answer, after every block."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import fields
+
+from engine.block import AfterImage
+from engine.kernels import ON_HAND, SHORTAGES
+from engine.machine import Machine
+from engine.operations import Request
+from engine.reference import Key, ReferenceMachine
+from engine.status import Status
+from engine.views import Cell, HoldState
+from tests.property.histories import LOCATIONS, SKUS, Wait
+
+_COUNTERS = [each.name for each in fields(Cell)]
+
+
+class Pair:
+    """A `Machine` and a `ReferenceMachine` that live the same history."""
+
+    def __init__(
+        self, *, resolved_remembered: int = 1000, expiries_per_block: int = 1000, now_ns: int = 1
+    ) -> None:
+        bounds = {
+            "resolved_remembered": resolved_remembered,
+            "expiries_per_block": expiries_per_block,
+        }
+        self.machine, self.reference = Machine(**bounds), ReferenceMachine(**bounds)
+        self.now_ns = now_ns
+        self.available: list[int] = []  # what the newest block's lines were answered
+        self._ids: dict[bytes, None] = {}  # every hold there ever was
+        self._mirror: dict[Key, Cell] = {}  # kept by the after-images alone, as a gateway does
+        for each in (self.machine, self.reference):
+            each.set_sku_limit(SKUS)
+            for location, given in LOCATIONS.items():
+                each.set_location(location, **given)
+
+    def set_owned(self, location: int, *, owned: bool) -> None:
+        """The shard map changes."""
+        for each in (self.machine, self.reference):
+            each.set_location(location, owned=owned, currency=LOCATIONS[location]["currency"])
+
+    def force(self, cell: Key, counter: str, value: int) -> None:
+        """Bring a counter of a cell where a million operations would."""
+        if cell not in self._mirror:
+            return
+        for kept in (self._mirror[cell], self.reference._cells[cell]):
+            setattr(kept, counter, value)
+        state = self.machine.state
+        row = list(self._mirror).index(cell)
+        state.cells[row, ON_HAND + _COUNTERS.index(counter)] = value
+        state.meta[SHORTAGES] = self.reference.shortages
+        state.sums[0] = self.machine.recomputed_hash()
+        self.compare()
+
+    def wait(self, wait: Wait) -> None:
+        """Let time go by; it always grows."""
+        to = self.now_ns + wait.ns
+        if wait.hold is not None:
+            holds = self.reference.holds.values()
+            deadlines = sorted(
+                each.deadline_ns for each in holds if each.state == HoldState.PENDING
+            )
+            to = deadlines[wait.hold % len(deadlines)] + wait.ns if deadlines else 0
+        self.now_ns = max(self.now_ns + 1, to)
+
+    def apply(self, requests: Sequence[Request]) -> list[Status]:
+        """Apply a block to both and compare everything. Returns the statuses of all its lines."""
+        expected = self.reference.apply(self.now_ns, requests)
+        outcome = self.machine.apply(self.now_ns, requests)
+        statuses = [Status(each) for answer, _ in expected.answers for each in answer]
+        assert [Status(each) for each in outcome.status.tolist()] == statuses
+        self.available = [each for _, answer in expected.answers for each in answer]
+        assert outcome.available.tolist() == self.available
+        assert outcome.expired == expected.expired
+        self._reflect(outcome.image)
+        self.compare()
+        return statuses
+
+    def compare(self) -> None:
+        """The same cells, holds, counts and hash; and what is promised is what the holds say."""
+        machine, reference = self.machine, self.reference
+        cells, holds = reference.cells, reference.holds
+        assert {key: machine.cell(*key) for key in cells} == cells
+        self._ids.update(dict.fromkeys(holds))
+        assert {each: machine.hold(each) for each in self._ids} == {
+            each: holds.get(each) for each in self._ids
+        }
+        assert machine.holds_open == reference.holds_open
+        assert machine.holds_committed == reference.holds_committed
+        assert machine.shortages == reference.shortages
+        assert machine.state_hash == reference.state_hash
+        assert list(self._mirror.items()) == list(cells.items())
+        self._check_next_deadline()
+        self._audit(list(cells))
+        assert machine.audit() == []
+
+    def _reflect(self, image: AfterImage) -> None:
+        assert image.first_new == len(self._mirror)
+        for key in image.new_keys.tolist():
+            self._mirror[key & 0xFFFFFFFF, key >> 32] = Cell()
+        mirrored = list(self._mirror.values())
+        for word, values in image.words.items():
+            for row, value in zip(image.rows.tolist(), values.tolist(), strict=True):
+                setattr(mirrored[row], _COUNTERS[word - ON_HAND], value)
+
+    def _check_next_deadline(self) -> None:
+        pending = [
+            each.deadline_ns
+            for each in self.reference.holds.values()
+            if each.state == HoldState.PENDING
+        ]
+        bound = self.machine.next_deadline_ns()
+        assert (-1 < bound <= min(pending)) if pending else bound == -1
+
+    def _audit(self, keys: list[Key]) -> None:
+        pending: Counter[Key] = Counter()
+        committed: Counter[Key] = Counter()
+        for each in self._ids:
+            hold = self.machine.hold(each)
+            for line in hold.lines if hold else ():
+                assert min(line.pending, line.committed, line.fulfilled) >= 0
+                pending[line.sku, line.location] += line.pending
+                committed[line.sku, line.location] += line.committed
+        for key in keys:
+            cell = self.machine.cell(*key)
+            assert cell is not None
+            assert (cell.reserved, cell.committed) == (pending[key], committed[key])

@@ -1,0 +1,135 @@
+"""A shop of two cells for tests that read as statements; both machines stand behind it."""
+
+from typing import Any
+
+from engine.operations import Disposition, Flag, Kind, line_id
+from engine.reference import Key, Line
+from engine.status import Status
+from engine.views import Cell, Hold, HoldState
+from tests.property.histories import BERLIN, BOSTON, EUR, MS, line, request
+from tests.property.pair import Pair
+
+TEA: Key = (1, BERLIN)
+JAM: Key = (2, BERLIN)
+FAR: Key = (1, BOSTON)
+OPENED_NS = 1_700_000_000_000 * MS
+NO_LINE: Key = (0, 0)
+
+
+def hold_id(name: str) -> bytes:
+    """The id of the hold that is called `name`."""
+    return name.encode().ljust(16, b"\0")
+
+
+class Shop:
+    """Applies one block a call, a nanosecond after the last one unless time is let go by."""
+
+    def __init__(self, tea: int = 0, jam: int = 0, **bounds: int) -> None:
+        self.pair = Pair(now_ns=OPENED_NS, **bounds)
+        stock = [receive(units, cell) for cell, units in ((TEA, tea), (JAM, jam)) if units]
+        if stock:
+            self.does(*stock)
+
+    @property
+    def now_ns(self) -> int:
+        return self.pair.now_ns
+
+    def wait(self, ns: int) -> None:
+        """The next block comes `ns` after the last one."""
+        self.pair.now_ns += ns - 1
+
+    def wait_until(self, now_ns: int) -> None:
+        """The next block comes at this time."""
+        self.pair.now_ns = now_ns - 1
+
+    def answers(self, *lines: Line, name: str = "request") -> list[Status]:
+        """Apply one request; the holds it makes have the ids `name`, `name` + 1, ..."""
+        self.pair.now_ns += 1
+        return self.pair.apply([request(hold_id(name), lines)])
+
+    def answer(self, *lines: Line, name: str = "request") -> Status:
+        """The answer to a request whose lines are all answered alike."""
+        (status,) = set(self.answers(*lines, name=name))
+        return status
+
+    def does(self, *lines: Line, name: str = "request") -> None:
+        """Apply a request that must succeed."""
+        assert self.answer(*lines, name=name) is Status.OK
+
+    def holds(self, name: str, *lines: Line) -> None:
+        """Reserve; the lines are one order."""
+        self.does(*linked(*lines), name=name)
+
+    def cell(self, key: Key = TEA) -> Cell:
+        cell = self.pair.machine.cell(*key)
+        assert cell is not None
+        return cell
+
+    def available(self, key: Key = TEA) -> int:
+        return self.cell(key).available
+
+    def hold(self, name: str, index: int = 0) -> Hold:
+        hold = self.pair.machine.hold(line_id(hold_id(name), index))
+        assert hold is not None
+        return hold
+
+    def state(self, name: str) -> HoldState:
+        return self.hold(name).state
+
+    def units(self, name: str) -> list[tuple[int, int, int]]:
+        """(pending, committed, fulfilled) of each line of a hold."""
+        return [(each.pending, each.committed, each.fulfilled) for each in self.hold(name).lines]
+
+
+def linked(*lines: Line) -> list[Line]:
+    """Lines that stand or fall together."""
+    return [each._replace(flags=int(Flag.LINKED)) for each in lines[:-1]] + list(lines[-1:])
+
+
+def reserve(units: int, cell: Key = TEA, *, ttl_ms: int = 1000, **more: Any) -> Line:
+    return line(Kind.RESERVE, cell, units, ttl_ms, **more)
+
+
+def commit(name: str, units: int = 0, cell: Key = NO_LINE, *, rest: bool = False) -> Line:
+    flags = int(Flag.RELEASE_REST) if rest else 0
+    return line(Kind.COMMIT, cell, units, hold=hold_id(name), flags=flags)
+
+
+def release(name: str, units: int = 0, cell: Key = NO_LINE) -> Line:
+    return line(Kind.RELEASE, cell, units, hold=hold_id(name))
+
+
+def fulfil(name: str, units: int = 0, cell: Key = NO_LINE) -> Line:
+    return line(Kind.FULFIL, cell, units, hold=hold_id(name))
+
+
+def cancel(name: str, units: int = 0, cell: Key = NO_LINE) -> Line:
+    return line(Kind.CANCEL, cell, units, hold=hold_id(name))
+
+
+def sale(units: int, cell: Key = TEA) -> Line:
+    return line(Kind.SALE, cell, units)
+
+
+def comes_back(units: int, disposition: Disposition, cell: Key = TEA) -> Line:
+    return line(Kind.RETURN, cell, units, int(disposition))
+
+
+def receive(units: int, cell: Key = TEA) -> Line:
+    return line(Kind.RECEIVE, cell, units)
+
+
+def adjust(units: int, reason: int = 1, cell: Key = TEA) -> Line:
+    return line(Kind.ADJUST, cell, units, reason)
+
+
+def count(units: int, cell: Key = TEA) -> Line:
+    return line(Kind.COUNT, cell, units)
+
+
+def safety_stock(units: int, cell: Key = TEA) -> Line:
+    return line(Kind.SET_SAFETY_STOCK, cell, units)
+
+
+def price(minor: int, cell: Key = TEA, currency: int = EUR) -> Line:
+    return line(Kind.SET_PRICE, cell, value=minor, currency=currency)

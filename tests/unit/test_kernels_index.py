@@ -1,0 +1,127 @@
+"""The hash indexes of cells and holds: look-alikes, growth, and removal without gaps or tombstones."""
+
+import random
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from engine.machine import Machine
+from engine.operations import Kind, Request, id_to_pair, pair_to_id
+from engine.status import Status
+from tests.property.histories import BERLIN, EUR, request
+from tests.property.shop import OPENED_NS, receive, release, reserve
+
+MANY = 1 << 17  # among so many, some share the 31 bits of hash that an index keeps
+
+
+def mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finalizer of splitmix64 (arrays wrap in silence)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def look_alikes(words: NDArray[np.uint64]) -> list[tuple[int, int]]:
+    """Pairs of words whose hashes agree in the 31 bits that an index keeps."""
+    seen: dict[int, list[int]] = defaultdict(list)
+    for word, tag in zip(words.tolist(), (mix(words) >> np.uint64(33)).tolist(), strict=True):
+        seen[tag].append(word)
+    return [(same[0], same[1]) for same in seen.values() if len(same) > 1]
+
+
+def machine_of(skus: int, remembered: int = 100) -> Machine:
+    machine = Machine(resolved_remembered=remembered)
+    machine.set_sku_limit(skus)
+    machine.set_location(BERLIN, owned=True, currency=EUR)
+    return machine
+
+
+def test_cells_of_the_same_hash_are_told_apart() -> None:
+    place = np.uint64(BERLIN << 32)
+    pairs = look_alikes(place | np.arange(1, MANY, dtype=np.uint64))
+    assert pairs
+    machine = machine_of(MANY)
+    lines = [
+        receive(units, (word & 0xFFFFFFFF, BERLIN))
+        for pair in pairs
+        for units, word in enumerate(pair, 1)
+    ]
+    machine.apply(OPENED_NS, [request(bytes(16), lines)])
+    for pair in pairs:
+        for units, word in enumerate(pair, 1):
+            cell = machine.cell(word & 0xFFFFFFFF, BERLIN)
+            assert cell is not None
+            assert cell.on_hand == units
+
+
+def test_holds_of_the_same_hash_are_told_apart() -> None:
+    pairs = look_alikes(np.arange(MANY, dtype=np.uint64))  # low words; a high word of 0 hashes to 0
+    assert pairs
+    machine = machine_of(1, remembered=1)
+    machine.apply(OPENED_NS, [request(bytes(16), [receive(1000)])])
+    ids = [(pair_to_id(0, one), pair_to_id(0, other)) for one, other in pairs]
+    reserves = [request(each, [reserve(1)]) for pair in ids for each in pair]
+    machine.apply(OPENED_NS + 1, reserves)
+    firsts = [id_to_pair(one) for one, _ in ids]
+    lines = [release("")._replace(hold_hi=high, hold_lo=low) for high, low in firsts]
+    assert not machine.apply(OPENED_NS + 2, [request(bytes(16), lines)]).status.any()
+    for one, other in ids[:-1]:  # the last one released is remembered
+        assert machine.hold(one) is None
+        kept = machine.hold(other)
+        assert kept is not None
+        assert kept.state.name == "PENDING"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_holds_come_and_go_and_every_id_is_found_or_not(seed: int) -> None:
+    """Far more ids than slots, so that the index is full of runs and slots are used again."""
+    draw = random.Random(seed)
+    machine = machine_of(1)
+    machine.apply(OPENED_NS, [request(bytes(16), [receive(10**9)])])
+    live: list[bytes] = []
+    resolved: list[bytes] = []
+    for block in range(60):
+        made = [draw.randbytes(16) for _ in range(draw.randrange(120))]
+        draw.shuffle(live)
+        gone = [live.pop() for _ in range(min(len(live), draw.randrange(120)))]
+        pairs = [id_to_pair(each) for each in gone]
+        lines = [release("")._replace(hold_hi=high, hold_lo=low) for high, low in pairs]
+        requests = [request(each, [reserve(1, ttl_ms=10**6)]) for each in made]
+        if lines:
+            requests.append(request(block.to_bytes(16, "big"), lines))
+        assert not machine.apply(OPENED_NS + 1 + block, requests).status.any()
+        live += made
+        resolved += gone
+    for each in live:
+        hold = machine.hold(each)
+        assert hold is not None
+        assert hold.state.name == "PENDING"
+    remembered = [machine.hold(each) is not None for each in resolved]
+    assert remembered == [False] * (len(resolved) - 100) + [True] * 100
+    assert machine.audit() == []
+
+
+def test_everything_is_found_after_growth() -> None:
+    """Tables and indexes grow block by block; the first ones made are still there."""
+    machine = machine_of(20_000)
+    for block in range(8):
+        first = 1 + block * 2_500
+        skus = np.arange(first, first + 2_500, dtype=np.uint32)
+        columns: dict[str, Any] = {"sku": skus, "location": BERLIN, "quantity": 2}
+        received = Request.of(bytes(16), 2_500, kind=Kind.RECEIVE, **columns)
+        reserved = Request.of(
+            pair_to_id(1, first), 2_500, kind=Kind.RESERVE, **columns | {"value": 10**6}
+        )
+        outcome = machine.apply(OPENED_NS + block, [received, reserved])
+        assert set(outcome.status.tolist()) == {Status.OK}
+    for sku in range(1, 20_001, 97):
+        cell, hold = machine.cell(sku, BERLIN), machine.hold(pair_to_id(1, sku))
+        assert cell is not None
+        assert hold is not None
+        assert (cell.on_hand, cell.reserved, hold.lines[0].sku) == (2, 2, sku)
+    assert machine.cell(20_001, BERLIN) is None
+    assert machine.hold(pair_to_id(1, 20_001)) is None
+    assert machine.audit() == []

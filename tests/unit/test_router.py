@@ -1,0 +1,514 @@
+"""The router over reference machines: what goes where, and that nothing is half done."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.cluster import ActorBusy, ActorGone
+from actors.links import CALL_REQUESTS, CALLS_IN_FLIGHT, QUEUED_REQUESTS, RemoteShard, serve_link
+from actors.ports import Overloaded, Unavailable
+from actors.router import Router
+from engine import wire
+from engine.operations import Flag, Kind, Request, id_to_pair, line_id
+from engine.reference import ReferenceMachine
+from engine.shard_map import ShardMap
+from engine.status import Status
+from engine.views import HoldState
+from tests.fakes.shard import USD, FakeShard
+
+TTL = 60_000
+SPLIT = 5  # the location that is spread over both shards
+MAP = ShardMap(1, 2, {SPLIT: (0, 1)})
+EVERYTHING = [(sku, location) for sku in range(1, 9) for location in range(1, 9)]
+
+
+def batch_id() -> bytes:
+    return os.urandom(14) + b"\0\0"
+
+
+def on(hold_id: bytes) -> dict[str, Any]:
+    high, low = id_to_pair(hold_id)
+    return {"hold_hi": np.uint64(high), "hold_lo": np.uint64(low)}
+
+
+def order(op_id: bytes, cells: list[tuple[int, int]], quantity: Any = 1) -> Request:
+    flags = [Flag.LINKED] * (len(cells) - 1) + [0]
+    skus, locations = zip(*cells, strict=True)
+    return Request.of(
+        op_id,
+        len(cells),
+        kind=Kind.RESERVE,
+        flags=flags,
+        sku=skus,
+        location=locations,
+        quantity=quantity,
+        value=TTL,
+        want_available=True,
+    )
+
+
+def call(op_id: bytes, kind: Kind, hold_id: bytes, lines: int = 1, **columns: Any) -> Request:
+    return Request.of(op_id, lines, kind=kind, want_available=True, **on(hold_id), **columns)
+
+
+class Town:
+    """A gateway's router over two shards, with ten of everything everywhere."""
+
+    def __init__(self) -> None:
+        self.shards = [FakeShard(number, MAP) for number in (0, 1)]
+        self.router = Router(dict(enumerate(self.shards)), lambda: MAP)
+
+    async def stocked(self) -> "Town":
+        skus, locations = zip(*EVERYTHING, strict=True)
+        columns = {"kind": Kind.RECEIVE, "sku": skus, "location": locations, "quantity": 10}
+        _, answer = await self.router.submit(Request.of(batch_id(), 64, **columns))
+        assert not any(answer.status)
+        for shard in self.shards:
+            shard.seen.clear()
+        return self
+
+    async def available(self, sku: int, location: int) -> int:
+        (cell,) = await self.router.cells([(sku, location)])
+        assert cell is not None
+        return cell.available
+
+    @property
+    def reserved(self) -> int:
+        cells = (cell for shard in self.shards for cell in shard.machine.cells.values())
+        return sum(cell.reserved for cell in cells)
+
+
+@pytest.fixture
+async def town() -> Town:
+    return await Town().stocked()
+
+
+async def test_one_link_gets_everything_as_it_is() -> None:
+    shard = FakeShard(1, MAP)
+    router = Router({1: shard}, lambda: MAP)
+    request = order(os.urandom(16), [(1, 1), (1, 2)])
+    number, answer = await router.reserve(request)
+    assert number == 1
+    assert shard.seen == [request]
+    assert list(answer.status) == [Status.WRONG_SHARD, Status.LINKED_LINE_REFUSED]
+
+
+async def test_a_router_needs_a_shard() -> None:
+    with pytest.raises(ValueError):
+        Router({}, lambda: MAP)
+
+
+async def test_what_is_one_shards_goes_straight(town: Town) -> None:
+    request = Request.of(batch_id(), 2, kind=Kind.SALE, sku=[1, 2], location=[2, 4], quantity=1)
+    number, answer = await town.router.submit(request)
+    assert (number, answer.status) == (1, b"\0\0")
+    assert town.shards[1].seen[0] is request
+    assert town.shards[0].seen == []
+
+
+kinds = st.sampled_from([Kind.RESERVE, Kind.SALE, Kind.RECEIVE, Kind.COUNT, Kind.COMMIT, 77])
+lines = st.tuples(kinds, st.integers(0, 9), st.integers(0, 9), st.integers(-1, 11), st.booleans())
+
+
+@given(st.lists(lines, min_size=1, max_size=30))
+def test_a_split_batch_answers_like_one_machine(
+    rows: list[tuple[int, int, int, int, bool]],
+) -> None:
+    """But for orders over several shards, which only `reserve` can make.
+
+    Commits are on the hold that line 0 may have made, and name its cell.
+    """
+    first = (Kind.RESERVE, 1 + rows[0][1] % 8, 1 + rows[0][2] % 8, *rows[0][3:])
+    named = [first]
+    named += [(row[0], *first[1:3], *row[3:]) if row[0] == Kind.COMMIT else row for row in rows[1:]]
+    kind, sku, location, quantity, linked = (list(column) for column in zip(*named, strict=True))
+    flags = [0] * len(named)
+    for i in range(len(named) - 1):
+        same = MAP.shard_of(sku[i], location[i]) == MAP.shard_of(sku[i + 1], location[i + 1])
+        if linked[i] and kind[i] == kind[i + 1] == Kind.RESERVE and same:
+            flags[i] = Flag.LINKED
+    op_id = batch_id()
+    columns = {"kind": kind, "flags": flags, "sku": sku, "location": location}
+    values = {"quantity": quantity, "value": TTL, **on(line_id(op_id, 0))}
+    request = Request.of(op_id, len(named), want_available=True, **columns, **values)
+
+    async def split() -> tuple[list[int], list[int], set[bytes]]:
+        town = await Town().stocked()
+        _, answer = await town.router.submit(request)
+        _, again = await town.router.submit(request)
+        assert again == answer
+        holds = set().union(*(shard.machine.holds for shard in town.shards))
+        return list(answer.status), np.frombuffer(answer.available, "<i8").tolist(), holds
+
+    whole = ReferenceMachine()
+    whole.set_sku_limit(8)
+    for at in range(1, 9):
+        whole.set_location(at, owned=True, currency=USD)
+    skus, locations = zip(*EVERYTHING, strict=True)
+    stock = {"kind": Kind.RECEIVE, "sku": skus, "location": locations, "quantity": 10}
+    whole.apply(10**18 + 1, [Request.of(batch_id(), 64, **stock)])
+    status, available = whole.apply(10**18 + 2, [request]).answers[0]
+    assert asyncio.run(split()) == (list(status), available, set(whole.holds))
+
+
+async def test_linked_lines_of_a_batch_over_shards_are_refused_whole(town: Town) -> None:
+    request = order(batch_id(), [(1, 1), (1, 2), (1, 3)])
+    number, answer = await town.router.submit(request)
+    assert number == 0
+    assert list(answer.status) == [
+        Status.LINKED_LINE_REFUSED,
+        Status.WRONG_SHARD,
+        Status.LINKED_LINE_REFUSED,
+    ]
+    assert town.reserved == 0
+
+
+async def test_hold_lines_of_a_batch_need_a_place(town: Town) -> None:
+    held = batch_id()
+    await town.router.reserve(order(held, [(1, 1), (2, 2)]))
+    request = Request.of(
+        batch_id(), 4, kind=Kind.COMMIT, location=[0, 1, 2, SPLIT], sku=[1, 0, 2, 0], **on(held)
+    )
+    _, answer = await town.router.submit(request)
+    assert list(answer.status) == [Status.UNKNOWN_LOCATION, 0, 0, Status.UNKNOWN_SKU]
+
+
+async def test_a_batch_of_lines_without_a_place_reaches_nobody(town: Town) -> None:
+    request = Request.of(batch_id(), 2, kind=Kind.COMMIT, **on(bytes(16)))
+    number, answer = await town.router.submit(request)
+    assert (number, answer.seq) == (0, 0)
+    assert list(answer.status) == [Status.UNKNOWN_LOCATION] * 2
+
+
+async def test_other_content_under_the_same_id_is_refused_wherever_it_was_seen(town: Town) -> None:
+    op_id = batch_id()
+    columns = {"kind": Kind.SALE, "quantity": 1, "sku": 1}
+    await town.router.submit(Request.of(op_id, 2, location=[1, 2], **columns))
+    other = Request.of(op_id, 3, location=[4, 3, 6], **columns)
+    _, answer = await town.router.submit(other)
+    assert list(answer.status) == [Status.OP_ID_REUSED] * 3
+
+
+# --- orders over several shards -------------------------------------------------------------------
+
+
+async def test_an_order_over_shards_is_held_on_each(town: Town) -> None:
+    op_id = os.urandom(16)
+    number, answer = await town.router.reserve(order(op_id, [(1, 2), (1, 1), (2, 2)], [1, 2, 3]))
+    assert number == 1
+    assert answer.status == bytes(3)
+    assert np.frombuffer(answer.available, "<i8").tolist() == [9, 8, 7]
+    assert answer.now_ns == min(shard.now_ns for shard in town.shards)
+    hold = await town.router.hold(op_id)
+    assert hold is not None
+    assert hold.state == HoldState.PENDING
+    assert [(line.location, line.pending) for line in hold.lines] == [(1, 2), (2, 1), (2, 3)]
+
+
+async def test_an_order_that_one_shard_refuses_is_held_nowhere(town: Town) -> None:
+    request = order(os.urandom(16), [(1, 1), (1, 2), (1, 1)], [1, 11, 2])
+    _, answer = await town.router.reserve(request)
+    assert list(answer.status) == [
+        Status.LINKED_LINE_REFUSED,
+        Status.INSUFFICIENT_STOCK,
+        Status.LINKED_LINE_REFUSED,
+    ]
+    assert np.frombuffer(answer.available, "<i8").tolist() == [10, 10, 10]
+    assert town.reserved == 0
+    assert await town.available(1, 1) == 10
+    assert await town.router.reserve(request) == (0, answer)
+    assert town.reserved == 0
+
+
+async def test_another_order_under_the_same_id_does_not_release_the_first(town: Town) -> None:
+    op_id = os.urandom(16)
+    await town.router.reserve(order(op_id, [(1, 1), (1, 2)]))
+    _, answer = await town.router.reserve(order(op_id, [(1, 1), (2, 2)]))
+    assert list(answer.status) == [Status.OP_ID_REUSED] * 2
+    assert town.reserved == 2
+
+
+async def test_an_order_in_doubt_is_not_released(town: Town) -> None:
+    """A retry would meet the remembered OK of a hold that is gone."""
+    town.shards[1].faults.append(Unavailable("restarting"))
+    request = order(os.urandom(16), [(1, 1), (1, 2)])
+    with pytest.raises(Unavailable):
+        await town.router.reserve(request)
+    _, answer = await town.router.reserve(request)
+    assert not any(answer.status)
+    assert town.reserved == 2
+
+
+async def test_overload_is_told_as_such_only_when_nothing_was_judged(town: Town) -> None:
+    town.shards[0].faults.append(Overloaded("full"))
+    with pytest.raises(Unavailable):
+        await town.router.reserve(order(os.urandom(16), [(1, 1), (1, 2)]))
+    for shard in town.shards:
+        shard.faults.append(Overloaded("full"))
+    with pytest.raises(Overloaded):
+        await town.router.reserve(order(os.urandom(16), [(1, 1), (1, 2)]))
+
+
+async def test_a_bug_is_not_taken_for_a_refusal(town: Town) -> None:
+    town.shards[0].faults.append(KeyError("a bug"))
+    town.shards[1].faults.append(Unavailable("gone"))
+    with pytest.raises(KeyError):
+        await town.router.reserve(order(os.urandom(16), [(1, 1), (1, 2)]))
+
+
+async def test_a_shard_nobody_knows_is_unavailable(town: Town) -> None:
+    router = Router(dict(enumerate(town.shards)), lambda: ShardMap(2, 3))
+    with pytest.raises(Unavailable):
+        await router.submit(Request.of(batch_id(), 1, kind=Kind.SALE, sku=1, location=3))
+
+
+@pytest.mark.parametrize("interleaving", range(10))
+async def test_many_buyers_over_two_shards_never_sell_twice(town: Town, interleaving: int) -> None:
+    rng = np.random.default_rng(interleaving)
+    orders = [
+        order(os.urandom(16), [(1, int(at)) for at in rng.permutation([1, 2])], 4)
+        for _ in range(20)
+    ]
+    answers = await asyncio.gather(*(town.router.reserve(each) for each in orders))
+    won = sum(not any(answer.status) for _, answer in answers)
+    assert won <= 2
+    assert town.reserved == 8 * won
+
+
+# --- calls on holds -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def held(town: Town) -> bytes:
+    """A hold of 3 at location 1 (shard 0) and 2 at location 2 (shard 1)."""
+    op_id = os.urandom(16)
+    await town.router.reserve(order(op_id, [(1, 1), (1, 2)], [3, 2]))
+    return op_id
+
+
+async def test_a_whole_hold_is_committed_on_each_shard(town: Town, held: bytes) -> None:
+    request = call(os.urandom(16), Kind.COMMIT, held)
+    _, answer = await town.router.on_hold(request)
+    assert answer.status == b"\0"
+    assert await town.router.on_hold(request) == (0, answer)
+    hold = await town.router.hold(held)
+    assert hold is not None
+    assert hold.state == HoldState.COMMITTED
+    assert [line.committed for line in hold.lines] == [3, 2]
+
+
+async def test_the_first_refusal_of_a_part_is_the_answer(town: Town, held: bytes) -> None:
+    await town.router.on_hold(call(os.urandom(16), Kind.RELEASE, held), location=2)
+    _, answer = await town.router.on_hold(call(os.urandom(16), Kind.COMMIT, held))
+    assert list(answer.status) == [Status.HOLD_RELEASED]
+
+
+async def test_an_unknown_hold_is_refused_by_a_shard(town: Town) -> None:
+    _, answer = await town.router.on_hold(call(os.urandom(16), Kind.COMMIT, os.urandom(16)))
+    assert list(answer.status) == [Status.UNKNOWN_HOLD]
+    assert answer.seq > 0
+    assert await town.router.hold(os.urandom(16)) is None
+
+
+async def test_a_location_saves_the_question(town: Town) -> None:
+    op_id = os.urandom(16)
+    await town.router.reserve(order(op_id, [(1, 2)]))
+    number, answer = await town.router.on_hold(call(os.urandom(16), Kind.COMMIT, op_id), location=4)
+    assert (number, answer.status) == (1, b"\0")
+    assert len(town.shards[0].seen) == 0
+    assert (await town.router.hold(op_id, location=2)) is not None
+    assert (await town.router.hold(op_id, location=1)) is None
+
+
+async def test_parts_of_a_hold_are_committed_where_they_are(town: Town, held: bytes) -> None:
+    request = call(os.urandom(16), Kind.COMMIT, held, 2, sku=1, location=[2, 1], quantity=[1, 3])
+    number, answer = await town.router.on_hold(request)
+    assert (number, answer.status) == (1, b"\0\0")
+    hold = await town.router.hold(held)
+    assert hold is not None
+    assert [(line.pending, line.committed) for line in hold.lines] == [(0, 3), (1, 1)]
+
+
+@pytest.mark.parametrize("named", [[1], [2], [2, 1]], ids=str)
+async def test_the_rest_is_released_everywhere(town: Town, held: bytes, named: list[int]) -> None:
+    flags = [0] * (len(named) - 1) + [Flag.RELEASE_REST]
+    columns = {"sku": 1, "location": named, "quantity": 1, "flags": flags}
+    request = call(os.urandom(16), Kind.COMMIT, held, len(named), **columns)
+    for _ in range(2):
+        _, answer = await town.router.on_hold(request)
+        assert not any(answer.status)
+        assert town.reserved == 0
+    hold = await town.router.hold(held)
+    assert hold is not None
+    assert sum(line.committed for line in hold.lines) == len(named)
+
+
+async def test_the_rest_is_not_released_when_the_part_is_refused(town: Town, held: bytes) -> None:
+    columns = {"sku": 1, "location": 1, "quantity": 4, "flags": Flag.RELEASE_REST}
+    _, answer = await town.router.on_hold(call(os.urandom(16), Kind.COMMIT, held, **columns))
+    assert list(answer.status) == [Status.EXCEEDS_HOLD]
+    assert town.reserved == 5
+
+
+async def test_a_quantity_without_a_cell_is_not_taken_twice(town: Town, held: bytes) -> None:
+    _, answer = await town.router.on_hold(call(os.urandom(16), Kind.COMMIT, held, quantity=1))
+    assert list(answer.status) == [Status.NOT_IN_HOLD]
+    assert town.reserved == 5
+
+
+async def test_cells_and_tables_come_from_their_shards(town: Town) -> None:
+    names = [(1, 2), (1, 1), (99, 1), (3, SPLIT)]
+    cells = await town.router.cells(names)
+    assert [cell and cell.on_hand for cell in cells] == [10, 10, None, 10]
+    assert [number async for number, _ in town.router.tables()] == [0, 1]
+    assert [number async for number, _ in town.router.tables([2, 4])] == [1]
+    rows = [len(table.cells) async for _, table in town.router.tables([SPLIT])]
+    assert sum(rows) == 8
+
+
+# --- links ----------------------------------------------------------------------------------------
+
+
+class Wire:
+    """Handle and service in one, with a gate to hold calls back and faults to order."""
+
+    def __init__(self, shard: FakeShard) -> None:
+        self.shard = shard
+        self.batches: list[int] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.fault: Exception | None = None
+
+    async def call(self, method: str, *args: Any) -> Any:
+        if method == "submit_many":
+            self.batches.append(len(wire.decode_requests(args[0])))
+        await self.open.wait()
+        if self.fault:
+            raise self.fault
+        return await serve_link(self.shard, method, *args)
+
+
+Linked = Callable[[], Awaitable[tuple[Wire, RemoteShard]]]
+
+
+@pytest.fixture
+async def remote() -> tuple[Wire, RemoteShard]:
+    ends = Wire(FakeShard(3))
+    return ends, RemoteShard(3, ends)
+
+
+def receive(quantity: int = 1) -> Request:
+    return Request.of(
+        os.urandom(16),
+        1,
+        kind=Kind.RECEIVE,
+        sku=1,
+        location=1,
+        quantity=quantity,
+        want_available=True,
+    )
+
+
+async def test_a_remote_shard_is_a_shard(remote: tuple[Wire, RemoteShard]) -> None:
+    ends, link = remote
+    assert link.number == 3
+    answer = await link.submit(receive(5))
+    assert (answer.status, answer.available, answer.seq) == (b"\0", (5).to_bytes(8, "little"), 1)
+    held = order(os.urandom(16), [(1, 1)])
+    await link.submit(held)
+    assert await link.hold(held.op_id) == ends.shard.machine.hold(held.op_id)
+    assert await link.hold(bytes(16)) is None
+    assert await link.cells([(1, 1), (2, 2)]) == [ends.shard.machine.cell(1, 1), None]
+    table, own = await link.table([1]), await ends.shard.table()
+    assert (table.at, table.cells.tolist()) == (own.at, own.cells.tolist())
+    with pytest.raises(KeyError):
+        await serve_link(ends.shard, "drop_everything")
+
+
+async def test_what_gathers_goes_together(remote: tuple[Wire, RemoteShard]) -> None:
+    ends, link = remote
+    ends.open.clear()
+    calls = []
+    for _ in range(5):
+        calls += [asyncio.create_task(link.submit(receive())) for _ in range(10)]
+        for _ in range(3):
+            await asyncio.sleep(0)
+    assert ends.batches == [10] * CALLS_IN_FLIGHT
+    ends.open.set()
+    await asyncio.gather(*calls)
+    assert ends.batches == [10, 10, 30]
+    assert len(ends.shard.seen) == 50
+
+
+async def test_a_full_queue_is_an_overload(remote: tuple[Wire, RemoteShard]) -> None:
+    ends, link = remote
+    ends.open.clear()
+    calls = [asyncio.create_task(link.submit(receive())) for _ in range(QUEUED_REQUESTS)]
+    await asyncio.sleep(0.01)
+    sent = CALLS_IN_FLIGHT * CALL_REQUESTS
+    calls += [asyncio.create_task(link.submit(receive())) for _ in range(sent)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await link.submit(receive())
+    await link.close()
+    errors = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(error) for error in errors} == {Unavailable}
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (ActorGone("died"), Unavailable),
+        (ActorBusy("busy"), Overloaded),
+        (Unavailable("stopping"), Unavailable),
+        (KeyError("a bug"), RuntimeError),
+    ],
+    ids=lambda each: getattr(each, "__name__", type(each).__name__),
+)
+async def test_faults_of_a_call_reach_all_of_its_callers(
+    remote: tuple[Wire, RemoteShard], fault: Exception, told: type[Exception]
+) -> None:
+    ends, link = remote
+    ends.fault = fault
+    errors = await asyncio.gather(
+        *(link.submit(receive()) for _ in range(3)), return_exceptions=True
+    )
+    assert [type(error) for error in errors] == [told] * 3
+    ends.fault = None
+    assert (await link.submit(receive())).status == b"\0"
+
+
+async def test_faults_of_one_request_are_its_own(remote: tuple[Wire, RemoteShard]) -> None:
+    ends, link = remote
+    ends.shard.faults += [None, Overloaded("full"), Unavailable("stopping")]
+    told = await asyncio.gather(*(link.submit(receive()) for _ in range(4)), return_exceptions=True)
+    assert [type(each).__name__ for each in told] == [
+        "Answer",
+        "Overloaded",
+        "Unavailable",
+        "Answer",
+    ]
+
+
+async def test_a_caller_that_went_away_is_not_sent(remote: tuple[Wire, RemoteShard]) -> None:
+    ends, link = remote
+    gone = asyncio.create_task(link.submit(receive()))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    await link.submit(receive())
+    assert len(ends.shard.seen) == 1
+
+
+@given(st.binary(max_size=64))
+def test_bytes_that_are_no_requests_are_told(payload: bytes) -> None:
+    for decode in (wire.decode_requests, wire.decode_answers):
+        with suppress(wire.WireError):
+            decode(payload)

@@ -1,0 +1,619 @@
+"""The services over a real server on loopback, with a reference machine behind them."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from actors.ports import Overloaded, Unavailable
+from actors.router import Router
+from adapters.rpc import requests
+from adapters.rpc.availability import CELLS_PER_PAGE, AvailabilityServicer
+from adapters.rpc.directory import DirectoryServicer
+from adapters.rpc.price import PriceServicer
+from adapters.rpc.server import MAX_MESSAGE_BYTES, Gate, Server, open_server
+from adapters.rpc.stock import StockServicer
+from engine import limits
+from engine.catalogue import Catalogue, CatalogueBlock, Location, Sku
+from engine.operations import COLUMNS, Kind, Request, id_to_pair
+from engine.shard_map import ShardMap
+from engine.status import MESSAGES, Status
+from onhand.v1 import (
+    availability_pb2,
+    availability_pb2_grpc,
+    common_pb2,
+    directory_pb2,
+    directory_pb2_grpc,
+    price_pb2,
+    price_pb2_grpc,
+    stock_pb2,
+    stock_pb2_grpc,
+)
+from tests.fakes.shard import FakeShard
+
+USD, EUR = 840, 978
+MAP = ShardMap(7, 2, {3: (0, 1)})
+
+
+def some_catalogue() -> Catalogue:
+    catalogue = Catalogue()
+    skus = [Sku(f"sku-{i}") for i in range(1, 9)]
+    locations = [Location(f"store-{i}", "USD") for i in range(1, 9)]
+    catalogue.apply(CatalogueBlock(1, 1, skus=skus, locations=locations))
+    return catalogue
+
+
+@dataclass
+class Shop:
+    shard: FakeShard
+    server: Server
+    channel: grpc.aio.Channel
+    ended: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.stock = stock_pb2_grpc.StockStub(self.channel)
+        self.price = price_pb2_grpc.PriceStub(self.channel)
+        self.availability = availability_pb2_grpc.AvailabilityStub(self.channel)
+        self.directory = directory_pb2_grpc.DirectoryStub(self.channel)
+
+    async def receive(self, quantity: int, sku: int = 1, location: int = 1) -> None:
+        request = stock_pb2.LinesRequest(op_id=an_id(), lines=[line(sku, location, quantity)])
+        assert (await self.stock.Receive(request)).status == Status.OK
+
+
+async def open_shop(gate: Gate | None = None) -> Shop:
+    shard, catalogue = FakeShard(), some_catalogue()
+    router = Router({0: shard}, lambda: MAP)
+    ended: list[str] = []
+
+    async def end() -> None:
+        ended.append("streams")
+
+    async def addresses() -> dict[int, tuple[str, int]]:
+        return {1: ("127.0.0.1:1", 4)}
+
+    services = [
+        partial(stock_pb2_grpc.add_StockServicer_to_server, StockServicer(router, catalogue)),
+        partial(
+            price_pb2_grpc.add_PriceServicer_to_server, PriceServicer(router, router, catalogue)
+        ),
+        partial(
+            availability_pb2_grpc.add_AvailabilityServicer_to_server,
+            AvailabilityServicer(router, catalogue),
+        ),
+        partial(
+            directory_pb2_grpc.add_DirectoryServicer_to_server,
+            DirectoryServicer(lambda: MAP, addresses),
+        ),
+    ]
+    server = await open_server(services, end_streams=[end], gate=gate)
+    options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+    channel = grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=options)
+    return Shop(shard, server, channel, ended)
+
+
+@pytest.fixture
+async def shop() -> AsyncIterator[Shop]:
+    opened = await open_shop()
+    yield opened
+    await opened.channel.close()
+    await opened.server.stop(0)
+
+
+def an_id() -> bytes:
+    return os.urandom(16)
+
+
+def line(sku: int | str, location: int | str, quantity: int) -> common_pb2.Line:
+    return common_pb2.Line(sku=a_sku(sku), location=a_place(location), quantity=quantity)
+
+
+def a_sku(name: int | str) -> common_pb2.Sku:
+    return common_pb2.Sku(code=name) if isinstance(name, str) else common_pb2.Sku(id=name)
+
+
+def a_place(name: int | str) -> common_pb2.Location:
+    return common_pb2.Location(code=name) if isinstance(name, str) else common_pb2.Location(id=name)
+
+
+async def refused_field(call: Any) -> str:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    status = rpc_status.from_call(caught.value)
+    assert status is not None
+    details = error_details_pb2.BadRequest()
+    assert status.details[0].Unpack(details)
+    (violation,) = details.field_violations
+    assert violation.description
+    assert caught.value.details() == f"{violation.field}: {violation.description}"
+    return str(violation.field)
+
+
+# --- the life of an order -------------------------------------------------------------------------
+
+
+async def test_an_order_from_reserve_to_fulfilment(shop: Shop) -> None:
+    await shop.receive(10)
+    op_id = an_id()
+    request = stock_pb2.ReserveRequest(op_id=op_id, lines=[line("sku-1", "store-1", 4)], ttl_ms=500)
+    reserved = await shop.stock.Reserve(request)
+    assert (reserved.status, reserved.hold_id, reserved.message) == (Status.OK, op_id, "")
+    assert reserved.deadline_ns == reserved.now_ns + 500_000_000
+    assert [each.available for each in reserved.lines] == [6]
+    assert await shop.stock.Reserve(request) == reserved
+
+    hold = await shop.stock.GetHold(stock_pb2.GetHoldRequest(hold_id=op_id))
+    assert (hold.state, hold.deadline_ns) == (stock_pb2.HOLD_STATE_PENDING, reserved.deadline_ns)
+    assert [(each.sku.id, each.location.id, each.pending) for each in hold.lines] == [(1, 1, 4)]
+
+    part = stock_pb2.HoldRequest(
+        op_id=an_id(), hold_id=op_id, lines=[line(1, 1, 3)], release_rest=True
+    )
+    assert [each.available for each in (await shop.stock.Commit(part)).lines] == [7]
+    whole = stock_pb2.HoldRequest(op_id=an_id(), hold_id=op_id, location=a_place("store-1"))
+    assert (await shop.stock.Fulfil(whole)).status == Status.OK
+    again = await shop.stock.Cancel(stock_pb2.HoldRequest(op_id=an_id(), hold_id=op_id))
+    assert again.status == Status.HOLD_NOT_COMMITTED
+    assert again.message == MESSAGES[Status.HOLD_NOT_COMMITTED]
+    hold = await shop.stock.GetHold(stock_pb2.GetHoldRequest(hold_id=op_id))
+    assert hold.state == stock_pb2.HOLD_STATE_FULFILLED
+
+
+async def test_no_time_to_live_is_the_default(shop: Shop) -> None:
+    await shop.receive(1)
+    request = stock_pb2.ReserveRequest(op_id=an_id(), lines=[line(1, 1, 1)])
+    reply = await shop.stock.Reserve(request)
+    assert reply.deadline_ns - reply.now_ns == limits.DEFAULT_TTL_MS * limits.NS_PER_MS
+
+
+async def test_an_order_is_refused_by_the_line_that_is_to_blame(shop: Shop) -> None:
+    await shop.receive(5)
+    lines = [line(1, 1, 3), line(1, 1, 3), line(2, 1, 1)]
+    reply = await shop.stock.Reserve(stock_pb2.ReserveRequest(op_id=an_id(), lines=lines))
+    assert reply.status == Status.INSUFFICIENT_STOCK
+    assert reply.hold_id == b""
+    assert reply.deadline_ns == 0
+    linked = Status.LINKED_LINE_REFUSED
+    assert [each.status for each in reply.lines] == [linked, Status.INSUFFICIENT_STOCK, linked]
+    released = stock_pb2.HoldRequest(op_id=an_id(), hold_id=an_id())
+    assert (await shop.stock.Release(released)).status == Status.UNKNOWN_HOLD
+
+
+async def test_parts_of_a_hold_are_each_judged_by_themselves(shop: Shop) -> None:
+    await shop.receive(5)
+    await shop.receive(5, sku=2)
+    op_id = an_id()
+    lines = [line(1, 1, 2), line(2, 1, 2)]
+    await shop.stock.Reserve(stock_pb2.ReserveRequest(op_id=op_id, lines=lines))
+    parts = [line(1, 1, 3), line("nothing", 1, 1), line(2, 1, 0), line(2, 1, 1)]
+    request = stock_pb2.HoldRequest(op_id=an_id(), hold_id=op_id, lines=parts, release_rest=True)
+    reply = await shop.stock.Commit(request)
+    refused = [Status.EXCEEDS_HOLD, Status.NOT_IN_HOLD, Status.INVALID_QUANTITY, Status.OK]
+    assert [each.status for each in reply.lines] == refused
+    assert reply.status == Status.EXCEEDS_HOLD
+
+
+async def test_facts_are_recorded_and_raise_a_shortage(shop: Shop) -> None:
+    reply = await shop.stock.Sale(stock_pb2.LinesRequest(op_id=an_id(), lines=[line(1, 1, 2)]))
+    assert [(each.available, each.shortage) for each in reply.lines] == [(-2, 2)]
+    count = stock_pb2.LinesRequest(op_id=an_id(), lines=[line(1, 1, 7)])
+    assert (await shop.stock.Count(count)).lines[0].available == 7
+    kept = stock_pb2.LinesRequest(op_id=an_id(), lines=[line(1, 1, 2)])
+    assert (await shop.stock.SetSafetyStock(kept)).lines[0].available == 5
+    adjust = stock_pb2.AdjustRequest(op_id=an_id(), lines=[line(1, 1, -1)], reason=9)
+    assert (await shop.stock.Adjust(adjust)).lines[0].available == 4
+    back = [
+        stock_pb2.ReturnLine(line=line(1, 1, 1), disposition=disposition)  # type: ignore[arg-type]
+        for disposition in (0, 1, 2, 3)
+    ]
+    returned = await shop.stock.Return(stock_pb2.ReturnRequest(op_id=an_id(), lines=back))
+    assert [each.status for each in returned.lines] == [0, 0, 0, Status.INVALID_DISPOSITION]
+    (cell,) = (await shop.availability.GetCells(cells_request([("sku-1", "store-1")]))).cells
+    shown = (cell.found, cell.on_hand, cell.damaged, cell.quality_control, cell.safety_stock)
+    assert shown == (True, 9, 1, 1, 2)
+    assert (cell.available, cell.sku.id, cell.sku.code) == (5, 1, "sku-1")
+
+
+async def test_unknown_codes_are_values(shop: Shop) -> None:
+    lines = [line("nothing", 1, 1), line(1, "nowhere", 1), line(0, 1, 1), line(1, 0, 1)]
+    reply = await shop.stock.Receive(stock_pb2.LinesRequest(op_id=an_id(), lines=lines))
+    sku, location = Status.UNKNOWN_SKU, Status.UNKNOWN_LOCATION
+    assert [each.status for each in reply.lines] == [sku, location, sku, location]
+
+
+async def test_an_id_for_other_content_is_refused(shop: Shop) -> None:
+    op_id = an_id()
+    for quantity, status in ((1, Status.OK), (2, Status.OP_ID_REUSED), (1, Status.OK)):
+        request = stock_pb2.LinesRequest(op_id=op_id, lines=[line(1, 1, quantity)])
+        assert (await shop.stock.Receive(request)).status == status
+
+
+# --- prices, cells, directory ---------------------------------------------------------------------
+
+
+async def test_prices(shop: Shop) -> None:
+    lines = [price_pb2.PriceLine(sku=a_sku(1), location=a_place(1), price_minor=199)]
+    request = price_pb2.SetPriceRequest(op_id=an_id(), lines=lines, currency="USD")
+    assert (await shop.price.SetPrice(request)).status == Status.OK
+    request = price_pb2.SetPriceRequest(op_id=an_id(), lines=lines * 2, currency="EUR")
+    mismatch = Status.CURRENCY_MISMATCH
+    assert [each.status for each in (await shop.price.SetPrice(request)).lines] == [mismatch] * 2
+    request.currency, request.op_id = "XYZ", an_id()
+    assert (await shop.price.SetPrice(request)).status == mismatch
+    request.currency = "dollars"
+    assert await refused_field(shop.price.SetPrice(request)) == "currency"
+
+    skus = [a_sku("sku-1"), a_sku("sku-2"), a_sku("nothing")]
+    found = await shop.price.GetPrices(
+        price_pb2.GetPricesRequest(location=a_place("store-1"), skus=skus)
+    )
+    assert found.currency == "USD"
+    assert [each.found for each in found.prices] == [True, False, False]
+    assert [each.sku.code for each in found.prices] == ["sku-1", "sku-2", "nothing"]
+    assert (found.prices[0].price_minor, found.prices[0].price_version) == (199, 1)
+    nowhere = price_pb2.GetPricesRequest(location=a_place("nowhere"), skus=skus)
+    assert (await shop.price.GetPrices(nowhere)).currency == ""
+    nothing = price_pb2.GetPricesRequest(location=a_place(1))
+    assert await refused_field(shop.price.GetPrices(nothing)) == "skus"
+
+
+def cells_request(names: list[tuple[Any, Any]]) -> availability_pb2.GetCellsRequest:
+    cells = [availability_pb2.CellName(sku=a_sku(s), location=a_place(at)) for s, at in names]
+    return availability_pb2.GetCellsRequest(cells=cells)
+
+
+async def test_cells_are_listed_as_pages_of_columns(shop: Shop) -> None:
+    await shop.receive(3, 1, 1)
+    await shop.receive(4, 2, 7)
+
+    async def pages(*names: str) -> list[availability_pb2.CellPage]:
+        request = availability_pb2.ListCellsRequest(locations=[a_place(name) for name in names])
+        return [page async for page in shop.availability.ListCells(request)]
+
+    (page,) = await pages()
+    assert page.cells == 2
+    assert np.frombuffer(page.sku, "<u4").tolist() == [1, 2]
+    assert np.frombuffer(page.location, "<u4").tolist() == [1, 7]
+    assert np.frombuffer(page.on_hand, "<i8").tolist() == [3, 4]
+    assert len(page.price_version) == 8
+    assert [(at.shard, at.epoch, at.seq) for at in page.at] == [(0, 1, 2)]
+    (page,) = await pages("store-7", "nowhere")
+    assert np.frombuffer(page.on_hand, "<i8").tolist() == [4]
+    assert await pages("nowhere") == []
+    assert CELLS_PER_PAGE * 80 < 4 << 20
+
+
+async def test_a_malformed_call_of_a_stream_is_refused(shop: Shop) -> None:
+    places = [common_pb2.Location(code="x" * 65)]
+    stream = shop.availability.ListCells(availability_pb2.ListCellsRequest(locations=places))
+    assert await refused_field(stream.read()) == "locations[0].code"
+    many = availability_pb2.ListCellsRequest(locations=[a_place(1)] * 10_001)
+    assert await refused_field(shop.availability.ListCells(many).read()) == "locations"
+
+
+async def test_the_directory(shop: Shop) -> None:
+    found = await shop.directory.GetShardMap(directory_pb2.GetShardMapRequest())
+    assert found.version == 7
+    assert [(each.number, each.address, each.epoch) for each in found.shards] == [
+        (0, "", 0),
+        (1, "127.0.0.1:1", 4),
+    ]
+    assert [(each.location_id, list(each.shards)) for each in found.placements] == [(3, [0, 1])]
+    told = await shop.directory.GetLimits(directory_pb2.GetLimitsRequest())
+    assert told.max_message_bytes == MAX_MESSAGE_BYTES
+    assert all(getattr(told, each.name) for each in told.DESCRIPTOR.fields)
+
+
+async def test_a_shard_does_not_know_the_others() -> None:
+    servicer = DirectoryServicer(lambda: MAP)
+    add = partial(directory_pb2_grpc.add_DirectoryServicer_to_server, servicer)
+    server = await open_server([add])
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub = directory_pb2_grpc.DirectoryStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.GetShardMap(directory_pb2.GetShardMapRequest())
+    assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    await server.stop(0)
+
+
+# --- malformed input ------------------------------------------------------------------------------
+
+
+LONG = "x" * 65
+GOOD = [line(1, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "field_"),
+    [
+        ("Reserve", stock_pb2.ReserveRequest(op_id=b"short", lines=GOOD), "op_id"),
+        ("Reserve", stock_pb2.ReserveRequest(op_id=bytes(16)), "lines"),
+        ("Reserve", stock_pb2.ReserveRequest(op_id=bytes(16), lines=GOOD * 513), "lines"),
+        (
+            "Sale",
+            stock_pb2.LinesRequest(op_id=bytes(16), lines=[*GOOD, line(LONG, 1, 1)]),
+            "lines[1].sku.code",
+        ),
+        (
+            "Sale",
+            stock_pb2.LinesRequest(op_id=bytes(16), lines=[line(1, LONG, 1)]),
+            "lines[0].location.code",
+        ),
+        (
+            "Return",
+            stock_pb2.ReturnRequest(
+                op_id=bytes(16), lines=[stock_pb2.ReturnLine(line=line(LONG, 1, 1))]
+            ),
+            "lines[0].line.sku.code",
+        ),
+        ("Adjust", stock_pb2.AdjustRequest(lines=GOOD), "op_id"),
+        ("Commit", stock_pb2.HoldRequest(op_id=bytes(16), hold_id=b"x"), "hold_id"),
+        (
+            "Commit",
+            stock_pb2.HoldRequest(op_id=bytes(16), hold_id=bytes(16), location=a_place(LONG)),
+            "location.code",
+        ),
+        (
+            "Commit",
+            stock_pb2.HoldRequest(op_id=bytes(16), hold_id=bytes(16), lines=GOOD * 513),
+            "lines",
+        ),
+        ("GetHold", stock_pb2.GetHoldRequest(), "hold_id"),
+        ("Submit", stock_pb2.SubmitRequest(op_id=bytes(15), lines=1), "op_id"),
+        ("Submit", stock_pb2.SubmitRequest(op_id=b"\1" * 16, lines=1), "op_id"),
+        ("Submit", stock_pb2.SubmitRequest(op_id=bytes(16)), "lines"),
+        ("Submit", stock_pb2.SubmitRequest(op_id=bytes(16), lines=8_191), "lines"),
+        ("Submit", stock_pb2.SubmitRequest(op_id=bytes(16), lines=3, kind=b"12"), "kind"),
+        ("Submit", stock_pb2.SubmitRequest(op_id=bytes(16), lines=3, sku=b"123"), "sku"),
+        ("Submit", stock_pb2.SubmitRequest(op_id=bytes(16), lines=3, hold=bytes(8)), "hold"),
+    ],
+    ids=str,
+)
+async def test_malformed_fields_are_named(
+    shop: Shop, method: str, request_: Any, field_: str
+) -> None:
+    assert await refused_field(getattr(shop.stock, method)(request_)) == field_
+    assert shop.shard.seen == []
+
+
+async def test_too_large_a_message_is_refused(shop: Shop) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await shop.stock.Submit(stock_pb2.SubmitRequest(sku=bytes(MAX_MESSAGE_BYTES)))
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+columns = st.fixed_dictionaries(
+    {"op_id": st.binary(min_size=14, max_size=14).map(lambda start: start + b"\0\0")},
+    optional={
+        "lines": st.integers(0, 9) | st.integers(0, 2**32 - 1),
+        "want_available": st.booleans(),
+        **{
+            name: st.binary(max_size=64) | st.binary(min_size=size, max_size=size)
+            for name, size in {
+                "kind": 1, "flags": 1, "sku": 4, "location": 4, "quantity": 8, "value": 8,
+                "currency": 2, "hold": 16,
+            }.items()
+        },
+    },
+)  # fmt: skip
+GENTLE = (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT)
+
+
+@pytest.fixture(scope="module")
+def loop() -> Any:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def module_shop(loop: asyncio.Runner) -> Any:
+    opened = loop.run(open_shop())
+    yield opened
+    loop.run(opened.channel.close())
+    loop.run(opened.server.stop(0))
+
+
+async def call_gently(shop: Shop, method: str, payload: bytes) -> None:
+    """Whatever the bytes, the answer is a reply or INVALID_ARGUMENT, and the server lives on."""
+    call = shop.channel.unary_unary(f"/onhand.v1.Stock/{method}")(payload)
+    assert await call.code() in GENTLE, await call.details()
+    found = await shop.stock.GetHold(stock_pb2.GetHoldRequest(hold_id=bytes(16)))
+    assert found.state == stock_pb2.HOLD_STATE_UNKNOWN
+
+
+@given(columns)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example({"op_id": bytes(16), "lines": 2, "kind": b"\1", "flags": b"\1"})
+@example(
+    {"op_id": bytes(16), "lines": 1, "kind": b"\1", "sku": b"\xff" * 4, "location": b"\xff" * 4}
+)
+def test_no_batch_breaks_the_server(
+    loop: asyncio.Runner, module_shop: Shop, fields: dict[str, Any]
+) -> None:
+    payload = stock_pb2.SubmitRequest(**fields).SerializeToString()
+    loop.run(call_gently(module_shop, "Submit", payload))
+
+
+METHODS = [method.name for method in stock_pb2.DESCRIPTOR.services_by_name["Stock"].methods]
+
+
+@given(st.sampled_from(METHODS), st.binary(max_size=200))
+@example("Reserve", b"\xff")
+def test_no_bytes_break_the_server(
+    loop: asyncio.Runner, module_shop: Shop, method: str, payload: bytes
+) -> None:
+    loop.run(call_gently(module_shop, method, payload))
+
+
+# --- requests -------------------------------------------------------------------------------------
+
+u8, i8 = st.integers(0, 255), st.integers(-(2**63), 2**63 - 1)
+
+
+@given(
+    u8,
+    u8,
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**32 - 1),
+    i8,
+    i8,
+    st.binary(min_size=16, max_size=16),
+)
+def test_one_line_is_what_the_long_way_makes_of_it(
+    kind: int, flags: int, sku: int, location: int, quantity: int, value: int, hold: bytes
+) -> None:
+    high, low = id_to_pair(hold)
+    names = {"flags": flags, "quantity": quantity, "value": value}
+    short = requests._one(
+        bytes(16), kind, sku, location, quantity, value, flags=flags, hold=(high, low)
+    )
+    long = Request.of(
+        bytes(16), 1, kind=kind, sku=sku, location=location, **names,
+        hold_hi=np.uint64(high), hold_lo=np.uint64(low),
+    )  # fmt: skip
+    assert {name: column.tolist() for name, column in short.columns.items()} == {
+        name: column.tolist() for name, column in long.columns.items() if column.any()
+    }
+    assert all(column.dtype == COLUMNS[name] for name, column in short.columns.items())
+    assert all(column.flags.aligned for column in short.columns.values())
+
+
+def test_a_batch_is_told_from_another_by_any_column() -> None:
+    base = {"op_id": bytes(16), "lines": 1}
+    changed: list[dict[str, Any]] = [
+        {"kind": b"\1"}, {"flags": b"\1"}, {"sku": b"\1\0\0\0"}, {"location": b"\1\0\0\0"},
+        {"quantity": b"\1" + bytes(7)}, {"value": b"\1" + bytes(7)}, {"currency": b"\1\0"},
+        {"hold": b"\1" * 16}, {"want_available": True}, {},
+    ]  # fmt: skip
+    digests = {requests.submit(stock_pb2.SubmitRequest(**base, **each)).digest for each in changed}
+    assert len(digests) == len(changed)
+
+
+async def test_a_batch_of_columns(shop: Shop) -> None:
+    columns = {
+        "op_id": an_id()[:14] + b"\0\0", "lines": 3, "kind": bytes((Kind.RECEIVE,)),
+        "sku": np.array([1, 2, 9], "<u4").tobytes(), "location": np.array([1], "<u4").tobytes(),
+        "quantity": np.array([5, 6, 7], "<i8").tobytes(),
+    }  # fmt: skip
+    reply = await shop.stock.Submit(stock_pb2.SubmitRequest(**columns, want_available=True))
+    assert list(reply.status) == [0, 0, Status.UNKNOWN_SKU]
+    assert np.frombuffer(reply.available, "<i8").tolist() == [5, 6, 0]
+    assert (reply.shard, reply.epoch, reply.seq) == (0, 1, 1)
+    columns |= {"op_id": an_id()[:14] + b"\0\0", "sku": np.array([1], "<u4").tobytes()}
+    reply = await shop.stock.Submit(stock_pb2.SubmitRequest(**columns))
+    assert (reply.status, reply.available) == (b"", b"")
+
+
+# --- the gate and the end -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (Overloaded("full"), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (Unavailable("starting"), grpc.StatusCode.UNAVAILABLE),
+    ],
+    ids=["overloaded", "unavailable"],
+)
+async def test_what_a_shard_raises_is_told(
+    shop: Shop, fault: Exception, code: grpc.StatusCode
+) -> None:
+    shop.shard.faults.append(fault)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await shop.receive(1)
+    assert (caught.value.code(), caught.value.details()) == (code, str(fault))
+    await shop.receive(1)
+
+
+@pytest.mark.parametrize("gate", [Gate(max_calls=2), Gate(max_bytes=110)], ids=["calls", "bytes"])
+async def test_a_full_gate_refuses_and_opens_again(gate: Gate) -> None:
+    shop = await open_shop(gate)
+    passing = asyncio.Event()
+    submit = shop.shard.submit
+
+    async def slow_submit(request: Request) -> Any:
+        await passing.wait()
+        return await submit(request)
+
+    shop.shard.submit = slow_submit  # type: ignore[method-assign]
+    calls = [asyncio.create_task(shop.receive(1)) for _ in range(10)]
+    done, waiting = await asyncio.wait(calls, timeout=2, return_when=asyncio.FIRST_EXCEPTION)
+    while len(waiting) > 4:
+        done, waiting = await asyncio.wait(calls, timeout=0.2)
+    codes = {each.exception().code() for each in done}  # type: ignore[union-attr]
+    assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert len(waiting) >= 2
+    passing.set()
+    await asyncio.gather(*waiting)
+    assert (gate.calls, gate.nbytes) == (0, 0)
+    await shop.receive(1)
+    await shop.channel.close()
+    await shop.server.stop(0)
+
+
+async def test_streams_have_a_limit_of_their_own() -> None:
+    shop = await open_shop(Gate(max_streams=0))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await shop.availability.ListCells(availability_pb2.ListCellsRequest()).read()
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    await shop.receive(1)
+    await shop.channel.close()
+    await shop.server.stop(0)
+
+
+async def test_health_and_reflection(shop: Shop) -> None:
+    health = health_pb2_grpc.HealthStub(shop.channel)
+    for name in ("", "onhand.v1.Stock", "onhand.v1.Directory"):
+        reply = await health.Check(health_pb2.HealthCheckRequest(service=name))
+        assert reply.status == health_pb2.HealthCheckResponse.SERVING
+    reflect = reflection_pb2_grpc.ServerReflectionStub(shop.channel)
+    asked = reflection_pb2.ServerReflectionRequest(list_services="")
+    call = reflect.ServerReflectionInfo(iter([asked]))
+    names = {each.name for each in (await call.read()).list_services_response.service}
+    call.cancel()
+    assert {"onhand.v1.Stock", "onhand.v1.Price", "grpc.health.v1.Health"} < names
+
+
+async def test_a_stop_says_so_first_and_lets_calls_end() -> None:
+    shop = await open_shop()
+    states = []
+    watch = health_pb2_grpc.HealthStub(shop.channel).Watch(health_pb2.HealthCheckRequest())
+    states.append((await watch.read()).status)
+    passing = asyncio.Event()
+    submit = shop.shard.submit
+
+    async def slow_submit(request: Request) -> Any:
+        passing.set()
+        await asyncio.sleep(0.05)
+        return await submit(request)
+
+    shop.shard.submit = slow_submit  # type: ignore[method-assign]
+    call = asyncio.create_task(shop.receive(1))
+    await passing.wait()
+    stopping = asyncio.create_task(shop.server.stop(0.5))
+    states.append((await watch.read()).status)
+    await call
+    await stopping
+    serving = health_pb2.HealthCheckResponse.SERVING
+    assert states == [serving, health_pb2.HealthCheckResponse.NOT_SERVING]
+    assert shop.ended == ["streams"]
+    await shop.server.stop(0)
+    await shop.channel.close()
+
+
+async def test_a_port_that_is_taken_is_an_os_error(shop: Shop) -> None:
+    with pytest.raises(OSError, match="cannot listen"):
+        await open_server([], port=shop.server.port)
