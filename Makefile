@@ -25,7 +25,7 @@ help: ## Say what can be made
 
 # ---------------------------------------------------------------------------------- set-up --------
 
-setup: $(VENV)/.stamp-install $(VENV)/.stamp-proto ## Make .venv with everything in it
+setup: $(VENV)/.stamp-install $(VENV)/.stamp-proto $(VENV)/.stamp-kernels ## Make .venv with everything in it
 
 # Takes the first interpreter that fits, the system's own before newer ones. A version manager's
 # shim may be on PATH and still not run, so each is tried.
@@ -63,6 +63,12 @@ $(VENV)/.stamp-install: pyproject.toml $(wildcard $(CODE:%=%/__init__.py)) $(VEN
 
 $(VENV)/.stamp-proto: protos/build.py $(PROTOS) $(VENV)/.stamp-packages
 	@$(VENV)/bin/python protos/build.py
+	@touch $@
+
+# numba keeps what it compiles beside the code; actors that found nothing there would each compile.
+$(VENV)/.stamp-kernels: engine/kernels.py $(VENV)/.stamp-install
+	@echo "setup: compiling the kernels (half a minute, the first time)"
+	@$(VENV)/bin/python -m engine.warm
 	@touch $@
 
 # ------------------------------------------------------------------------------------- use --------

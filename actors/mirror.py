@@ -37,6 +37,7 @@ from engine.views import Cell
 RETRY_MIN_S: Final = 0.05  # between attempts to load or to read along, doubling
 RETRY_MAX_S: Final = 2.0
 SLICE_S: Final = 0.004  # blocks are applied for so long before others get their turn
+GAP_S: Final = 0.005  # between two reads of the journal; what a delta may be late by
 
 _log = structlog.get_logger(__name__)
 
@@ -77,6 +78,7 @@ class MirrorFeed:
         retry_min_s: float = RETRY_MIN_S,
         retry_max_s: float = RETRY_MAX_S,
         slice_s: float = SLICE_S,
+        gap_s: float = GAP_S,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.mirror: Final = Mirror(link.number)
@@ -85,6 +87,7 @@ class MirrorFeed:
         self._retry_min_s = retry_min_s
         self._retry_max_s = retry_max_s
         self._slice_s = slice_s
+        self._gap_s = gap_s
         self._now_ns = now_ns
         self._listener: Listener | None = None
         self._loaded = asyncio.Event()
@@ -156,6 +159,10 @@ class MirrorFeed:
                 start = self._apply(entries, start)
                 if start < len(entries):
                     await asyncio.sleep(0)
+            # What is written meanwhile comes in one go: a thousand small blocks a second, each
+            # fetched by itself, would cost the shard's machine as much as serving them.
+            if not self._waiters:
+                await asyncio.sleep(self._gap_s)
         raise JournalUnavailable("the tail ended")
 
     def _apply(self, entries: list[Entry], start: int) -> int:

@@ -1,6 +1,6 @@
 """`onhand status`, `audit` and `snapshot`: a look at, and a hand on, a running Onhand."""
 
-from typing import Any
+from typing import Final
 
 import typer
 from rich.table import Table
@@ -15,6 +15,18 @@ from adapters.cli.options import (
 )
 from adapters.cli.output import check_writable, out, print_json, say, write_json
 from adapters.cli.running import Running
+
+# What fits a terminal; --json has the rest.
+SHOWN: Final = (
+    "shard",
+    "epoch",
+    "seq",
+    "cells",
+    "holds_open",
+    "holds_committed",
+    "shortages",
+    "mirror_lag_ms",
+)
 
 
 def status(
@@ -36,9 +48,9 @@ def status(
     for name, entry in servers.items():
         out.print(f"{name:<10} gRPC {entry['address']}  metrics {entry['metrics'] or 'off'}")
     out.print(f"delta subscribers: {subscribers:,}")
-    table = Table(*(name.replace("_", " ") for name in shards[0]))
+    table = Table(*(name.replace("_", " ") for name in SHOWN))
     for shard in shards:
-        table.add_row(*map(_text, shard.values()))
+        table.add_row(*(f"{shard[name]:,}" for name in SHOWN))
     out.print(table)
 
 
@@ -73,7 +85,3 @@ def snapshot(data_dir: DataDir = DEFAULT_DATA_DIR, ray_address: RayAddress = "")
     with Running(data_dir, ray_address) as running:
         for number in running.shards:
             say(f"shard {number}: snapshot as of block {running.snapshot(number)}")
-
-
-def _text(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -32,7 +32,7 @@ Columns = dict[str, NDArray[np.int64]]
 
 
 class OrderState(IntEnum):
-    """Where an order stands in the books."""
+    """Where an order stands."""
 
     PLANNED = 0  # nothing was acknowledged yet
     REFUSED = 1
@@ -74,7 +74,7 @@ class Cells:
     def at(self, key: NDArray[np.int64]) -> Columns:
         """The columns of the cells `key` (n,), zeros where there is no such cell."""
         if not len(self.key):
-            return {name: np.zeros(len(key), np.int64) for name in COLUMNS}
+            return dict.fromkeys(COLUMNS, np.zeros(len(key), np.int64))
         order = np.argsort(self.key)
         place = np.minimum(np.searchsorted(self.key, key, sorter=order), len(order) - 1)
         row = order[place]
@@ -145,8 +145,6 @@ class Ledger:
             self.lines.order[self._reserve], np.arange(self.orders + 1)
         ).astype(np.int64)
 
-    # ------------------------------------------------------------------------------ acknowledged --
-
     def record(
         self,
         place: NDArray[np.int64],
@@ -186,8 +184,6 @@ class Ledger:
         refused = np.append(self.state == OrderState.REFUSED, np.False_)
         return refused[order]  # order -1 is the last one
 
-    # ---------------------------------------------------------------------------------- compared --
-
     def differences(self, found: Cells) -> list[Difference]:
         """Every column of every cell that is not as the books say, cells unknown here included."""
         key = np.union1d(self.cells, found.key)
@@ -213,8 +209,6 @@ class Ledger:
         """How many orders ended how."""
         counts = np.bincount(self.state, minlength=len(OrderState))
         return {state.name.lower(): int(counts[state]) for state in OrderState if counts[state]}
-
-    # ---------------------------------------------------------------------------------- entering --
 
     def _record_fact(self, kind: Kind, place: NDArray[np.int64]) -> None:
         cell, quantity = self._cell[place], self.lines.quantity[place]
@@ -274,20 +268,18 @@ class Ledger:
         for name, sign in signs.items():
             np.add.at(self.columns[name], self._cell[place], sign * self.lines.quantity[place])
 
-    # --------------------------------------------------------------------------------- judgement --
-
     def _note_unexpected(
         self, place: NDArray[np.int64], kind: NDArray[np.uint8], status: NDArray[np.uint8]
     ) -> None:
         """Facts, prices and steps are never refused; reserves only for want of stock."""
         is_reserve = kind == Kind.RESERVE
+        allowed = (Status.OK, Status.INSUFFICIENT_STOCK, Status.LINKED_LINE_REFUSED)
         for at in np.flatnonzero((status != Status.OK) & ~is_reserve):
             self._unexpected(int(place[at]), Status(int(status[at])), "must be OK")
         want = is_reserve & (status == Status.INSUFFICIENT_STOCK)
         for at in np.flatnonzero(want & ~np.isin(self.key[place], self.short)):
             why = "the cell opened with enough for all that is asked of it"
             self._unexpected(int(place[at]), Status.INSUFFICIENT_STOCK, why)
-        allowed = (Status.OK, Status.INSUFFICIENT_STOCK, Status.LINKED_LINE_REFUSED)
         for at in np.flatnonzero(is_reserve & ~np.isin(status, allowed)):
             why = "a reserve is refused for want of stock alone"
             self._unexpected(int(place[at]), Status(int(status[at])), why)

@@ -61,6 +61,59 @@ def test_demo_survives_a_kill_and_proves_itself(tmp_path: Path) -> None:
     assert "audit: holds" in result.stdout
 
 
+TAMPERED = """
+import asyncio, json, sys
+from pathlib import Path
+from adapters.journey import PlanOptions, load
+from adapters.replay import session, watchers
+from adapters.replay.driver import Pace
+from adapters.settings import Settings
+from adapters.stack import Stack
+
+session.SETTLE_TIMEOUT_S = watchers.CAUGHT_UP_TIMEOUT_S = 2
+
+class Tampered(session._Session):
+    async def trade(self):
+        await super().trade()
+        lines = self._journey.plan.lines
+        names = self._journey.catalogue
+        cell = names.sku_codes[lines.sku[0]], names.store_codes[lines.store[0]]
+        assert (await self._front.sale([(*cell, 1)])).ok  # behind the books' back
+        replica = next(each for each in self._watchers.replicas.values() if len(each))
+        replica._values[0, 0] += 1
+
+session._Session = Tampered
+settings = Settings.load(data_dir=Path(sys.argv[1]), port=0)
+with Stack(settings) as stack:
+    place = session.Place(stack, stack.gateway_address, 1)
+    journey = load(PlanOptions(weeks=1))
+    begin = lambda name, size: lambda done: None
+    report = asyncio.run(session.replay(place, journey, Pace(), begin))
+print(json.dumps(report.to_json()))
+"""
+
+
+@needs_data
+def test_audit_finds_what_is_wrong(tmp_path: Path) -> None:
+    """An audit that cannot fail proves nothing."""
+    result = subprocess.run(
+        [sys.executable, "-c", TAMPERED, str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert result.returncode == 0, told(result)
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert not report["audit_holds"]
+    assert not report["conserved"]
+    assert report["cells_different"] == 1
+    assert "on_hand" in report["first_differences"][0]
+    assert not report["replicas_equal"]
+    assert len(report["replicas_different"]) == 1
+    assert report["hash_after_restart_equal"]
+
+
 def test_up_loads_shows_and_stops(tmp_path: Path) -> None:
     """One life of an installation: start, load files, look, audit, snapshot, stop, start again."""
     skus, locations, stock = (tmp_path / name for name in ("skus.csv", "places.csv", "stock.csv"))

@@ -95,7 +95,7 @@ async def channel(gateway: Gateway) -> AsyncIterator[grpc.aio.Channel]:
 
 async def until(condition: Any, timeout_s: float = 10.0) -> None:
     async with asyncio.timeout(timeout_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - of things that know no events
             await asyncio.sleep(0.005)
 
 
@@ -119,8 +119,11 @@ async def test_replicas_follow_over_a_restart(gateway: Gateway, channel: grpc.ai
         await until(lambda r=replica, n=location: r.cells() == gateway.truth(n))
     for replica in replicas.values():
         counters = replica.counters
-        assert counters.snapshots == 1 and counters.resumes >= 1 and counters.compacted == 0
-    assert replicas[1].counters.deltas > 0 and len(replicas[1].delays_ns) > 0
+        assert counters.snapshots == 1
+        assert counters.resumes >= 1
+        assert counters.compacted == 0
+    assert replicas[1].counters.deltas > 0
+    assert len(replicas[1].delays_ns) > 0
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -139,12 +142,15 @@ async def test_fields_leave_columns_empty(gateway: Gateway, channel: grpc.aio.Ch
     ):
         call = stub.Subscribe(deltas_pb2.SubscribeRequest(locations=locations, fields=fields))
         frame = await call.read()
-        assert frame.kind == deltas_pb2.FRAME_KIND_SNAPSHOT and frame.cells == 1
-        assert frame.sent_ns > 0 and not frame.resume_token
+        assert frame.kind == deltas_pb2.FRAME_KIND_SNAPSHOT
+        assert frame.cells == 1
+        assert frame.sent_ns > 0
+        assert not frame.resume_token
         columns = ("on_hand", "available", "price_minor", "price_version")
         assert {name for name in columns if not getattr(frame, name)} == empty
         frame = await call.read()
-        assert frame.kind == deltas_pb2.FRAME_KIND_SNAPSHOT_END and frame.resume_token
+        assert frame.kind == deltas_pb2.FRAME_KIND_SNAPSHOT_END
+        assert frame.resume_token
         assert [(at.shard, at.epoch, at.seq) for at in frame.at] == [(0, 1, 1)]
         call.cancel()
 
@@ -152,7 +158,10 @@ async def test_fields_leave_columns_empty(gateway: Gateway, channel: grpc.aio.Ch
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
-        (deltas_pb2.SubscribeRequest(locations=[common_pb2.Location(code="nowhere")]), "locations[0]"),
+        (
+            deltas_pb2.SubscribeRequest(locations=[common_pb2.Location(code="nowhere")]),
+            "locations[0]",
+        ),
         (deltas_pb2.SubscribeRequest(skus=[common_pb2.Sku(id=1), common_pb2.Sku()]), "skus[1]"),
         (deltas_pb2.SubscribeRequest(locations=[common_pb2.Location(id=2**31)]), "locations[0]"),
         (deltas_pb2.SubscribeRequest(resume_token=b"nonsense"), "resume_token"),
@@ -194,6 +203,11 @@ async def test_full_and_stopping_hubs_say_so(gateway: Gateway, channel: grpc.aio
         assert caught.value.details() == STOPPING
 
 
+async def read_on(replica: Replica, call: Any) -> None:
+    while True:
+        replica.apply(await call.read())
+
+
 async def test_a_stuck_reader_is_ended_and_can_resume() -> None:
     gateway = Gateway()
     skus = range(1, 20_001)
@@ -213,8 +227,7 @@ async def test_a_stuck_reader_is_ended_and_can_resume() -> None:
                 await asyncio.sleep(0.05)
         assert gateway.hub.pending == 0
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            while True:
-                replica.apply(await call.read())
+            await read_on(replica, call)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         task = asyncio.create_task(replica.run(stub))
         await until(lambda: replica.cells() == gateway.truth(1))
@@ -257,15 +270,13 @@ async def test_thousands_of_subscriptions_that_are_cancelled_leave_nothing(
 async def test_heartbeats_carry_the_current_token(
     gateway: Gateway, channel: grpc.aio.Channel
 ) -> None:
-    request = deltas_pb2.SubscribeRequest(
-        locations=[common_pb2.Location(id=7)], heartbeat_ms=100
-    )
+    request = deltas_pb2.SubscribeRequest(locations=[common_pb2.Location(id=7)], heartbeat_ms=100)
     call = deltas_pb2_grpc.DeltasStub(channel).Subscribe(request)
     assert (await call.read()).kind == deltas_pb2.FRAME_KIND_SNAPSHOT_END
     started = time.monotonic()
     gateway.shard.write({(1, 1): {ON_HAND: 1}})
     frame = await call.read()
-    assert frame.kind == deltas_pb2.FRAME_KIND_HEARTBEAT and frame.at[0].seq == 1
+    assert frame.kind == deltas_pb2.FRAME_KIND_HEARTBEAT
+    assert frame.at[0].seq == 1
     assert 0.05 < time.monotonic() - started < 2
     call.cancel()
-

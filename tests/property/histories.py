@@ -6,13 +6,23 @@ calls on a hold name it by its place among the holds that there are when the blo
 """
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
 from hypothesis import strategies as st
 
 from engine import limits
-from engine.operations import COLUMNS, Flag, Kind, Request, id_to_pair, line_id
+from engine.operations import (
+    COLUMNS,
+    HOLD_KINDS,
+    Disposition,
+    Flag,
+    Kind,
+    Request,
+    id_to_pair,
+    line_id,
+)
 from engine.reference import Key, Line
 from engine.views import Hold
 
@@ -98,7 +108,7 @@ class Step(NamedTuple):
 
     wait: Wait
     drafts: list[Draft]
-    owned: dict[int, bool]
+    owned: list[tuple[int, bool]]  # location, whether it is this shard's
     extremes: list[Extreme]
 
 
@@ -156,101 +166,101 @@ def _aimed(part: Line | Call, holds: list[tuple[bytes, Hold]]) -> Line:
     return line(part.kind, cell, part.quantity, flags=part.flags, hold=hold_id)
 
 
-@st.composite
-def _weighted(draw: st.DrawFn, *choices: tuple[int, st.SearchStrategy[Any]]) -> Any:
-    """One of the choices, each as often as its weight says (`one_of` drops repeated ones)."""
-    which = [number for number, (weight, _) in enumerate(choices) for _ in range(weight)]
-    return draw(choices[draw(st.sampled_from(which))][1])
+# Whole lines are enumerated and then picked: drawing them column by column takes five times as long.
+_ttls_ms = [40, 900_000, 50, 60_000, 1, 2, 3, 4294, 4295, 281_474_976, 281_474_977]
+_short = [0, 1, MS - 1, MS, MS + 1, 2 * MS, TICK, 45 * MS]
+_long = [FIRST_LEVEL, FIRST_LEVEL + 1, 60_000 * MS, SECOND_LEVEL - 1, SECOND_LEVEL, DAY, 31 * DAY]
+_near = [limits.MAX_BALANCE - short for short in range(4)]
 
-
-cells = st.sampled_from([*CELLS, *CELLS[:2] * 3])
-few = st.integers(1, 4)
-ttls_ms = st.sampled_from(
-    [40, 50, 900_000, 60_000, 1, 2, 3, 4294, 4295, 281_474_976, 281_474_977, limits.MAX_TTL_MS]
-)
-reserves = st.builds(line, st.just(Kind.RESERVE), cells, few, ttls_ms)
-
-
-@st.composite
-def _calls(draw: st.DrawFn) -> Line | Call:
-    """An operation on a hold: of the whole, of a part, of a part by the name of its cell."""
-    kind = draw(st.sampled_from([Kind.COMMIT, Kind.COMMIT, Kind.RELEASE, Kind.FULFIL, Kind.CANCEL]))
-    quantity = draw(st.sampled_from([0, 0, 1, 1, 2, 3, 5]))
-    part_of_commit = quantity > 0 and kind == Kind.COMMIT
-    flags = int(Flag.RELEASE_REST) if part_of_commit and draw(st.booleans()) else 0
-    if draw(st.integers(0, 4)):
-        which = draw(st.sampled_from([0, 0, 0, 1, 1, 2, 3, 4, 5]))
-        return Call(kind, quantity, flags, which, draw(st.sampled_from([None, 0, 1, 2])))
-    hold_id = line_id(draw(st.sampled_from(BASES)), draw(st.integers(0, 3)))
-    cell = draw(st.one_of(st.just((0, 0)), cells))
-    return line(kind, cell, quantity, flags=flags, hold=hold_id)
-
-
-@st.composite
-def _facts(draw: st.DrawFn) -> Line:
-    kind = draw(st.sampled_from(list(Kind)[5:]))
-    cell, quantity = draw(cells), draw(few)
-    value = currency = 0
-    if kind == Kind.RETURN:
-        value = draw(st.integers(0, 2))
-    elif kind == Kind.ADJUST:
-        quantity *= draw(st.sampled_from([1, -1]))
-    elif kind == Kind.SET_PRICE:
-        value, currency = draw(st.integers(0, 2)), LOCATIONS[cell[1]]["currency"]
-    elif kind in (Kind.COUNT, Kind.SET_SAFETY_STOCK):
-        quantity = draw(st.integers(0, 12))
-    return line(kind, cell, quantity, value, currency=currency)
-
-
-@st.composite
-def _orders(draw: st.DrawFn) -> list[Line]:
-    """Reserve lines that stand or fall together."""
-    lines = draw(st.lists(reserves, min_size=2, max_size=4))
-    return [each._replace(flags=int(Flag.LINKED)) for each in lines[:-1]] + lines[-1:]
+RESERVES = [
+    line(Kind.RESERVE, cell, units, ttl_ms)
+    for ttl_ms in [*_ttls_ms, limits.MAX_TTL_MS]
+    for cell in [*CELLS, *CELLS[:2] * 3]
+    for units in range(1, 5)
+]
+AMOUNTS = [  # of an operation on a hold, with its flags
+    *((kind, units, 0) for kind in (Kind.COMMIT, *HOLD_KINDS) for units in (0, 0, 1, 1, 2, 3, 5)),
+    *((Kind.COMMIT, units, int(Flag.RELEASE_REST)) for units in (1, 1, 2, 3, 5)),
+]
+CALLS = [
+    Call(kind, units, flags, hold, named)
+    for kind, units, flags in AMOUNTS
+    for hold in (0, 0, 0, 1, 1, 2, 3, 4, 5)
+    for named in (None, 0, 1, 2)
+]
+CALLS_BY_ID = [
+    line(kind, cell, units, flags=flags, hold=line_id(base, index))
+    for kind, units, flags in AMOUNTS
+    for base, index in product(BASES, range(4))
+    for cell in [(0, 0), *CELLS[:3]]
+]
+FACTS = [
+    fact
+    for cell in [*CELLS, *CELLS[:2] * 3]
+    for units in (1, 2, 3, 4)
+    for fact in (
+        line(Kind.RECEIVE, cell, units),
+        line(Kind.SALE, cell, units),
+        *(line(Kind.RETURN, cell, units, disposition) for disposition in Disposition),
+        line(Kind.ADJUST, cell, units),
+        line(Kind.ADJUST, cell, -units, 7),
+        line(Kind.COUNT, cell, 4 * units - 4),
+        line(Kind.SET_SAFETY_STOCK, cell, units - 1),
+        line(Kind.SET_PRICE, cell, value=units // 2, currency=LOCATIONS[cell[1]]["currency"]),
+    )
+]
+EXTREMES = [
+    *(Extreme(cell, "on_hand", -units) for cell, units in product(CELLS[:3] * 3, _near)),
+    *(Extreme(cell, "on_hand", units) for cell, units in product(CELLS[:3], _near)),
+    *(Extreme(cell, "damaged", units) for cell, units in product(CELLS[:3], _near)),
+    *(Extreme(cell, "quality_control", units) for cell, units in product(CELLS[:3], _near)),
+]
+WAITS = [
+    *(Wait(ns) for ns in _short * 6),
+    *(Wait(ns, hold) for hold in range(6) for ns in (0, 1, -1, TICK)),
+    *(Wait(ns) for ns in _long),
+]
 
 
 def _alone(part: Any) -> list[Any]:
     return [part]
 
 
+def _linked(lines: list[Line]) -> list[Line]:
+    return [each._replace(flags=int(Flag.LINKED)) for each in lines[:-1]] + lines[-1:]
+
+
+def _flat(parts: list[list[Line | Call]]) -> list[Line | Call]:
+    return [each for part in parts for each in part]
+
+
+def _seldom(times: int, strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
+    """One of these once in so many times; otherwise none."""
+    # `one_of` drops a strategy that is given to it twice, so they are all different ones.
+    return st.one_of(*(st.builds(list) for _ in range(times - 1)), strategy.map(_alone))
+
+
 _parts = st.lists(
-    _weighted(
-        (4, _calls().map(_alone)),
-        (2, _facts().map(_alone)),
-        (2, reserves.map(_alone)),
-        (1, _orders()),
+    st.one_of(
+        *(st.sampled_from(CALLS).map(_alone) for _ in range(3)),
+        st.sampled_from(CALLS_BY_ID).map(_alone),
+        *(st.sampled_from(FACTS).map(_alone) for _ in range(2)),
+        *(st.sampled_from(RESERVES).map(_alone) for _ in range(2)),
+        st.lists(st.sampled_from(RESERVES), min_size=2, max_size=4).map(_linked),
     ),
     min_size=1,
     max_size=4,
-).map(lambda parts: [each for part in parts for each in part])
-_spoils = _weighted(
-    (4, st.just([])),
-    (1, st.lists(st.tuples(st.integers(0, 9), st.sampled_from(SPOILS)), min_size=1, max_size=2)),
 )
-_drafts = st.builds(Draft, st.sampled_from(BASES), _parts, _spoils)
-_short = [0, 1, MS - 1, MS, MS + 1, 2 * MS, TICK, 45 * MS]
-_long = [FIRST_LEVEL, FIRST_LEVEL + 1, 60_000 * MS, SECOND_LEVEL - 1, SECOND_LEVEL, DAY, 31 * DAY]
-_waits = _weighted(
-    (6, st.sampled_from(_short).map(Wait)),
-    (3, st.builds(Wait, st.sampled_from([-1, 0, 1, TICK]), st.integers(0, 5))),
-    (1, st.sampled_from(_long).map(Wait)),
+_spoil = st.tuples(st.integers(0, 9), st.sampled_from(SPOILS))
+_spoils = st.one_of(*(st.builds(list) for _ in range(4)), st.lists(_spoil, min_size=1, max_size=2))
+_drafts = st.builds(Draft, st.sampled_from(BASES), _parts.map(_flat), _spoils)
+_steps = st.builds(
+    Step,
+    st.sampled_from(WAITS),
+    st.lists(_drafts, max_size=3),
+    _seldom(12, st.tuples(st.sampled_from([BOSTON, ELSEWHERE]), st.booleans())),
+    _seldom(8, st.sampled_from(EXTREMES)),
 )
-_owned = _weighted(
-    (9, st.just({})),
-    (1, st.dictionaries(st.sampled_from([BOSTON, ELSEWHERE]), st.booleans(), max_size=2)),
-)
-_near = st.sampled_from([limits.MAX_BALANCE - short for short in range(4)])
-_extremes = _weighted(
-    (12, st.just([])),
-    (1, st.builds(Extreme, cells, st.just("on_hand"), _near.map(lambda units: -units)).map(_alone)),
-    (
-        1,
-        st.builds(
-            Extreme, cells, st.sampled_from(["on_hand", "damaged", "quality_control"]), _near
-        ).map(_alone),
-    ),
-)
-_steps = st.builds(Step, _waits, st.lists(_drafts, max_size=3), _owned, _extremes)
 histories = st.builds(
     History,
     st.sampled_from([1, 2, 3, 8, 1000]),

@@ -52,7 +52,8 @@ def assert_same(mirror: Mirror, shard: FakeShard) -> None:
     for key, row in shard.rows.items():
         by_location.setdefault(key >> 32, []).append(row)
         found = mirror.cell(key & 0xFFFFFFFF, key >> 32)
-        assert found is not None and found.tolist() == shard.cells_by_key[key]
+        assert found is not None
+        assert found.tolist() == shard.cells_by_key[key]
     for location in range(1, 6):
         assert mirror.rows_of(location).tolist() == by_location.get(location, [])
     assert mirror.cell(99, 99) is None
@@ -162,7 +163,8 @@ def test_reload_tells_what_differs_and_keeps_older_tokens_good() -> None:
     shard.write({(2, 1): {PRICE: 8, VERSION: 1}})  # not seen
     shard.write({(4, 2): {INCOMING: 2}})
     rows = mirror.reload(shard.array(), shard.at.epoch, shard.at.seq, shard.now_ns)
-    assert rows is not None and rows.tolist() == [1, 3]
+    assert rows is not None
+    assert rows.tolist() == [1, 3]
     assert_same(mirror, shard)
     every = np.arange(4, dtype=np.int32)
     assert mirror.changed_since(every, stamp, Fields.PRICE).tolist() == [1, 3]
@@ -192,7 +194,7 @@ def test_a_hundred_thousand_cells_are_found() -> None:
 
 
 def test_available_is_what_the_views_say() -> None:
-    words = list(range(100, 900, 100)) + [3]
+    words = [*list(range(100, 900, 100)), 3]
     row = np.array([[0, *words]], np.int64)
     assert available_of(row).tolist() == [Cell(*words).available]
 
@@ -275,7 +277,9 @@ async def test_feed_loads_once_and_follows() -> None:
         assert (stage.shard.tables, stage.ear.loads) == (1, 1)
         assert sum(map(len, stage.ear.told)) >= 21
         health = stage.feed.health
-        assert health.connected and health.at == stage.shard.at and health.base == Position(1, 1)
+        assert health.connected
+        assert health.at == stage.shard.at
+        assert health.base == Position(1, 1)
         assert health.lag_ns == 10**9 - stage.shard.now_ns
         assert stage.feed.cells([(1, 1), (9, 9), (3, 2)]) == [Cell(19), None, Cell(1)]
         assert stage.feed.table([2]).cells.shape == (20, CELL_WORDS)
@@ -296,7 +300,8 @@ async def test_feed_that_was_overtaken_by_trimming_catches_up_from_the_shard() -
         stage.shard.write({(1, 1): {ON_HAND: 7}})
         await stage.journal.trim(stage.shard.at)  # before the feed had a turn
         await stage.caught_up()
-        assert stage.ear.loads == 1 and stage.ear.told[-1] == [0]
+        assert stage.ear.loads == 1
+        assert stage.ear.told[-1] == [0]
         assert stage.feed.health.loads == 2
 
     await staged(play)
@@ -314,7 +319,7 @@ async def test_feed_of_a_journal_that_was_lost_starts_over() -> None:
         stage.shard.__dict__.update(again.__dict__)
         stage.stream.wake()
         async with asyncio.timeout(5):
-            while stage.ear.loads < 2:
+            while stage.ear.loads < 2:  # noqa: ASYNC110 - a test's patience
                 await asyncio.sleep(0.001)
         await stage.caught_up()
 
@@ -335,7 +340,8 @@ async def test_feed_waits_for_a_journal_and_a_shard_that_are_away() -> None:
         assert not stage.feed.health.connected
         stage.journal.closed = False
         await stage.caught_up()
-        assert stage.shard.tables > 1 and stage.ear.loads == 1
+        assert stage.shard.tables > 1
+        assert stage.ear.loads == 1
 
     await staged(play)
 
@@ -353,7 +359,8 @@ async def test_feed_reloads_after_a_damaged_block() -> None:
         await stage.caught_up()
         stage.shard.write({(1, 1): {ON_HAND: 4}})
         await stage.caught_up()
-        assert stage.ear.loads == 1 and stage.feed.health.loads == 2
+        assert stage.ear.loads == 1
+        assert stage.feed.health.loads == 2
 
     await staged(play)
 
