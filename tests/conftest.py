@@ -1,6 +1,7 @@
 """What all tests share: how much hypothesis tries, and the kernels run as plain Python.
 
-HYPOTHESIS_PROFILE is `dev` (default), `ci` or `nightly`.
+HYPOTHESIS_PROFILE is `dev` (default), `ci` (so many examples that it takes half a minute, always
+the same) or `nightly` (minutes; it needs `pytest --timeout=0`).
 """
 
 import os

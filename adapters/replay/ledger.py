@@ -74,7 +74,7 @@ class Cells:
     def at(self, key: NDArray[np.int64]) -> Columns:
         """The columns of the cells `key` (n,), zeros where there is no such cell."""
         if not len(self.key):
-            return dict.fromkeys(COLUMNS, np.zeros(len(key), np.int64))
+            return {name: np.zeros(len(key), np.int64) for name in COLUMNS}
         order = np.argsort(self.key)
         place = np.minimum(np.searchsorted(self.key, key, sorter=order), len(order) - 1)
         row = order[place]

@@ -20,7 +20,6 @@ class FakeShard:
     """`faults` befall the next submits in turn: an exception, or None. `seen` is what was applied."""
 
     def __init__(self, number: int = 0, shard_map: ShardMap | None = None, cells: int = 8) -> None:
-        """Make the SKUs and the locations 1 to `cells` known; without a map, all are its own."""
         self.number, self.now_ns, self.seq = number, 10**18, 0
         self.machine = ReferenceMachine()
         self.machine.set_sku_limit(cells)
@@ -34,10 +33,9 @@ class FakeShard:
     async def submit(self, request: Request) -> Answer:
         if self.faults and (fault := self.faults.popleft()):
             raise fault
-        known = self.remembered.get(request.op_id)
-        if known is not None:
-            reused = bytes((Status.OP_ID_REUSED,)) * request.lines
-            return known[1] if known[0] == request.digest else Answer(reused, b"", 0, 1, 0)
+        if known := self.remembered.get(request.op_id):
+            reused = Answer(bytes((Status.OP_ID_REUSED,)) * request.lines, b"", 0, 1, 0)
+            return known[1] if known[0] == request.digest else reused
         self.now_ns, self.seq = self.now_ns + 1, self.seq + 1
         self.seen.append(request)
         status, available = self.machine.apply(self.now_ns, [request]).answers[0]
@@ -58,5 +56,5 @@ class FakeShard:
             for (sku, at), cell in self.machine.cells.items()
             if locations is None or at in locations
         ]
-        cells = np.array(rows, np.int64).reshape(-1, 10)
-        return CellTable(Position(1, self.seq), self.now_ns, cells)
+        table = np.array(rows, np.int64).reshape(-1, 10)
+        return CellTable(Position(1, self.seq), self.now_ns, table)

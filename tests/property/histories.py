@@ -39,7 +39,7 @@ CELLS: list[Key] = [*((sku, BERLIN) for sku in (1, 2, 3)), (1, BOSTON), (2, BOST
 
 # Ids of requests: the lines of the first three carry into the high word, over its sign, and round.
 BASES = [
-    bytes.fromhex("00000000000000010fffffffffffffff"),
+    bytes.fromhex("0000000000000001ffffffffffffffff"),
     bytes.fromhex("7ffffffffffffffffffffffffffffffe"),
     bytes.fromhex("ffffffffffffffffffffffffffffffff"),
     bytes.fromhex("00000000000000000000000000000000"),
@@ -137,6 +137,11 @@ def line(kind: Kind, cell: Key = (0, 0), quantity: int = 0, value: int = 0, **mo
     return Line(kind=kind, sku=sku, location=location, quantity=quantity, value=value, **full)
 
 
+def linked(lines: Sequence[Line]) -> list[Line]:
+    """Lines that stand or fall together."""
+    return [*(each._replace(flags=int(Flag.LINKED)) for each in lines[:-1]), *lines[-1:]]
+
+
 def receipts(stock: Sequence[int]) -> list[Line]:
     """What fills the shelves before a history begins."""
     return [
@@ -226,10 +231,6 @@ def _alone(part: Any) -> list[Any]:
     return [part]
 
 
-def _linked(lines: list[Line]) -> list[Line]:
-    return [each._replace(flags=int(Flag.LINKED)) for each in lines[:-1]] + lines[-1:]
-
-
 def _flat(parts: list[list[Line | Call]]) -> list[Line | Call]:
     return [each for part in parts for each in part]
 
@@ -246,7 +247,7 @@ _parts = st.lists(
         st.sampled_from(CALLS_BY_ID).map(_alone),
         *(st.sampled_from(FACTS).map(_alone) for _ in range(2)),
         *(st.sampled_from(RESERVES).map(_alone) for _ in range(2)),
-        st.lists(st.sampled_from(RESERVES), min_size=2, max_size=4).map(_linked),
+        st.lists(st.sampled_from(RESERVES), min_size=2, max_size=4).map(linked),
     ),
     min_size=1,
     max_size=4,

@@ -6,7 +6,7 @@ from engine.operations import Disposition, Flag, Kind, line_id
 from engine.reference import Key, Line
 from engine.status import Status
 from engine.views import Cell, Hold, HoldState
-from tests.property.histories import BERLIN, BOSTON, EUR, MS, line, request
+from tests.property.histories import BERLIN, BOSTON, EUR, MS, line, linked, request
 from tests.property.pair import Pair
 
 TEA: Key = (1, BERLIN)
@@ -58,7 +58,7 @@ class Shop:
 
     def holds(self, name: str, *lines: Line) -> None:
         """Reserve; the lines are one order."""
-        self.does(*linked(*lines), name=name)
+        self.does(*linked(lines), name=name)
 
     def cell(self, key: Key = TEA) -> Cell:
         cell = self.pair.machine.cell(*key)
@@ -79,11 +79,6 @@ class Shop:
     def units(self, name: str) -> list[tuple[int, int, int]]:
         """(pending, committed, fulfilled) of each line of a hold."""
         return [(each.pending, each.committed, each.fulfilled) for each in self.hold(name).lines]
-
-
-def linked(*lines: Line) -> list[Line]:
-    """Lines that stand or fall together."""
-    return [each._replace(flags=int(Flag.LINKED)) for each in lines[:-1]] + list(lines[-1:])
 
 
 def reserve(units: int, cell: Key = TEA, *, ttl_ms: int = 1000, **more: Any) -> Line:

@@ -6,9 +6,9 @@ import pytest
 
 from engine.operations import Flag, Kind, id_to_pair
 from engine.reference import Line
-from tests.property.histories import BERLIN, MS, line, request
+from tests.property.histories import BERLIN, MS, line, linked, request
 from tests.property.pair import Pair
-from tests.property.shop import OPENED_NS, linked, receive, reserve
+from tests.property.shop import OPENED_NS, receive, reserve
 
 BLOCKS, REQUESTS, CELLS = 12, 200, 1_500
 CALLS = [Kind.COMMIT, Kind.COMMIT, Kind.RELEASE, Kind.FULFIL, Kind.CANCEL]
@@ -38,7 +38,7 @@ def _lines(draw: random.Random, block: int, holds: list[bytes]) -> list[Line]:
         if draw.random() < 0.4 or not holds:
             first, ttl_ms = draw.randint(1, known // 2), draw.choice([90, 900, 9_000])
             cells = [(first + by * 7 % known, BERLIN) for by in range(draw.choice([1, 1, 2, 5]))]
-            lines += linked(*(reserve(draw.randint(1, 2), each, ttl_ms=ttl_ms) for each in cells))
+            lines += linked([reserve(draw.randint(1, 2), each, ttl_ms=ttl_ms) for each in cells])
         else:
             kind, units = draw.choice(CALLS), draw.randint(0, 1)
             flags = int(Flag.RELEASE_REST) if units and kind == Kind.COMMIT else 0

@@ -21,6 +21,7 @@ from tests.property.histories import (
     UNKNOWN,
     USD,
     line,
+    linked,
 )
 from tests.property.shop import (
     FAR,
@@ -33,7 +34,6 @@ from tests.property.shop import (
     commit,
     count,
     fulfil,
-    linked,
     price,
     receive,
     release,
@@ -62,9 +62,9 @@ def test_available_is_what_is_on_hand_and_not_kept() -> None:
 
 def test_each_line_is_answered_with_what_is_available_after_it() -> None:
     shop = Shop(tea=5)
-    shop.answers(sale(1), reserve(3), reserve(2), *linked(reserve(1, JAM), reserve(1)))
+    shop.answers(sale(1), reserve(3), reserve(2), *linked([reserve(1, JAM), reserve(1)]))
     assert shop.pair.available == [4, 1, 1, 0, 0]
-    shop.answers(sale(4), reserve(0), *linked(reserve(1), sale(1)))
+    shop.answers(sale(4), reserve(0), *linked([reserve(1), sale(1)]))
     assert shop.pair.available == [-3, 0, -3, 0]
 
 
@@ -127,7 +127,7 @@ def test_linked_lines_are_one_hold() -> None:
 
 def test_linked_lines_are_all_or_nothing() -> None:
     shop = Shop(tea=5, jam=1)
-    answers = shop.answers(*linked(reserve(2), reserve(2, JAM), reserve(1)))
+    answers = shop.answers(*linked([reserve(2), reserve(2, JAM), reserve(1)]))
     refused = Status.LINKED_LINE_REFUSED
     assert answers == [refused, Status.INSUFFICIENT_STOCK, refused]
     assert (shop.available(TEA), shop.available(JAM)) == (5, 1)
@@ -135,7 +135,7 @@ def test_linked_lines_are_all_or_nothing() -> None:
 
 def test_the_demand_of_linked_lines_on_one_cell_is_summed() -> None:
     shop = Shop(tea=5)
-    answers = shop.answers(*linked(reserve(3), reserve(3)))
+    answers = shop.answers(*linked([reserve(3), reserve(3)]))
     assert answers == [Status.LINKED_LINE_REFUSED, Status.INSUFFICIENT_STOCK]
     shop.holds("fits", reserve(3), reserve(2))
     assert shop.units("fits") == [(3, 0, 0), (2, 0, 0)]
@@ -143,7 +143,7 @@ def test_the_demand_of_linked_lines_on_one_cell_is_summed() -> None:
 
 def test_an_order_ends_with_the_first_line_that_is_not_linked() -> None:
     shop = Shop(tea=5)
-    answers = shop.answers(*linked(reserve(2), reserve(4)), reserve(1), name="base")
+    answers = shop.answers(*linked([reserve(2), reserve(4)]), reserve(1), name="base")
     assert answers == [Status.LINKED_LINE_REFUSED, Status.INSUFFICIENT_STOCK, Status.OK]
     assert shop.hold("base", 2).lines[0].pending == 1  # the hold has the id of its first line
 
@@ -165,7 +165,7 @@ def test_an_order_has_at_most_so_many_lines() -> None:
     most = limits.MAX_HOLD_LINES
     shop = Shop(tea=2 * most)
     shop.holds("whole", *[reserve(1)] * most)
-    answers = shop.answers(*linked(*[reserve(1)] * (most + 1)), name="too many")
+    answers = shop.answers(*linked([reserve(1)] * (most + 1)), name="too many")
     assert answers == [Status.TOO_MANY_LINES] + [Status.LINKED_LINE_REFUSED] * most
     shop.does(commit("whole"))
     shop.does(fulfil("whole"))
@@ -176,9 +176,9 @@ def test_an_order_has_at_most_so_many_lines() -> None:
 def test_only_reserve_lines_can_be_linked(kind: Kind) -> None:
     shop = Shop(tea=5)
     refused = Status.LINKED_LINE_REFUSED
-    answers = shop.answers(*linked(reserve(1), line(kind, TEA, 1), reserve(1)))
+    answers = shop.answers(*linked([reserve(1), line(kind, TEA, 1), reserve(1)]))
     assert answers == [refused, Status.INVALID_FLAGS, refused]
-    answers = shop.answers(*linked(reserve(1), line(kind, TEA, 1)))
+    answers = shop.answers(*linked([reserve(1), line(kind, TEA, 1)]))
     assert answers == [refused, Status.INVALID_FLAGS]
     assert shop.answer(line(kind, TEA, 1, flags=Flag.LINKED)) is Status.INVALID_FLAGS
 
@@ -618,13 +618,13 @@ def test_a_line_of_no_known_kind_is_called_so_in_an_order_too() -> None:
     shop = Shop(tea=5)
     refused = Status.LINKED_LINE_REFUSED
     for kind in (0, 13, 255):
-        answers = shop.answers(*linked(reserve(1), reserve(1)._replace(kind=kind), reserve(1)))
+        answers = shop.answers(*linked([reserve(1), reserve(1)._replace(kind=kind), reserve(1)]))
         assert answers == [refused, Status.INVALID_KIND, refused]
 
 
 def test_an_id_in_use_is_said_before_too_many_lines_and_these_before_too_little_stock() -> None:
     shop = Shop(tea=1)
-    too_many = linked(*[reserve(2)] * (limits.MAX_HOLD_LINES + 1))
+    too_many = linked([reserve(2)] * (limits.MAX_HOLD_LINES + 1))
     assert shop.answers(*too_many, name="new")[0] is Status.TOO_MANY_LINES
     shop.holds("old", reserve(1))
     assert shop.answers(*too_many, name="old")[0] is Status.HOLD_EXISTS
