@@ -43,6 +43,15 @@ _NO_SUCH_SKU: Final = 0xFFFFFFFF
 # In place of a shard: lines that cannot be placed, by the status that says why.
 _NO_LOCATION: Final = -int(Status.UNKNOWN_LOCATION)
 _NO_SKU: Final = -int(Status.UNKNOWN_SKU)
+# How a part of a hold says that nothing is left of it for a call.
+_NOTHING_LEFT: Final = frozenset(
+    (
+        Status.HOLD_EXPIRED,
+        Status.HOLD_RELEASED,
+        Status.HOLD_NOT_PENDING,
+        Status.HOLD_NOT_COMMITTED,
+    )
+)
 # The state of a hold over several shards is the first of these that one of its parts is in.
 _LIFE: Final = (
     HoldState.PENDING,
@@ -151,7 +160,8 @@ class Router:
             holders = await self._holders(_hold_id(request), location)
         if request.lines == 1 and not quantities[0]:
             all_of_it = [_whole(request, shard) for shard in holders or shards]
-            return _joined(request, all_of_it, await self._submit_all(all_of_it))
+            answers = await self._submit_all(all_of_it)
+            return _joined(request, *_that_count(request, all_of_it, answers))
         if len(holders) > 1 and _NO_LOCATION in shards:
             # A quantity of which cell? Each part would take it for its own.
             request = _renamed(request, [shard == _NO_LOCATION for shard in shards])
@@ -371,6 +381,26 @@ def _undone(part: _Part, answer: Answer) -> Answer:
         keys |= _column(part.request, "sku")
         available += ((keys[:, None] == keys) * quantity).sum(axis=1)
     return Answer(status, available.tobytes(), answer.now_ns, answer.epoch, answer.seq)
+
+
+def _that_count(
+    request: Request, parts: list[_Part], answers: list[Answer]
+) -> tuple[list[_Part], list[Answer]]:
+    """The parts of a whole hold, with their answers, that say how a call on it ended.
+
+    RELEASE, FULFIL and CANCEL are about what is left. When a part has done it, those of which
+    nothing was left have no say, as on one shard the lines have none of which nothing is left. A
+    COMMIT is of the whole order: there each refusal is told.
+    """
+    did = [not any(answer.status) for answer in answers]
+    if not any(did) or _column(request, "kind")[0] == Kind.COMMIT:
+        return parts, answers
+    counts = [
+        (part, answer)
+        for part, answer, done in zip(parts, answers, did, strict=True)
+        if done or answer.status[0] not in _NOTHING_LEFT
+    ]
+    return [part for part, _ in counts], [answer for _, answer in counts]
 
 
 def _joined(

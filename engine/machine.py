@@ -5,6 +5,7 @@ block, and takes the after-image. Time is an argument. What the rules are stands
 (compiled) and `engine.reference` (plain).
 """
 
+import struct
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -44,7 +45,12 @@ class Machine:
         self._columns = Columns(resolved_remembered)
         self._budget = expiries_per_block
         self._places: dict[int, Place] = {}
-        self._scratch = np.zeros(0, np.int64)
+        self._highest_location = 0
+        self._scratch = np.zeros(limits.MAX_BATCH_LINES, np.int64)
+        self._single = _joined([Request(bytes(16), 1, {})], 1)
+        self._single_columns = [
+            (name, getattr(self._single, name).view(dtype)) for name, dtype in _NATIVE.items()
+        ]
 
     # --- what it knows -------------------------------------------------------------------------
 
@@ -94,6 +100,11 @@ class Machine:
         return self._places
 
     @property
+    def highest_location(self) -> int:
+        """The highest location id it knows of; 0 when there is none."""
+        return self._highest_location
+
+    @property
     def state_hash(self) -> int:
         """64 bits over all cells and live holds; the same for the reference machine."""
         return int(self.state.sums[0])
@@ -108,9 +119,10 @@ class Machine:
         return self._columns.nbytes()
 
     def cell(self, sku: int, location: int) -> Cell | None:
-        """Look a cell up."""
+        """Look a cell up; the ids may be any that fit 32 bits."""
+        key = _signed(location << 32 | sku)
         with _wrapping():
-            row = kernels.find_cell(self.state.cells, self.state.cell_index, location << 32 | sku)
+            row = kernels.find_cell(self.state.cells, self.state.cell_index, key)
         if row < 0:
             return None
         return Cell(*self.state.cells[row, ON_HAND:].tolist())
@@ -152,6 +164,7 @@ class Machine:
         owned = kernels.LOCATION_OWNED if place.owned else kernels.LOCATION_ELSEWHERE
         self.state.places[place.location] = (owned, place.currency, place.split, place.part)
         self._places[place.location] = place
+        self._highest_location = max(self._highest_location, place.location)
 
     def apply(self, now_ns: int, requests: Sequence[Request]) -> Outcome:
         """Apply one block at the time `now_ns`, which must be later than that of the last one.
@@ -163,18 +176,30 @@ class Machine:
             raise ValueError(f"now_ns: {now_ns} is not after {self.now_ns}")
         lines = sum(request.lines for request in requests)
         self._columns.make_room(lines)
-        block = _joined(list(requests), lines)
+        block = self._one(requests[0]) if lines == 1 else _joined(list(requests), lines)
         state = self.state
         known = self.cells
         status = np.empty(lines, np.uint8)
         available = np.empty(lines, np.int64)
         if len(self._scratch) < lines:
-            self._scratch = np.empty(max(lines, limits.MAX_BATCH_LINES), np.int64)
+            self._scratch = np.empty(lines, np.int64)
         with _wrapping():
             expired = kernels.apply_block(
                 state, now_ns, self._budget, block, self._scratch, status, available
             )
         return Outcome(status, available, int(expired), self._image(known))
+
+    def _one(self, request: Request) -> kernels.Block:
+        """A block of one line, in arrays that are used again: it is the latency of single calls."""
+        block = self._single
+        columns = request.columns
+        for name, target in self._single_columns:
+            column = columns.get(name)
+            target[0] = 0 if column is None else column[0]
+        high, low = _HALVES.unpack(request.op_id)
+        block.request_hi[0] = high
+        block.request_lo[0] = low
+        return block
 
     def restore(self, arrays: dict[str, NDArray[Any]], places: Sequence[Place]) -> None:
         """Take over the arrays of a snapshot (see `engine.snapshot`); only for a new machine."""
@@ -268,6 +293,9 @@ _NATIVE: Final = {
     "quantity": np.int64, "value": np.int64, "currency": np.uint16,
     "hold_hi": np.uint64, "hold_lo": np.uint64,
 }  # fmt: skip
+
+
+_HALVES: Final = struct.Struct(">qq")
 
 
 def _native(column: NDArray[Any] | None, name: str, lines: int) -> NDArray[Any]:

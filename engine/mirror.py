@@ -53,8 +53,9 @@ def place_of(stamp: int) -> tuple[int, int]:
 
 
 def key_of(sku: int, location: int) -> int:
-    """The key of a cell, as in its row's word KEY."""
-    return location << 32 | sku
+    """The key of a cell, as in its row's word KEY: of ids that no cell has, too, an int64."""
+    key = location << 32 | sku
+    return key - (1 << 64) if key >> 63 else key
 
 
 def available_of(cells: NDArray[np.int64]) -> NDArray[np.int64]:

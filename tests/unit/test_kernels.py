@@ -419,6 +419,28 @@ def test_only_what_is_pending_expires() -> None:
     shop.does(fulfil("order"))
 
 
+@pytest.mark.parametrize("cancelled", [0, 1])
+@pytest.mark.parametrize("fulfilled", [0, 1, 2])
+@pytest.mark.parametrize("committed", [0, 1, 2])
+def test_what_is_left_of_an_expired_hold_says_what_it_is(
+    committed: int, fulfilled: int, cancelled: int
+) -> None:
+    shop = Shop(tea=10)
+    shop.holds("order", reserve(9, ttl_ms=5))
+    if posted := committed + fulfilled + cancelled:
+        shop.does(commit("order", posted))
+    if fulfilled:
+        shop.does(fulfil("order", fulfilled))
+    if cancelled:
+        shop.does(cancel("order", cancelled))
+    shop.wait(6 * MS)
+    shop.does(count(10, JAM))
+    assert shop.units("order") == [(0, committed, fulfilled)]
+    left = HoldState.FULFILLED if fulfilled else HoldState.EXPIRED
+    assert shop.state("order") is (HoldState.COMMITTED if committed else left)
+    assert shop.pair.machine.holds_committed == (committed > 0)
+
+
 def test_a_block_sweeps_at_most_so_many_holds_by_ticks_and_then_by_age() -> None:
     shop = Shop(tea=10, expiries_per_block=1)
     shop.holds("old, late", reserve(1, ttl_ms=90))

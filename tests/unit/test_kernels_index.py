@@ -12,7 +12,7 @@ from engine.machine import Machine
 from engine.operations import Kind, Request, id_to_pair, pair_to_id
 from engine.status import Status
 from tests.property.histories import BERLIN, EUR, request
-from tests.property.shop import OPENED_NS, receive, release, reserve
+from tests.property.shop import OPENED_NS, TEA, Shop, commit, receive, release, reserve
 
 MANY = 1 << 17  # among so many, some share the 31 bits of hash that an index keeps
 
@@ -102,6 +102,30 @@ def test_holds_come_and_go_and_every_id_is_found_or_not(seed: int) -> None:
     remembered = [machine.hold(each) is not None for each in resolved]
     assert remembered == [False] * (len(resolved) - 100) + [True] * 100
     assert machine.audit() == []
+
+
+def test_holds_that_were_forgotten_are_not_found_after_growth() -> None:
+    machine = machine_of(1, remembered=10)
+    machine.apply(OPENED_NS, [request(bytes(16), [receive(500)])])
+    machine.apply(OPENED_NS + 1, [request(bytes(16), [reserve(1)] * 500)])
+    lines = [release("")._replace(hold_hi=0, hold_lo=number) for number in range(500)]
+    machine.apply(OPENED_NS + 2, [request(bytes(16), lines)])
+    too_much = request(pair_to_id(1, 0), [reserve(501)] * 2_000)  # asks for room and makes no hold
+    assert machine.apply(OPENED_NS + 3, [too_much]).status.all()
+    known = [machine.hold(pair_to_id(0, number)) is not None for number in range(500)]
+    assert known == [False] * 490 + [True] * 10
+
+
+def test_the_lines_of_a_hold_may_stand_in_any_slots() -> None:
+    shop = Shop(tea=10, resolved_remembered=1)
+    for name in ("slot 0", "slot 1", "slot 2"):
+        shop.holds(name, reserve(1))
+    for name in ("slot 0", "slot 1", "slot 2"):
+        shop.does(release(name))
+    shop.holds("slots 1 and 0", reserve(2), reserve(3))
+    assert shop.answer(commit("slots 1 and 0", 1)) is Status.NOT_IN_HOLD
+    shop.does(commit("slots 1 and 0", 3, TEA, rest=True))
+    assert shop.units("slots 1 and 0") == [(0, 2, 0), (0, 1, 0)]
 
 
 def test_everything_is_found_after_growth() -> None:

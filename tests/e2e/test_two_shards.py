@@ -1,0 +1,343 @@
+"""Two shards: orders over both stand or fall as a whole, and one serves while the other is away."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+import grpc
+import numpy as np
+import pytest
+
+from adapters.client import Batch, Client
+from adapters.stack import Stack
+from engine.operations import Kind
+from onhand.v1 import catalog_pb2, common_pb2, directory_pb2, stock_pb2
+from tests.e2e.conftest import (
+    Goods,
+    Shop,
+    Stacks,
+    batch_id,
+    eventually,
+    of,
+    on_hold,
+    reserve,
+)
+
+S = common_pb2.Status
+OK = S.STATUS_OK
+# In time; of a connection that was never made, the second.
+NO_ANSWER = {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE}
+
+
+@pytest.fixture
+def stack(stacks: Stacks) -> Stack:
+    return stacks.of(shards=2)
+
+
+@pytest.fixture
+async def client(shop: Shop) -> AsyncIterator[Client]:
+    async with Client.connect(shop.gateway.address) as client:
+        yield client
+
+
+async def both(shop: Shop, skus: int = 1, stock: int = 10) -> tuple[Goods, list[int]]:
+    """Goods, and two of their locations: the first is shard 0's, the second shard 1's."""
+    goods = await shop.goods(skus=skus, locations=2, stock=stock)
+    listed = await shop.gateway.catalog.ListLocations(catalog_pb2.ListLocationsRequest())
+    owner = {each.id: each.shard for each in listed.locations}
+    places = sorted(goods.locations, key=owner.__getitem__)
+    assert [owner[at] for at in places] == [0, 1]
+    return goods, places
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A process that says nothing, as one that was paused or cut off."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def counters(shop: Shop, sku: int, places: list[int]) -> list[dict[str, int]]:
+    return [await shop.counters(sku, at) for at in places]
+
+
+# --- orders over both -----------------------------------------------------------------------------
+
+
+async def test_an_order_over_both_shards(shop: Shop) -> None:
+    goods, places = await both(shop)
+    stock, sku = shop.gateway.stock, goods.sku
+    order = reserve([(sku, places[1], 2), (sku, places[0], 3)])
+    held = await stock.Reserve(order)
+    assert held.status == OK
+    assert [each.available for each in held.lines] == [8, 7]
+    assert (held.hold_id, held.shard) == (order.op_id, 1)
+    assert await counters(shop, sku, places) == [
+        {"on_hand": 10, "reserved": 3},
+        {"on_hand": 10, "reserved": 2},
+    ]
+    found = await stock.GetHold(stock_pb2.GetHoldRequest(hold_id=held.hold_id))
+    assert found.state == stock_pb2.HOLD_STATE_PENDING
+    assert {(each.location.id, each.pending) for each in found.lines} == {
+        (places[0], 3),
+        (places[1], 2),
+    }
+    assert await stock.Reserve(order) == held  # once
+    commit = on_hold(held.hold_id)
+    committed = await stock.Commit(commit)
+    assert committed.status == OK
+    assert await stock.Commit(commit) == committed
+    assert (await stock.Fulfil(on_hold(held.hold_id, [(sku, places[0], 1)]))).status == OK
+    assert (await stock.Cancel(on_hold(held.hold_id))).status == OK
+    assert await counters(shop, sku, places) == [{"on_hand": 9}, {"on_hand": 10}]
+    await shop.audit()
+
+
+async def test_an_order_that_one_shard_refuses_leaves_nothing(shop: Shop) -> None:
+    goods, places = await both(shop)
+    sku = goods.sku
+    for short in (0, 1):
+        quantities = [3, 3]
+        quantities[short] = 11
+        order = reserve([(sku, at, n) for at, n in zip(places, quantities, strict=True)])
+        refused = await shop.gateway.stock.Reserve(order)
+        assert refused.status == S.STATUS_INSUFFICIENT_STOCK
+        assert refused.lines[short].status == S.STATUS_INSUFFICIENT_STOCK
+        assert refused.lines[1 - short].status == S.STATUS_LINKED_LINE_REFUSED
+        assert refused.lines[1 - short].available == 10
+        assert refused.hold_id == b""
+        assert await counters(shop, sku, places) == [{"on_hand": 10}] * 2
+        again = await shop.gateway.stock.Reserve(order)
+        assert [each.status for each in again.lines] == [each.status for each in refused.lines]
+        assert await counters(shop, sku, places) == [{"on_hand": 10}] * 2
+    unknown = await shop.gateway.stock.Reserve(
+        reserve([(sku, places[0], 1), (sku, "nowhere", 1), (sku, places[1], 1)])
+    )
+    assert unknown.status == S.STATUS_UNKNOWN_LOCATION
+    assert await counters(shop, sku, places) == [{"on_hand": 10}] * 2
+
+
+async def test_part_commit_over_both_releases_the_rest_of_both(shop: Shop) -> None:
+    goods, places = await both(shop, skus=2)
+    first, second = goods.skus
+    stock = shop.gateway.stock
+    held = await stock.Reserve(
+        reserve([(first, places[0], 5), (second, places[0], 5), (first, places[1], 5)])
+    )
+    commit = on_hold(held.hold_id, [(first, places[0], 2)], release_rest=True)
+    assert (await stock.Commit(commit)).status == OK
+    assert await counters(shop, first, places) == [{"on_hand": 10, "committed": 2}, {"on_hand": 10}]
+    assert await counters(shop, second, places) == [{"on_hand": 10}] * 2
+    fulfilled = await stock.Fulfil(on_hold(held.hold_id))
+    assert fulfilled.status == OK
+    assert await counters(shop, first, places) == [{"on_hand": 8}, {"on_hand": 10}]
+    late = await stock.Cancel(on_hold(held.hold_id))
+    assert late.status == S.STATUS_HOLD_NOT_COMMITTED
+    await shop.audit()
+
+
+async def test_what_is_left_is_cancelled_wherever_it_is(shop: Shop) -> None:
+    """One shard's part has been handed over: the call is about the rest, and it is done."""
+    goods, places = await both(shop)
+    stock, sku = shop.gateway.stock, goods.sku
+    for gone, left in (places, places[::-1]):
+        held = await stock.Reserve(reserve([(sku, at, 2) for at in places]))
+        assert (await stock.Commit(on_hold(held.hold_id))).status == OK
+        assert (await stock.Fulfil(on_hold(held.hold_id, [(sku, gone, 2)]))).status == OK
+        cancel = on_hold(held.hold_id)
+        cancelled = await stock.Cancel(cancel)
+        assert (cancelled.status, cancelled.lines[0].status) == (OK, OK)
+        assert await stock.Cancel(cancel) == cancelled
+        assert "committed" not in await shop.counters(sku, left)
+    assert await counters(shop, sku, places) == [{"on_hand": 8}] * 2
+    await shop.audit()
+
+
+async def test_orders_that_cross(shop: Shop) -> None:
+    """Many orders over both shards, in opposite orders: none waits for ever, none is half there."""
+    goods, places = await both(shop, stock=12)
+    sku = goods.sku
+    answers = await asyncio.gather(
+        *(
+            shop.gateway.stock.Reserve(
+                reserve([(sku, at, 1) for at in (places if i % 2 else places[::-1])]), timeout=20
+            )
+            for i in range(60)
+        )
+    )
+    won = sum(answer.status == OK for answer in answers)
+    assert 0 < won <= 12
+    expected = {"on_hand": 12, "reserved": won}
+    assert await counters(shop, sku, places) == [expected, expected]
+    await shop.audit()
+
+
+async def test_a_shard_refuses_what_is_not_its_own(shop: Shop) -> None:
+    goods, places = await both(shop)
+    sale = await shop.shards[0].stock.Sale(of([(goods.sku, places[1], 1)]))
+    assert sale.status == S.STATUS_WRONG_SHARD
+    order = await shop.shards[1].stock.Reserve(
+        reserve([(goods.sku, places[1], 1), (goods.sku, places[0], 1)])
+    )
+    assert [each.status for each in order.lines] == [
+        S.STATUS_LINKED_LINE_REFUSED,
+        S.STATUS_WRONG_SHARD,
+    ]
+    assert await counters(shop, goods.sku, places) == [{"on_hand": 10}] * 2
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+async def test_a_batch_is_split_and_answered_in_its_order(shop: Shop) -> None:
+    goods, places = await both(shop)
+    lines, sku = 1_000, goods.sku
+    at = np.where(np.arange(lines) % 3 == 0, places[0], places[1])
+    quantity = np.where(np.arange(lines) % 10 == 7, 0, 2)  # each tenth is refused
+    batch = stock_pb2.SubmitRequest(
+        op_id=batch_id(),
+        lines=lines,
+        kind=bytes([Kind.RECEIVE]),
+        sku=np.array([sku], "<u4").tobytes(),
+        location=at.astype("<u4").tobytes(),
+        quantity=quantity.astype("<i8").tobytes(),
+        want_available=True,
+    )
+    reply = await shop.gateway.stock.Submit(batch)
+    wrong = S.STATUS_INVALID_QUANTITY
+    assert list(reply.status) == [0 if each else wrong for each in quantity.tolist()]
+    available = np.frombuffer(reply.available, "<i8")
+    for place in places:
+        mine = (at == place) & (quantity > 0)
+        assert available[mine].tolist() == list(range(12, 12 + 2 * int(mine.sum()), 2))
+    assert await shop.gateway.stock.Submit(batch) == reply  # once
+    received = [int(quantity[at == place].sum()) for place in places]
+    assert await counters(shop, sku, places) == [{"on_hand": 10 + n} for n in received]
+    batch.want_available = False
+    reused = await shop.gateway.stock.Submit(batch)
+    assert set(reused.status) == {S.STATUS_OP_ID_REUSED}
+
+
+async def test_holds_of_a_split_batch_have_the_ids_of_their_lines(shop: Shop) -> None:
+    goods, places = await both(shop)
+    base = batch_id()
+    batch = stock_pb2.SubmitRequest(
+        op_id=base,
+        lines=4,
+        kind=bytes([Kind.RESERVE]),
+        sku=np.array([goods.sku], "<u4").tobytes(),
+        location=np.array([places[0], places[1]] * 2, "<u4").tobytes(),
+        quantity=np.array([1, 2, 3, 4], "<i8").tobytes(),
+        value=np.array([60_000], "<i8").tobytes(),
+    )
+    assert (await shop.gateway.stock.Submit(batch)).status == b""
+    for index in range(4):
+        hold = base[:15] + bytes([index])
+        found = await shop.gateway.stock.GetHold(stock_pb2.GetHoldRequest(hold_id=hold))
+        assert [each.pending for each in found.lines] == [index + 1]
+        assert (await shop.gateway.stock.Release(on_hold(hold))).status == OK
+    assert await counters(shop, goods.sku, places) == [{"on_hand": 10}] * 2
+
+
+async def test_the_client_splits_a_batch_itself(shop: Shop, client: Client) -> None:
+    goods, places = await both(shop, skus=50)
+    rng = np.random.default_rng(7)
+    sku, at = rng.choice(goods.skus, 5_000), rng.choice(places, 5_000)
+    result = await client.submit(
+        Batch(kind=Kind.RECEIVE, sku=sku, location=at, quantity=1), want_available=True
+    )
+    assert result.ok
+    names = [(each, place) for place in places for each in goods.skus]
+    cells = await client.get_cells(names)
+    received = [int(((sku == each) & (at == place)).sum()) for each, place in names]
+    assert [cell.on_hand - 10 for cell in cells] == received
+    await shop.audit()
+
+
+# --- one without the other ------------------------------------------------------------------------
+
+
+async def test_one_shard_serves_while_the_other_is_stopped(shop: Shop, stack: Stack) -> None:
+    """Through the gateway too; and what was sent to the stopped one has one effect in the end."""
+    goods, places = await both(shop)
+    sku = goods.sku
+    waiting = of([(sku, places[0], 1)])
+    crossing = reserve([(sku, places[0], 2), (sku, places[1], 2)])
+    with stopped(await asyncio.to_thread(stack.cluster.pid, "shard-0")):
+        calls = [
+            asyncio.ensure_future(call)
+            for call in (
+                shop.gateway.stock.Sale(waiting, timeout=0.5),
+                shop.gateway.stock.Reserve(crossing, timeout=0.5),
+                shop.shards[0].stock.Sale(of([(sku, places[0], 1)]), timeout=0.5),
+            )
+        ]
+        for _ in range(50):
+            for stock in (shop.gateway.stock, shop.shards[1].stock):
+                receipt = await stock.Receive(of([(sku, places[1], 1)]), timeout=5)
+                assert receipt.status == OK
+        for call in calls:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert caught.value.code() in NO_ANSWER
+    assert (await shop.gateway.stock.Sale(waiting, timeout=20)).status == OK
+    assert (await shop.gateway.stock.Reserve(crossing, timeout=20)).status == OK
+    first, second = await counters(shop, sku, places)
+    # Whether the third call was still taken up is open: its caller never asked again.
+    assert first in ({"on_hand": 9, "reserved": 2}, {"on_hand": 8, "reserved": 2})
+    assert second == {"on_hand": 110, "reserved": 2}
+    await shop.audit()
+
+
+async def test_one_shard_serves_while_the_other_is_killed(
+    shop: Shop, stack: Stack, client: Client
+) -> None:
+    goods, places = await both(shop)
+    sku, sold = goods.sku, 0
+    before = await shop.status(0)
+    await asyncio.to_thread(stack.kill_shard, 0)
+    other = asyncio.create_task(client.sale([(sku, places[0], 1)]))  # waits until it is back
+    while not other.done() or sold < 20:
+        for stock in (shop.gateway.stock, shop.shards[1].stock):
+            answer = await stock.Sale(of([(sku, places[1], 1)]), timeout=5)
+            assert answer.status == OK
+            sold += 1
+    assert (await other).ok
+
+    def is_back() -> bool:
+        return int(stack.status(0)["epoch"]) == before["epoch"] + 1
+
+    await asyncio.to_thread(eventually, is_back)
+    shard_map = await shop.gateway.directory.GetShardMap(directory_pb2.GetShardMapRequest())
+    assert [each.epoch for each in shard_map.shards] == [before["epoch"] + 1, 1]
+    cells = await client.get_cells([(sku, at) for at in places])
+    assert [cell.on_hand for cell in cells] == [9, 10 - sold]
+    await shop.audit()
+
+
+async def test_an_order_over_both_while_one_is_killed(
+    shop: Shop, stack: Stack, client: Client
+) -> None:
+    """Whatever the moment, an order is held on both shards or on neither, once it is answered."""
+    goods, places = await both(shop, stock=1_000)
+    won = 0
+
+    async def orders() -> None:
+        nonlocal won
+        for _ in range(60):
+            held = await client.reserve([(goods.sku, at, 1) for at in places])
+            assert held.ok, held
+            won += 1
+
+    working = [asyncio.create_task(orders()) for _ in range(4)]
+    await asyncio.sleep(0.1)
+    await asyncio.to_thread(stack.kill_shard, 1)
+    await asyncio.gather(*working)
+    cells = await client.get_cells([(goods.sku, at) for at in places])
+    assert [cell.reserved for cell in cells] == [won, won] == [240, 240]
+    await shop.audit()
