@@ -94,6 +94,31 @@ class _Waiting:
     since: float
 
 
+@dataclass(slots=True)
+class _Staged:
+    """A block that was applied and is to be written."""
+
+    position: Position
+    payload: bytes
+    now_ns: int
+    taken: list[_Waiting]
+    requests: list[Request]
+    outcome: Outcome
+
+    def stats(self, started: float, answered: float) -> BlockStats:
+        """What metrics want to know; times are of `time.perf_counter`."""
+        requests = self.requests
+        return BlockStats(
+            len(requests),
+            concatenated(requests, "kind") if requests else np.zeros(0, np.uint8),
+            self.outcome.status,
+            len(self.payload),
+            self.outcome.expired,
+            answered - started,
+            [answered - waiting.since for waiting in self.taken],
+        )
+
+
 class Shard:
     """The service object of one shard; a `ports.ShardLink` for its own process.
 
@@ -126,13 +151,15 @@ class Shard:
         self._machine = machine or Machine()
         self._memory = memory or AnswerMemory()
         self._at = GENESIS
-        self._chain = 0  # CRC32C of the last block
+        self._tip = GENESIS  # the newest applied block: `_at`, or one that is being written
+        self._chain = 0  # CRC32C of that block
+        self._unanswered: set[bytes] = set()  # op_ids in blocks that are not durable yet
+        self._appending: asyncio.Task[None] | None = None
         self._queue: deque[_Waiting] = deque()
         self._queued_lines = 0
         self._reads: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
         self._unjournaled: list[Place] = []  # what the machine learnt since the last block
         self._wake = asyncio.Event()
-        self._busy = False  # a block is applied and not durable yet
         self._crowded = False  # requests came in while the last block was being written
         self._next_sweep = 0.0  # monotonic time before which no block is made for expiries alone
         self._serving = False
@@ -165,6 +192,7 @@ class Shard:
         known = await self._load_snapshot()
         opened = await self._journal.take_over(self._opening, known=known)
         blocks = await self._replay(known or GENESIS, opened)
+        self._tip = self._at
         self._proof = time.monotonic()
         self._serving = True
         self._task = asyncio.create_task(self._run(), name=f"shard-{self._number}")
@@ -216,7 +244,7 @@ class Shard:
         """Run `look` between two blocks, as the proven owner, and give what it returns."""
         if not self._serving:
             raise Unavailable(f"shard {self._number} is not serving")
-        if not self._busy and time.monotonic() - self._proof < LEASE_S:
+        if self._tip == self._at and time.monotonic() - self._proof < LEASE_S:
             return look()
         done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         self._reads.append((look, done))
@@ -263,12 +291,24 @@ class Shard:
 
     async def _run(self) -> None:
         try:
-            while self._serving or self._queue:
+            while self._serving or self._queue or self._appending is not None:
                 await self._wait_for_work()
-                await self._gather()
-                await self._prove_ownership()
-                self._do_reads()
-                await self._make_block()
+                if not self._may_run_ahead():
+                    await self._settle()
+                if self._appending is None:
+                    await self._gather()
+                    await self._prove_ownership()
+                    if self._snapshot_is_due():
+                        self._begin_snapshot()
+                    self._do_reads()
+                staged = self._stage()
+                if staged is not None:
+                    # One append at a time: a stream accepts gaps, so a refused block whose
+                    # successor was on its way already could leave one.
+                    await self._settle()
+                    self._appending = asyncio.create_task(self._append(staged))
+                else:
+                    await self._settle()  # what waits may wait for the answers of that block
             self._do_reads()
         except (Fenced, AppendInDoubt, JournalLost) as error:
             self._stop_process(f"shard {self._number}: {type(error).__name__}: {error}")
@@ -277,9 +317,28 @@ class Shard:
             _log.exception("shard failed", shard=self._number)
             self._stop_process(f"shard {self._number} failed: {error!r}")
 
+    def _may_run_ahead(self) -> bool:
+        """Whether to apply the next block while the last one is being written.
+
+        Worth it when much waits. Reads and snapshots need a moment at which all is durable.
+        """
+        return (
+            self._appending is not None
+            and not self._appending.done()
+            and self._queued_lines >= GATHER_LINES
+            and not self._reads
+            and not self._snapshot_is_due()
+        )
+
+    async def _settle(self) -> None:
+        """Wait until the last block is durable and answered; raises what its append raised."""
+        if self._appending is not None:
+            await self._appending
+            self._appending = None
+
     async def _wait_for_work(self) -> None:
         """Until something is queued, something may expire, or ownership should be looked at."""
-        if self._queue or self._reads or not self._serving:
+        if self._queue or self._reads or self._appending is not None or not self._serving:
             return
         self._wake.clear()
         timeout = IDLE_CHECK_S
@@ -341,76 +400,63 @@ class Shard:
             if not done.done():
                 done.set_exception(Unavailable(f"shard {self._number}: {why}"))
 
-    async def _make_block(self) -> None:
-        """Put what waits, and what is overdue, into one block; answer when it is durable."""
+    def _stage(self) -> "_Staged | None":
+        """Apply what waits, and what is overdue, as one block; None when there is nothing."""
         taken = self._take_waiting()
         self._learn()
-        now = max(self._clock(), self._machine.now_ns + 1)
+        machine = self._machine
+        now = max(self._clock(), machine.now_ns + 1)
         if not (taken or self._unjournaled):
-            overdue = 0 <= self._machine.next_deadline_ns() < now
+            overdue = 0 <= machine.next_deadline_ns() < now
             if not overdue or time.monotonic() < self._next_sweep:
-                return
+                return None
             self._next_sweep = time.monotonic() + SWEEP_EVERY_S
         requests = [waiting.request for waiting in taken]
         try:
-            outcome = self._machine.apply(now, requests)
+            outcome = machine.apply(now, requests)
         except MemoryError as error:
             for waiting in taken:
                 _fail(waiting, Overloaded(f"shard {self._number} is full: {error}"))
-            return
+            return None
         if not (taken or self._unjournaled or outcome.expired):
-            return  # the wheel turned, and nothing was due
-        await self._append(taken, requests, outcome)
-        self._after_append()
-
-    async def _append(
-        self, taken: list[_Waiting], requests: list[Request], outcome: Outcome
-    ) -> None:
-        machine, position = self._machine, self._at.next()
+            return None  # the wheel turned, and nothing was due
+        position = self._tip.next()
         block = Block(
-            self._number, position.epoch, position.seq, machine.now_ns, self._chain,
-            machine.state_hash, machine.sku_limit, self._unjournaled, requests, outcome.status,
-            outcome.image,
+            self._number, position.epoch, position.seq, now, self._chain, machine.state_hash,
+            machine.sku_limit, self._unjournaled, requests, outcome.status, outcome.image,
             expired=outcome.expired,
         )  # fmt: skip
         payload, crc = encode(block)
-        self._busy = True
+        self._tip, self._chain, self._unjournaled = position, crc, []
+        self._unanswered.update(request.op_id for request in requests)
+        return _Staged(position, payload, now, taken, requests, outcome)
+
+    async def _append(self, staged: "_Staged") -> None:
+        """Make a block durable, and answer it."""
         started = time.perf_counter()
         while True:
             try:
-                await self._journal.append(position, payload)
+                await self._journal.append(staged.position, staged.payload)
                 break
             except JournalUnavailable as error:
                 _log.warning("journal unavailable", shard=self._number, error=str(error))
                 self._fail_reads("the journal cannot be reached")
                 await asyncio.sleep(RETRY_APPEND_S)
-        self._busy = False
         self._crowded = bool(self._queue)
         self._proof = time.monotonic()
-        self._at, self._chain = position, crc
-        self._unjournaled = []
-        self._since_snapshot += len(payload)
+        self._at = staged.position
+        self._since_snapshot += len(staged.payload)
         answered = time.perf_counter()
-        for waiting, answer in zip(
-            taken, _answers(requests, outcome, machine.now_ns, position), strict=True
-        ):
+        answers = _answers(staged.requests, staged.outcome, staged.now_ns, staged.position)
+        for waiting, answer in zip(staged.taken, answers, strict=True):
             self._memory.remember(waiting.request, answer)
+            self._unanswered.discard(waiting.request.op_id)
             if not waiting.answer.done():
                 waiting.answer.set_result(answer)
-        # Those who wait go first: counting and the next block cost them nothing.
-        await asyncio.sleep(0)
         if self._observe is not None:
-            self._observe(
-                BlockStats(
-                    len(requests),
-                    concatenated(requests, "kind") if requests else np.zeros(0, np.uint8),
-                    outcome.status,
-                    len(payload),
-                    outcome.expired,
-                    answered - started,
-                    [answered - waiting.since for waiting in taken],
-                )
-            )
+            # Those who wait go first: counting costs them nothing.
+            await asyncio.sleep(0)
+            self._observe(staged.stats(started, answered))
 
     def _take_waiting(self) -> list[_Waiting]:
         """The next requests to apply; repeated ones are answered here, from memory."""
@@ -421,15 +467,15 @@ class Shard:
         while self._queue and len(taken) < limits.MAX_BLOCK_REQUESTS:
             waiting = self._queue[0]
             request = waiting.request
-            if lines + request.lines > limits.MAX_BLOCK_LINES:
+            if taken and lines + request.lines > limits.MAX_BLOCK_LINES:
                 break
             self._queue.popleft()
             if waiting.answer.cancelled():
                 # Its caller is gone and nothing was judged; whoever cares will repeat it.
                 self._queued_lines -= request.lines
                 continue
-            if request.op_id in ids:
-                again.append(waiting)  # the same id twice in one block: answered after it
+            if request.op_id in ids or self._is_unanswered(request.op_id):
+                again.append(waiting)  # the same id is under way: answered after that
                 continue
             self._queued_lines -= request.lines
             answer = self._remembered(request)
@@ -441,6 +487,11 @@ class Shard:
             lines += request.lines
         self._queue.extendleft(reversed(again))
         return taken
+
+    def _is_unanswered(self, op_id: bytes) -> bool:
+        """Whether a block that is not durable yet has this id, as a request's or as a line's."""
+        found = self._unanswered
+        return bool(found) and (op_id in found or op_id[:14] + b"\0\0" in found)
 
     def _remembered(self, request: Request) -> Answer | None:
         """The first answer to this op_id, or the refusal when it came with other content."""
@@ -472,9 +523,14 @@ class Shard:
 
     # --- snapshots -----------------------------------------------------------------------------
 
-    def _after_append(self) -> None:
-        if self._since_snapshot >= self._snapshot_every and self._snapshotting is None:
-            self._begin_snapshot()
+    def _snapshot_is_due(self) -> bool:
+        """When the journal behind the last snapshot is long, and long beside the state itself.
+
+        Copying and packing a large state costs more than keeping a few more blocks.
+        """
+        return self._snapshotting is None and self._since_snapshot >= max(
+            self._snapshot_every, self._machine.nbytes_used()
+        )
 
     def _begin_snapshot(self) -> Position:
         """Copy the state as it is now and store the copy beside the serving path."""

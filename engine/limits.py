@@ -33,14 +33,16 @@ MAX_SPLIT: Final = 256  # shards that one hot location may be spread over
 # Requests and blocks.
 MAX_BATCH_LINES: Final = 8_190  # of one Submit
 MAX_UNARY_LINES: Final = MAX_HOLD_LINES
-MAX_BLOCK_LINES: Final = 4 * MAX_BATCH_LINES  # group commit puts no more than this in one block
+# Group commit puts no more than this in one block: the next one is applied while it is written, and
+# two short blocks overlap where one long one does not.
+MAX_BLOCK_LINES: Final = MAX_BATCH_LINES
 MAX_BLOCK_REQUESTS: Final = 4_096
 MAX_BLOCK_BYTES: Final = 16 << 20
 MAX_CELLS: Final = (1 << 31) - 2
 MAX_HOLDS: Final = (1 << 31) - 2
 
 # What may wait in a shard for the next block; more is refused as overload.
-MAX_QUEUED_LINES: Final = 16 * MAX_BLOCK_LINES
+MAX_QUEUED_LINES: Final = 64 * MAX_BLOCK_LINES
 MAX_QUEUED_REQUESTS: Final = 16_384
 
 # Answers remembered for repeated op_ids: two generations of this many requests and bytes each, so

@@ -118,6 +118,11 @@ class Machine:
         """Bytes allocated for cells and for holds, index entries included."""
         return self._columns.nbytes()
 
+    def nbytes_used(self) -> int:
+        """Bytes of the rows in use: about what a snapshot copies."""
+        used = int(self.state.meta[kernels.HOLDS_USED])
+        return 8 * (self.cells * CELL_WORDS + used * kernels.HOLD_WORDS)
+
     def cell(self, sku: int, location: int) -> Cell | None:
         """Look a cell up; the ids may be any that fit 32 bits."""
         key = _signed(location << 32 | sku)

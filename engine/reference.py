@@ -100,6 +100,7 @@ class ReferenceMachine:
         self._expiries_per_block = expiries_per_block
         self._now_ns = 0
         self._sku_limit = 0
+        self._expired = 0
         self._places: dict[int, Place] = {}
         self._cells: dict[Key, Cell] = {}  # in the order they were made
         self._holds: dict[bytes, Hold] = {}  # live or remembered, in the order they were made
@@ -164,6 +165,11 @@ class ReferenceMachine:
     def shortages(self) -> int:
         """Cells whose available is below zero."""
         return sum(cell.available < 0 for cell in self._cells.values())
+
+    @property
+    def expired(self) -> int:
+        """Holds expired since the beginning, by the sweep or when they were called on."""
+        return self._expired
 
     @property
     def state_hash(self) -> int:
@@ -355,6 +361,7 @@ class ReferenceMachine:
         for line in self._holds[hold_id].lines:
             self._move_units(Kind.RELEASE, line, line.pending)
         self._settle(hold_id, HoldState.EXPIRED)
+        self._expired += 1
 
     def _settle(self, hold_id: bytes, resolved: HoldState) -> None:
         """After a change of a hold: its new state.

@@ -3,12 +3,13 @@
 What is malformed raises InvalidField, which names the field. What can be judged becomes a line, even
 when it is sure to be refused: an unknown code gets an id that nothing has, and the machine says so.
 
-This is the hot path of single calls: a request of one line is built from one packed struct.
+This is the hot path of single calls: a request of one line is one packed record, of which its
+columns are views and its digest is a hash.
 """
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 import numpy as np
@@ -23,27 +24,13 @@ NO_SUCH_ID: Final = 0xFFFFFFFF  # of no SKU and no location; 0 would mean "any" 
 _WHOLE_HOLD: Final = 0
 _NOT_A_QUANTITY: Final = -1
 
-# The columns of one line, widest first, so that each is aligned.
+# The columns of one line as one record, widest first, so that each is aligned.
 _PACKED: Final = (
-    "quantity",
-    "value",
-    "hold_hi",
-    "hold_lo",
-    "sku",
-    "location",
-    "currency",
-    "kind",
-    "flags",
-)
+    "quantity", "value", "hold_hi", "hold_lo", "sku", "location", "currency", "kind", "flags",
+)  # fmt: skip
 _ONE: Final = struct.Struct("<qqQQIIHBB")
-_FIELDS: Final = tuple(
-    (place, name, COLUMNS[name], offset)
-    for place, (name, offset) in enumerate(
-        zip(_PACKED, (0, 8, 16, 24, 32, 36, 40, 42, 43), strict=True)
-    )
-)
-assert _ONE.size == 44
-assert all(offset % dtype.itemsize == 0 for _, _, dtype, offset in _FIELDS)
+_RECORD: Final = np.dtype([(name, COLUMNS[name]) for name in _PACKED])
+assert _ONE.size == _RECORD.itemsize
 
 Codes = Callable[[str], int]
 
@@ -245,22 +232,23 @@ _Line = tuple[int, int, int]  # sku, location, quantity
 
 
 def _lines(
-    op_id: bytes, lines: Iterable[common_pb2.Line], catalogue: Catalogue, within: str = ""
+    op_id: bytes, lines: Collection[common_pb2.Line], catalogue: Catalogue, within: str = ""
 ) -> list[_Line]:
     check_id("op_id", op_id)
-    found = [
-        (
-            sku_id(f"lines[{i}]{within}.sku", line.sku, catalogue)
-            if line.sku.code
-            else line.sku.id,
-            location_id(f"lines[{i}]{within}.location", line.location, catalogue)
-            if line.location.code
-            else line.location.id,
-            line.quantity,
+    check_count("lines", len(lines))
+    found: list[_Line] = []
+    for line in lines:
+        # What is named by its id goes past the functions, and past making a name for the field.
+        sku, location = line.sku, line.location
+        found.append(
+            (
+                sku_id(f"lines[{len(found)}]{within}.sku", sku, catalogue) if sku.code else sku.id,
+                location_id(f"lines[{len(found)}]{within}.location", location, catalogue)
+                if location.code
+                else location.id,
+                line.quantity,
+            )
         )
-        for i, line in enumerate(lines)
-    ]
-    check_count("lines", len(found))
     return found
 
 
@@ -287,15 +275,13 @@ def _one(
     currency: int = 0,
     hold: tuple[int, int] = (0, 0),
 ) -> Request:
-    """One line: 3 µs, where `Request.of` takes 30."""
-    values = (quantity, value, *hold, sku, location, currency, kind, flags)
+    """One line: 2 µs, where `Request.of` takes 30."""
+    high, low = hold
+    values = (quantity, value, high, low, sku, location, currency, kind, flags)
     packed = _ONE.pack(*values)
-    columns = {
-        name: np.frombuffer(packed, dtype, 1, offset)
-        for place, name, dtype, offset in _FIELDS
-        if values[place]
-    }
-    return Request(op_id, 1, columns, True, hashlib.sha256(packed).digest()[:8])
+    record = np.frombuffer(packed, _RECORD)
+    columns = {name: record[name] for name, given in zip(_PACKED, values, strict=True) if given}
+    return Request(op_id, 1, columns, True, hashlib.blake2b(packed, digest_size=8).digest())
 
 
 def _many(op_id: bytes, kind: Kind, lines: list[_Line], **columns: Any) -> Request:

@@ -90,6 +90,7 @@ class Pair:
         assert machine.holds_open == reference.holds_open
         assert machine.holds_committed == reference.holds_committed
         assert machine.shortages == reference.shortages
+        assert machine.expired == reference.expired
         assert machine.state_hash == reference.state_hash
         assert list(self._mirror.items()) == list(cells.items())
         self._check_next_deadline()

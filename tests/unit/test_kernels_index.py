@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from engine import kernels
 from engine.machine import Machine
 from engine.operations import Kind, Request, id_to_pair, pair_to_id
 from engine.status import Status
@@ -116,13 +117,40 @@ def test_holds_that_were_forgotten_are_not_found_after_growth() -> None:
     assert known == [False] * 490 + [True] * 10
 
 
-def test_the_lines_of_a_hold_may_stand_in_any_slots() -> None:
+def test_slots_are_used_again() -> None:
+    machine = machine_of(1, remembered=10)
+    machine.apply(OPENED_NS, [request(bytes(16), [receive(500)])])
+    for block in range(1, 50):
+        ids = [pair_to_id(block, number) for number in range(20)]
+        reserves = [request(each, [reserve(1)]) for each in ids]
+        lines = [release("")._replace(hold_hi=block, hold_lo=number) for number in range(20)]
+        machine.apply(OPENED_NS + block, [*reserves, request(bytes(16), lines)])
+    assert machine.hold(ids[-1]) is not None
+    assert machine.state.meta[kernels.HOLDS_USED] == 20 + 10
+
+
+def shop_with_a_hold_in_slots_1_and_0() -> Shop:
     shop = Shop(tea=10, resolved_remembered=1)
     for name in ("slot 0", "slot 1", "slot 2"):
         shop.holds(name, reserve(1))
     for name in ("slot 0", "slot 1", "slot 2"):
         shop.does(release(name))
     shop.holds("slots 1 and 0", reserve(2), reserve(3))
+    slots = shop.pair.machine.state.lines[:2]
+    assert slots[:, kernels.NEXT_LINE].tolist() == [kernels.NONE, 0]
+    return shop
+
+
+def test_a_hold_whose_lines_stand_in_any_slots_expires_whole() -> None:
+    shop = shop_with_a_hold_in_slots_1_and_0()
+    shop.wait(10**12)
+    shop.does(receive(1))
+    assert shop.units("slots 1 and 0") == [(0, 0, 0), (0, 0, 0)]
+    assert shop.cell().reserved == 0
+
+
+def test_a_hold_whose_lines_stand_in_any_slots_can_be_called_on() -> None:
+    shop = shop_with_a_hold_in_slots_1_and_0()
     assert shop.answer(commit("slots 1 and 0", 1)) is Status.NOT_IN_HOLD
     shop.does(commit("slots 1 and 0", 3, TEA, rest=True))
     assert shop.units("slots 1 and 0") == [(0, 2, 0), (0, 1, 0)]
