@@ -182,8 +182,10 @@ class Overloaded(Exception):  # noqa: N818
 
 
 class Unavailable(Exception):  # noqa: N818
-    """The shard cannot answer now (starting, stopping, gone). Whether a request that was under way
-    was applied is not known: send it again with the same op_id."""
+    """The shard cannot answer now: it is starting, stopping or gone.
+
+    Whether a request that was under way was applied is not known: send it again with its op_id.
+    """
 
 
 @dataclass(frozen=True, slots=True)

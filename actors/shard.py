@@ -1,5 +1,6 @@
-"""One shard: the owner of its locations' stock and prices. It stamps the time, makes blocks of what
-waits, and answers when they are durable.
+"""One shard: the owner of its locations' stock and prices.
+
+It stamps the time, makes blocks of what waits, and answers when they are durable.
 
 Requests queue up while a block is being written and go together into the next one (group commit), so
 the rate adapts without a timer. State is touched from one task only, `_run`; reads are done there too,
@@ -312,7 +313,7 @@ class Shard:
             self._do_reads()
         except (Fenced, AppendInDoubt, JournalLost) as error:
             self._stop_process(f"shard {self._number}: {type(error).__name__}: {error}")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, this process must not go on
             # A bug: memory may be ahead of the journal, so this process must not go on.
             _log.exception("shard failed", shard=self._number)
             self._stop_process(f"shard {self._number} failed: {error!r}")
@@ -391,7 +392,7 @@ class Shard:
                 continue
             try:
                 done.set_result(look())
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - it is the reader's
                 done.set_exception(error)
 
     def _fail_reads(self, why: str) -> None:
@@ -549,7 +550,7 @@ class Shard:
                 "snapshot stored", shard=self._number, at=str(at), stored_bytes=saved.stored_bytes,
                 trimmed_blocks=trimmed,
             )  # fmt: skip
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the journal still has it all
             # The journal still has everything; the next one may succeed.
             _log.warning("snapshot failed", shard=self._number, at=str(at), error=str(error))
         finally:
@@ -574,7 +575,7 @@ class Shard:
                 0,
                 machine.sku_limit,
                 nonce=os.urandom(16),
-            )  # fmt: skip
+            )
         )[0]
 
     async def _load_snapshot(self) -> Position | None:

@@ -146,9 +146,7 @@ def arguments(description: str, *, seconds: float) -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=_positive, default=seconds, help="of each measurement")
     parser.add_argument("--json", type=Path, help="write the result to this file, or - for stdout")
     parser.add_argument("--cells", type=_cells, default=100_000, help="SKUs at locations, in stock")
-    parser.add_argument(
-        "--ttl-ms", type=int, default=2_000, help="of the holds: expiry never rests"
-    )
+    parser.add_argument("--ttl-ms", type=int, default=500, help="of the holds: expiry never rests")
     return parser
 
 

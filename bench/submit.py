@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the bench; the exit code is 1 when stock is not conserved."""
     parser = arguments("Batches on the direct path, against a Lua script.", seconds=6.0)
     parser.add_argument("--lines", type=int, default=limits.MAX_BATCH_LINES, help="of each batch")
-    parser.add_argument("--in-flight", type=int, default=4, help="batches under way at once")
+    parser.add_argument("--in-flight", type=int, default=3, help="batches under way at once")
     options = parser.parse_args(argv)
     screen = Screen()
     load_before = os.getloadavg()[0]

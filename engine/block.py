@@ -42,10 +42,11 @@ _TYPES: Final = {
     code: np.dtype(f"<{code}") for code in ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8")
 }
 
-assert list(_IMAGE_WORDS) == list(range(1, 10)) and INCOMING < PRICE < VERSION
+assert list(_IMAGE_WORDS) == list(range(1, 10))
+assert INCOMING < PRICE < VERSION
 
 
-class BlockDamaged(ValueError):
+class BlockDamaged(ValueError):  # noqa: N818 - a condition of the bytes
     """The bytes are not a whole block of a known format; says what is wrong."""
 
 
@@ -139,30 +140,39 @@ def _narrowest(low: int, high: int) -> tuple[np.dtype[Any], str]:
     return _WIDEST
 
 
+def _add_requests(columns: _Columns, requests: list[Request], status: NDArray[np.uint8]) -> None:
+    if not requests:
+        return
+    columns.add_raw("op_id", b"".join(request.op_id for request in requests))
+    columns.add_raw("digest", b"".join(request.digest for request in requests))
+    columns.add("lines", np.array([request.lines for request in requests], np.int64))
+    columns.add("want", np.array([request.want_available for request in requests], np.uint8))
+    present = set().union(*(request.columns for request in requests))
+    for name, dtype in COLUMNS.items():
+        if name in present:
+            column = concatenated(requests, name)
+            if dtype.itemsize == 8 and dtype.kind == "u":  # halves of ids: nothing to narrow
+                if column.any():
+                    columns.add_raw(name, column.tobytes())
+            else:
+                columns.add(name, column)
+    columns.add("status", status)
+
+
+def _add_image(columns: _Columns, image: AfterImage | None) -> None:
+    if image is None or not len(image.rows):
+        return
+    columns.add("rows", image.rows)
+    columns.add_raw("new_keys", image.new_keys.tobytes())
+    for word, values in image.words.items():
+        columns.add(f"w{word}", values)
+
+
 def encode(block: Block) -> tuple[bytes, int]:
     """The bytes of a block, and their CRC32C (the next block's `previous_crc`)."""
-    columns = _Columns()
-    requests = block.requests
-    if requests:
-        columns.add_raw("op_id", b"".join(request.op_id for request in requests))
-        columns.add_raw("digest", b"".join(request.digest for request in requests))
-        columns.add("lines", np.array([request.lines for request in requests], np.int64))
-        columns.add("want", np.array([request.want_available for request in requests], np.uint8))
-        present = set().union(*(request.columns for request in requests))
-        for name in COLUMNS:
-            if name in present:
-                column = concatenated(requests, name)
-                if COLUMNS[name].itemsize == 8 and column.dtype.kind == "u":
-                    if column.any():
-                        columns.add_raw(name, column.tobytes())
-                else:
-                    columns.add(name, column)
-        columns.add("status", block.status)
-    if block.image is not None and len(block.image.rows):
-        columns.add("rows", block.image.rows)
-        columns.add_raw("new_keys", block.image.new_keys.tobytes())
-        for word, values in block.image.words.items():
-            columns.add(f"w{word}", values)
+    columns, requests = _Columns(), block.requests
+    _add_requests(columns, requests, block.status)
+    _add_image(columns, block.image)
     header: dict[str, Any] = {
         "v": FORMAT,
         "shard": block.shard,

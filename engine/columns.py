@@ -6,7 +6,7 @@ from math import prod
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from engine import kernels, limits
 from engine.kernels import NONE, State
@@ -102,7 +102,7 @@ def _next_size(size: int, needed: int, most: int, what: str) -> int:
     return min(size, most)
 
 
-def _zeros(shape: int | tuple[int, ...], dtype: type) -> NDArray[Any]:
+def _zeros(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """Zero pages, resident only once written; huge ones when there are enough, where Linux allows.
 
     Random rows of a large table miss the TLB on nearly every access: with huge pages a reserve line

@@ -71,7 +71,8 @@ assert MAX_BATCH_LINES <= MAX_BLOCK_LINES
 assert MAX_HOLD_LINES <= MAX_BATCH_LINES
 assert MAX_HOLD_LINES < 1 << 16, "a line's number in its hold is uint16"
 assert EXPIRIES_PER_BLOCK >= MAX_HOLD_LINES, "a hold's lines expire together"
-assert MAX_BLOCK_LINES <= MAX_QUEUED_LINES and MAX_BLOCK_REQUESTS <= MAX_QUEUED_REQUESTS
+assert MAX_BLOCK_LINES <= MAX_QUEUED_LINES
+assert MAX_BLOCK_REQUESTS <= MAX_QUEUED_REQUESTS
 assert MIN_TTL_MS <= DEFAULT_TTL_MS <= MAX_TTL_MS
 assert MAX_BATCH_LINES < 1 << 16, "a line's index is added to the low 16 bits of a batch's base id"
 assert MAX_SPLIT <= MAX_SHARDS < 1 << 16, "a shard's number is uint16 where lines are routed"

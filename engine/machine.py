@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from engine import kernels, limits
 from engine.block import AfterImage, Place, concatenated
 from engine.columns import Columns
-from engine.kernels import CELL_WORDS, KEY, ON_HAND, VERSION
+from engine.kernels import CELL_WORDS, KEY, ON_HAND
 from engine.operations import Request, id_to_pair
 from engine.views import Cell, Hold, HoldLine, HoldState
 
@@ -300,6 +300,8 @@ _NATIVE: Final = {
 }  # fmt: skip
 
 
+_NUMBA: Final[Any] = numba.config
+_JIT_IS_OFF: Final = bool(_NUMBA.DISABLE_JIT)
 _HALVES: Final = struct.Struct(">qq")
 
 
@@ -320,4 +322,4 @@ def _signed(value: int) -> int:
 
 def _wrapping() -> AbstractContextManager[Any]:
     """Hashes wrap; numpy's scalars, which stand in when compilation is off, would warn of it."""
-    return np.errstate(over="ignore") if numba.config.DISABLE_JIT else nullcontext()
+    return np.errstate(over="ignore") if _JIT_IS_OFF else nullcontext()

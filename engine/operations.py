@@ -100,9 +100,14 @@ class Request:
         return request
 
     def _digest(self) -> bytes:
-        """8 bytes over the lines' content, however it was given: a column of one value counts as
-        that value, and one of zeros as missing."""
-        parts: list[Any] = [self.lines.to_bytes(4, "little"), b"\1" if self.want_available else b"\0"]
+        """8 bytes over the lines' content, however it was given.
+
+        A column of one value counts as that value, and one of zeros as missing.
+        """
+        parts: list[Any] = [
+            self.lines.to_bytes(4, "little"),
+            b"\1" if self.want_available else b"\0",
+        ]
         columns = self.columns
         for name, (same_mark, full_mark) in _MARKS.items():
             column = columns.get(name)

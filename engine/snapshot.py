@@ -24,7 +24,7 @@ _LENGTH: Final = struct.Struct("<I")
 _CHUNK: Final = 4 << 20  # bytes
 
 
-class SnapshotDamaged(ValueError):
+class SnapshotDamaged(ValueError):  # noqa: N818 - a condition of the bytes
     """The bytes are not a whole snapshot of a known format; says what is wrong."""
 
 

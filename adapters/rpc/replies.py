@@ -54,7 +54,7 @@ def operation(shard: int, answer: Answer) -> common_pb2.OperationReply:
 def reserved(shard: int, answer: Answer, op_id: bytes, ttl_ms: int) -> common_pb2.OperationReply:
     """The reply to a Reserve, with the hold's id and deadline when there is one."""
     reply = operation(shard, answer)
-    if not any(answer.status):
+    if not reply.status:
         reply.hold_id = op_id
         ttl_ms = ttl_ms or limits.DEFAULT_TTL_MS
         reply.deadline_ns = answer.now_ns + ttl_ms * limits.NS_PER_MS

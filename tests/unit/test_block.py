@@ -119,9 +119,7 @@ def test_a_batch_of_reserves_is_small() -> None:
         location=random.integers(1, 458, lines), quantity=1, value=60_000,
     )  # fmt: skip
     rows = np.arange(lines, dtype=np.int32)
-    image = AfterImage(
-        rows, lines, np.zeros(0, np.int64), {RESERVED: random.integers(0, 9, lines)}
-    )
+    image = AfterImage(rows, lines, np.zeros(0, np.int64), {RESERVED: random.integers(0, 9, lines)})
     block = Block(0, 1, 1, 1, 0, 0, 70_000, [], [request], np.zeros(lines, np.uint8), image)
     assert len(encode(block)[0]) < 20 * lines
     assert ON_HAND not in decode(encode(block)[0]).image.words  # type: ignore[union-attr]

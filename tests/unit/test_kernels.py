@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from engine import kernels, limits
+from engine.machine import Machine
 from engine.operations import Disposition, Flag, Kind
-from engine.reference import Key, Line
+from engine.reference import Key, Line, ReferenceMachine
 from engine.status import Status
-from engine.views import HoldState
+from engine.views import Cell, HoldLine, HoldState
 from tests.property.histories import (
     BERLIN,
     BOSTON,
@@ -34,6 +35,7 @@ from tests.property.shop import (
     commit,
     count,
     fulfil,
+    hold_id,
     price,
     receive,
     release,
@@ -684,6 +686,33 @@ def test_holds_of_a_location_that_moved_away_can_still_be_called_on() -> None:
 def test_the_columns_have_the_states_of_the_views() -> None:
     names = [f"H_{state.name}" for state in HoldState]
     assert [getattr(kernels, name) for name in names] == list(HoldState)
+
+
+def test_a_view_is_a_copy() -> None:
+    shop = Shop(tea=10)
+    shop.holds("order", reserve(3))
+    for machine in (shop.pair.machine, shop.pair.reference):
+        cell, hold = machine.cell(*TEA), machine.hold(hold_id("order"))
+        assert cell is not None
+        assert hold is not None
+        cell.on_hand, hold.lines[0].pending = 99, 99
+        assert machine.cell(*TEA) == Cell(on_hand=10, reserved=3)
+        again = machine.hold(hold_id("order"))
+        assert again is not None
+        assert again.lines == [HoldLine(*TEA, pending=3)]
+        assert machine.cell(*JAM) is machine.hold(hold_id("nothing")) is None
+
+
+@pytest.mark.parametrize("machine", [Machine, ReferenceMachine])
+def test_time_and_the_catalogue_only_grow(machine: type[Machine | ReferenceMachine]) -> None:
+    shard = machine()
+    shard.apply(5, [])
+    for now_ns in (4, 5):
+        with pytest.raises(ValueError):
+            shard.apply(now_ns, [])
+    shard.set_sku_limit(7)
+    with pytest.raises(ValueError):
+        shard.set_sku_limit(6)
 
 
 def test_every_status_that_a_machine_gives_is_tested_here() -> None:

@@ -125,7 +125,7 @@ def test_slots_are_used_again() -> None:
         reserves = [request(each, [reserve(1)]) for each in ids]
         lines = [release("")._replace(hold_hi=block, hold_lo=number) for number in range(20)]
         machine.apply(OPENED_NS + block, [*reserves, request(bytes(16), lines)])
-    assert machine.hold(ids[-1]) is not None
+    assert machine.hold(pair_to_id(49, 19)) is not None
     assert machine.state.meta[kernels.HOLDS_USED] == 20 + 10
 
 

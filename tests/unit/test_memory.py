@@ -36,7 +36,9 @@ def test_at_least_the_last_so_many_requests_are_known_and_no_more_than_twice_tha
 def test_large_answers_are_bounded_in_bytes() -> None:
     memory = AnswerMemory(most_bytes=100_000)
     for number in range(1, 60):
-        memory.remember(request_of(number, 1000), Answer(os.urandom(1000), os.urandom(8000), 1, 1, 1))
+        memory.remember(
+            request_of(number, 1000), Answer(os.urandom(1000), os.urandom(8000), 1, 1, 1)
+        )
     assert len(memory.dump()) < 2 * 115_000
 
 

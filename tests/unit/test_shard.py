@@ -90,7 +90,8 @@ async def test_a_repeated_request_has_one_effect_and_one_answer(world: World) ->
         assert await shard.submit(request) == first
         assert shard.at == at, "a repetition writes nothing"
         cells = await shard.cells([(1, 1)])
-        assert cells[0] is not None and cells[0].reserved == 4
+        assert cells[0] is not None
+        assert cells[0].reserved == 4
 
 
 async def test_a_repeated_request_in_the_same_block_has_one_effect(world: World) -> None:
@@ -100,7 +101,8 @@ async def test_a_repeated_request_in_the_same_block_has_one_effect(world: World)
         answers = await asyncio.gather(*(shard.submit(request) for _ in range(5)))
         assert len(set(answers)) == 1
         cells = await shard.cells([(1, 1)])
-        assert cells[0] is not None and cells[0].reserved == 4
+        assert cells[0] is not None
+        assert cells[0].reserved == 4
 
 
 async def test_an_answer_is_the_same_after_a_restart(world: World) -> None:
@@ -163,11 +165,13 @@ async def test_nobody_sees_what_is_not_durable(world: World) -> None:
         await asyncio.sleep(0.02)
         reading = asyncio.create_task(shard.cells([(1, 1)]))
         await asyncio.sleep(0.02)
-        assert not pending.done() and not reading.done()
+        assert not pending.done()
+        assert not reading.done()
         opened.set()
         assert (await pending).status == OK
         found = await reading
-        assert found[0] is not None and found[0].on_hand == 15
+        assert found[0] is not None
+        assert found[0].on_hand == 15
 
 
 async def test_a_refused_append_is_tried_again(world: World) -> None:
@@ -176,7 +180,8 @@ async def test_a_refused_append_is_tried_again(world: World) -> None:
         journal.faults += ["refuse", "refuse"]
         assert (await shard.submit(receive(1, 10))).status == OK
         found = await shard.cells([(1, 1)])
-        assert found[0] is not None and found[0].on_hand == 10
+        assert found[0] is not None
+        assert found[0].on_hand == 10
 
 
 @pytest.mark.parametrize("fault", ["lose_request", "lose_reply"])
@@ -190,12 +195,14 @@ async def test_an_append_in_doubt_ends_the_process_and_is_settled_by_the_next(
     request = receive(1, 10)
     unanswered = asyncio.create_task(shard.submit(request))
     await asyncio.sleep(0.05)
-    assert not unanswered.done() and "AppendInDoubt" in world.stopped[0]
+    assert not unanswered.done()
+    assert "AppendInDoubt" in world.stopped[0]
     unanswered.cancel()
     async with world.serving() as shard:
         assert (await shard.submit(request)).status == OK
         found = await shard.cells([(1, 1)])
-        assert found[0] is not None and found[0].on_hand == 10
+        assert found[0] is not None
+        assert found[0].on_hand == 10
 
 
 async def test_a_fenced_owner_answers_nothing_and_ends(world: World) -> None:
@@ -208,7 +215,8 @@ async def test_a_fenced_owner_answers_nothing_and_ends(world: World) -> None:
         assert not doomed.done()
         assert "Fenced" in world.stopped[0]
         found = await new.cells([(1, 1)])
-        assert found[0] is not None and found[0].on_hand == 10
+        assert found[0] is not None
+        assert found[0].on_hand == 10
         doomed.cancel()
 
 
@@ -235,9 +243,11 @@ async def test_a_hold_expires_by_itself(world: World) -> None:
         await shard.submit(request)
         await asyncio.sleep(0.2)
         hold = await shard.hold(request.op_id)
-        assert hold is not None and hold.state == HoldState.EXPIRED
+        assert hold is not None
+        assert hold.state == HoldState.EXPIRED
         found = await shard.cells([(1, 1)])
-        assert found[0] is not None and found[0].reserved == 0
+        assert found[0] is not None
+        assert found[0].reserved == 0
         assert shard.at.seq == 3, "the expiry stands in the journal"
 
 
@@ -264,18 +274,22 @@ async def test_the_queue_is_bounded(world: World) -> None:
         lines = limits.MAX_BATCH_LINES
         batch = [
             asyncio.create_task(
-                shard.submit(Request.of(new_id(), lines, kind=Kind.SALE, sku=1, location=1, quantity=1))
+                shard.submit(
+                    Request.of(new_id(), lines, kind=Kind.SALE, sku=1, location=1, quantity=1)
+                )
             )
             for _ in range(2 * limits.MAX_QUEUED_LINES // lines)
         ]
         await asyncio.sleep(0.05)
         refused = [task for task in batch if task.done()]
-        assert refused and all(isinstance(task.exception(), Overloaded) for task in refused)
+        assert refused
+        assert all(isinstance(task.exception(), Overloaded) for task in refused)
         opened.set()
         answers = await asyncio.gather(*(task for task in batch if task not in refused))
         assert all(isinstance(answer, Answer) for answer in answers)
         found = await shard.cells([(1, 1)])
-        assert found[0] is not None and found[0].on_hand == -lines * len(answers)
+        assert found[0] is not None
+        assert found[0].on_hand == -lines * len(answers)
 
 
 async def test_recovery_from_a_snapshot_and_the_blocks_behind_it(world: World) -> None:

@@ -32,7 +32,9 @@ def step(machine: Machine, random: np.random.Generator) -> bytes:
         sku=random.integers(1, 41, lines), location=random.integers(1, 4, lines),
         quantity=random.integers(1, 9, lines), value=random.integers(1, 5_000, lines),
     )  # fmt: skip
-    return machine.apply(machine.now_ns + int(random.integers(1, SECOND)), [request]).status.tobytes()
+    return machine.apply(
+        machine.now_ns + int(random.integers(1, SECOND)), [request]
+    ).status.tobytes()
 
 
 @pytest.mark.parametrize("seed", range(5))
