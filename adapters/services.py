@@ -134,10 +134,12 @@ class ShardService:
         reader = CatalogueReader(config.catalogue_journal())
         self._open.push_async_callback(reader.journal.close)
         metrics = Metrics("shard", number)
+        snapshots = RedisSnapshots(config.redis_url, config.prefix)
+        self._open.push_async_callback(snapshots.close)
         shard = Shard(
             number,
             config.shard_journal(number),
-            RedisSnapshots(config.redis_url, config.prefix),
+            snapshots,
             _ShardsView(reader, number),
             stop_process=self._host.exit,
             snapshot_every_bytes=config.snapshot_every_bytes,

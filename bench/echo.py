@@ -39,7 +39,7 @@ class Echo:
 
         service, method = RESERVE.strip("/").split("/")
         handlers: dict[str, Any] = {method: grpc.unary_unary_rpc_method_handler(reserve)}
-        self._server = grpc.aio.server(options=server._OPTIONS)  # noqa: SLF001 - the very same
+        self._server = grpc.aio.server(options=server.OPTIONS)
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(service, handlers),)
         )

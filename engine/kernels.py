@@ -944,9 +944,9 @@ def on_hold(
                 move_units(cells, touched, lines, meta, sums, kind, slot, units)
                 left -= units
         if flags & _RELEASE_REST and lines[slot, PENDING] > 0:
+            # Whatever is still pending in a matching line is beyond the quantity: it is rest too.
             rest = np.int64(lines[slot, PENDING])
-            if left == 0 or not (key == 0 or cells[lines[slot, CELL], KEY] == key):
-                move_units(cells, touched, lines, meta, sums, _RELEASE, slot, rest)
+            move_units(cells, touched, lines, meta, sums, _RELEASE, slot, rest)
         slot = np.int64(lines[slot, NEXT_LINE])
     settle(
         holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head,
@@ -1080,7 +1080,7 @@ def apply_block(state, now, budget, block, rows, out_status, out_available):
     first = 0
     for request in range(len(request_end)):
         end = request_end[request]
-        i = first
+        i = warm = first
         while i < end:
             kind = np.int64(kinds[i])
             flags = np.int64(flag_bits[i])
@@ -1089,9 +1089,9 @@ def apply_block(state, now, budget, block, rows, out_status, out_available):
             hi, lo = request_hi[request], np.int64(unsigned)
             if unsigned < np.uint64(request_lo[request]):
                 hi += 1
-            if (i - first) % WARM_LINES == 0 and i + 1 < end:
-                until = min(i + WARM_LINES, end)
-                warm_lines(cells, cell_index, hold_index, meta, block, hi, lo, i, until)
+            if i >= warm and i + 1 < end:
+                warm = min(i + WARM_LINES, end)
+                warm_lines(cells, cell_index, hold_index, meta, block, hi, lo, i, warm)
             after = i + 1
             row = np.int64(-1)
             status = _INVALID_KIND

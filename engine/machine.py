@@ -42,6 +42,9 @@ class Machine:
         resolved_remembered: int = limits.RESOLVED_HOLDS_REMEMBERED,
         expiries_per_block: int = limits.EXPIRIES_PER_BLOCK,
     ) -> None:
+        """Raises ValueError for a bound below 1."""
+        if resolved_remembered < 1 or expiries_per_block < 1:
+            raise ValueError("resolved_remembered, expiries_per_block: must be 1 at least")
         self._columns = Columns(resolved_remembered)
         self._budget = expiries_per_block
         self._places: dict[int, Place] = {}
@@ -164,7 +167,12 @@ class Machine:
         self.set_place(Place(location, owned, currency, split, part))
 
     def set_place(self, place: Place) -> None:
-        """A location exists, and belongs to this shard or to another one."""
+        """A location exists, and belongs to this shard or to another one.
+
+        Raises ValueError for an id that is not within 1 and MAX_LOCATIONS.
+        """
+        if not 1 <= place.location <= limits.MAX_LOCATIONS:
+            raise ValueError(f"location: {place.location}, not 1 to {limits.MAX_LOCATIONS}")
         self._columns.make_room_for_locations(place.location)
         owned = kernels.LOCATION_OWNED if place.owned else kernels.LOCATION_ELSEWHERE
         self.state.places[place.location] = (owned, place.currency, place.split, place.part)
@@ -180,7 +188,8 @@ class Machine:
         if now_ns <= self.now_ns:
             raise ValueError(f"now_ns: {now_ns} is not after {self.now_ns}")
         lines = sum(request.lines for request in requests)
-        self._columns.make_room(lines)
+        with _wrapping():
+            self._columns.make_room(lines)
         block = self._one(requests[0]) if lines == 1 else _joined(list(requests), lines)
         state = self.state
         known = self.cells
@@ -212,8 +221,9 @@ class Machine:
         meta = arrays["meta"]
         if len(arrays["ring"]) != len(columns.state.ring):
             raise ValueError(f"ring: {len(arrays['ring'])} holds, not {len(columns.state.ring)}")
-        columns.make_room_for_cells(len(arrays["cells"]))
-        columns.make_room_for_holds(len(arrays["holds"]))
+        with _wrapping():
+            columns.make_room_for_cells(len(arrays["cells"]))
+            columns.make_room_for_holds(len(arrays["holds"]))
         state = columns.state
         for name, array in arrays.items():
             getattr(state, name)[: len(array)] = array

@@ -129,10 +129,7 @@ _MARKS: Final = {name: (bytes((i, 1)), bytes((i, 0))) for i, name in enumerate(C
 def _column(name: str, given: Any, lines: int) -> NDArray[Any] | None:
     """A column of `lines` values; None when it is one zero for all. ValueError names the column."""
     dtype = COLUMNS[name]
-    try:
-        array = np.asarray(given, None if hasattr(given, "dtype") else dtype)
-    except OverflowError:
-        array = np.asarray(given)
+    array = np.asarray(given)
     if array.dtype != dtype:
         if array.size and not _fits(array, dtype):
             raise ValueError(f"{name}: out of range for {dtype}")

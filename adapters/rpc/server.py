@@ -40,7 +40,7 @@ PING_TIMEOUT_MS: Final = 10_000
 # A batch's widest line: 1 + 1 + 4 + 4 + 8 + 8 + 2 + 16 bytes.
 assert limits.MAX_BATCH_LINES * 44 < MAX_MESSAGE_BYTES <= MAX_CALL_BYTES
 
-_OPTIONS: Final = (
+OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # two servers would share a port silently
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", -1),
@@ -137,7 +137,7 @@ async def open_server(
     `port` 0 chooses a free one. `end_streams` end endless streams when the server stops. OSError
     when the port is taken.
     """
-    server = grpc.aio.server(options=_OPTIONS)
+    server = grpc.aio.server(options=OPTIONS)
     gate = gate or Gate()
     gated = _Gated(gate, metrics or NoMetrics())
     for add_to in services:

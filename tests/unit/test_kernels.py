@@ -412,12 +412,13 @@ def test_what_expires_is_available_to_the_same_block() -> None:
 
 def test_only_what_is_pending_expires() -> None:
     shop = Shop(tea=10, jam=10)
-    shop.holds("order", reserve(4, ttl_ms=5), reserve(2, JAM))
-    shop.does(commit("order", 1, TEA))
+    shop.holds("order", reserve(3, ttl_ms=5), reserve(1), reserve(2, JAM))
+    shop.does(commit("order", 4, TEA), cancel("order", 2, TEA))
     shop.wait(6 * MS)
     assert shop.answer(commit("order")) is Status.HOLD_NOT_PENDING
     assert shop.state("order") is HoldState.COMMITTED
-    assert shop.units("order") == [(0, 1, 0), (0, 0, 0)]
+    assert shop.units("order") == [(0, 1, 0), (0, 1, 0), (0, 0, 0)]
+    assert (shop.available(TEA), shop.available(JAM)) == (8, 10)
     shop.does(fulfil("order"))
 
 
@@ -700,7 +701,8 @@ def test_a_view_is_a_copy() -> None:
         again = machine.hold(hold_id("order"))
         assert again is not None
         assert again.lines == [HoldLine(*TEA, pending=3)]
-        assert machine.cell(*JAM) is machine.hold(hold_id("nothing")) is None
+        assert machine.cell(*JAM) is None
+        assert machine.hold(hold_id("nothing")) is None
 
 
 @pytest.mark.parametrize("machine", [Machine, ReferenceMachine])
