@@ -13,7 +13,7 @@ from engine.kernels import NONE, State
 
 # Arrays are doubled while they are small; then they grow by an eighth, because the slack counts
 # against the bytes that a cell or a hold may take.
-_SMALL: Final = 1 << 18
+_SMALL: Final = 1 << 13
 _FIRST: Final = 1024
 _HUGE_PAGE: Final = 2 << 20
 
