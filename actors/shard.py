@@ -9,7 +9,6 @@ or Ray: the journal, the snapshots and the catalogue are ports, and ending the p
 """
 
 import asyncio
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -34,8 +33,9 @@ from actors.ports import (
     Snapshots,
     Unavailable,
 )
+from actors.recovery import answers_of, recover, snapshot_name
 from engine import limits, snapshot
-from engine.block import Block, Place, concatenated, crc_of, decode, encode
+from engine.block import Block, Place, concatenated, encode
 from engine.kernels import KEY
 from engine.machine import Machine, Outcome
 from engine.memory import AnswerMemory
@@ -55,10 +55,6 @@ RETRY_APPEND_S: Final = 0.25  # between tries when the journal is not reachable
 
 _log = structlog.get_logger()
 _T = TypeVar("_T")
-
-
-class Recovery(Exception):  # noqa: N818
-    """The journal and the snapshot do not lead to one state: a person must look."""
 
 
 class CatalogueView(Protocol):
@@ -190,16 +186,17 @@ class Shard:
         """Recover, take over, serve. Raises Recovery, and what journal and snapshots raise."""
         started = time.monotonic()
         await self._catalogue.refresh()
-        known = await self._load_snapshot()
-        opened = await self._journal.take_over(self._opening, known=known)
-        blocks = await self._replay(known or GENESIS, opened)
-        self._tip = self._at
+        recovered = await recover(
+            self._number, self._journal, self._snapshots, self._machine, self._memory
+        )
+        self._at = self._tip = recovered.at
+        self._chain = recovered.chain
         self._proof = time.monotonic()
         self._serving = True
         self._task = asyncio.create_task(self._run(), name=f"shard-{self._number}")
         _log.info(
-            "shard serves", shard=self._number, epoch=opened.epoch, cells=self._machine.cells,
-            replayed=blocks, took_s=round(time.monotonic() - started, 3),
+            "shard serves", shard=self._number, epoch=self._at.epoch, cells=self._machine.cells,
+            replayed=recovered.blocks, took_s=round(time.monotonic() - started, 3),
         )  # fmt: skip
 
     async def stop(self) -> None:
@@ -448,7 +445,7 @@ class Shard:
         self._at = staged.position
         self._since_snapshot += len(staged.payload)
         answered = time.perf_counter()
-        answers = _answers(staged.requests, staged.outcome, staged.now_ns, staged.position)
+        answers = answers_of(staged.requests, staged.outcome, staged.now_ns, staged.position)
         for waiting, answer in zip(staged.taken, answers, strict=True):
             self._memory.remember(waiting.request, answer)
             self._unanswered.discard(waiting.request.op_id)
@@ -543,7 +540,7 @@ class Shard:
 
     async def _store_snapshot(self, at: Position, pieces: Iterator[bytes]) -> None:
         try:
-            saved = await self._snapshots.save(self._name, at, pieces)
+            saved = await self._snapshots.save(snapshot_name(self._number), at, pieces)
             # The snapshot before this one is kept too, and needs the blocks behind it.
             trimmed = await self._journal.trim(saved.oldest)
             _log.info(
@@ -555,92 +552,6 @@ class Shard:
             _log.warning("snapshot failed", shard=self._number, at=str(at), error=str(error))
         finally:
             self._snapshotting = None
-
-    @property
-    def _name(self) -> str:
-        return f"shard-{self._number}"
-
-    # --- recovery ------------------------------------------------------------------------------
-
-    def _opening(self, position: Position) -> bytes:
-        """The opening block of an epoch; the nonce tells contenders apart."""
-        machine = self._machine
-        return encode(
-            Block(
-                self._number,
-                position.epoch,
-                position.seq,
-                machine.now_ns,
-                0,
-                0,
-                machine.sku_limit,
-                nonce=os.urandom(16),
-            )
-        )[0]
-
-    async def _load_snapshot(self) -> Position | None:
-        found = await self._snapshots.load_latest(self._name)
-        if found is None:
-            return None
-        at, pieces = found
-        self._chain = snapshot.load(pieces, self._machine, self._memory)
-        self._at = at
-        return at
-
-    async def _replay(self, after: Position, opened: Position) -> int:
-        """Apply the blocks behind the snapshot, up to this epoch's opening; count them.
-
-        Every block must follow the one before it by number and CRC, and lead to the statuses and
-        the state hash that it says. Raises Recovery.
-        """
-        count = 0
-        async for position, payload in self._journal.read(after, opened):
-            block = decode(payload)
-            if (block.shard, block.epoch, block.seq) != (
-                self._number, position.epoch, position.seq,
-            ):  # fmt: skip
-                raise Recovery(
-                    f"block {position} says it is {block.shard}/{block.epoch}-{block.seq}"
-                )
-            if position.seq == 0:
-                if position.epoch <= self._at.epoch:
-                    raise Recovery(f"epoch {position.epoch} opens after {self._at}")
-            elif position != self._at.next() or block.previous_crc != self._chain:
-                raise Recovery(f"block {position} does not follow {self._at}")
-            else:
-                self._reapply(block, position)
-            self._at, self._chain = position, crc_of(payload)
-            count += 1
-        if self._at != opened:
-            raise Recovery(f"the journal ends at {self._at}, this epoch opens at {opened}")
-        return count
-
-    def _reapply(self, block: Block, position: Position) -> None:
-        machine = self._machine
-        machine.set_sku_limit(block.sku_limit)
-        for place in block.places:
-            machine.set_place(place)
-        outcome = machine.apply(block.now_ns, block.requests)
-        if not np.array_equal(outcome.status, block.status):
-            raise Recovery(f"block {position}: replay answers otherwise than the journal says")
-        if machine.state_hash != block.state_hash:
-            raise Recovery(f"block {position}: replay leads to another state hash")
-        answers = _answers(block.requests, outcome, block.now_ns, position)
-        for request, answer in zip(block.requests, answers, strict=True):
-            self._memory.remember(request, answer)
-
-
-def _answers(
-    requests: Sequence[Request], outcome: Outcome, now_ns: int, position: Position
-) -> Iterator[Answer]:
-    """Cut a block's answers into its requests'."""
-    status = outcome.status.tobytes()
-    first = 0
-    for request in requests:
-        end = first + request.lines
-        available = outcome.available[first:end].tobytes() if request.want_available else b""
-        yield Answer(status[first:end], available, now_ns, position.epoch, position.seq)
-        first = end
 
 
 def _fail(waiting: _Waiting, error: Exception) -> None:

@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 import pytest
 
 from actors.ports import Overloaded, Position, Unavailable
-from actors.shard import Recovery, Shard
+from actors.recovery import Recovery
+from actors.shard import Shard
 from engine import limits
 from engine.block import decode, encode
 from engine.operations import Answer, Kind, Request

@@ -1,0 +1,112 @@
+"""How a shard gets its state back: the newest snapshot, then every block behind it, each one checked.
+
+It ends as the owner of the journal, with the state as of its own opening block. What it does not know:
+requests, callers, and how to go on from there (`actors.shard`).
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from actors.ports import GENESIS, Journal, Position, Snapshots
+from engine import snapshot
+from engine.block import Block, crc_of, decode, encode
+from engine.machine import Machine, Outcome
+from engine.memory import AnswerMemory
+from engine.operations import Answer, Request
+
+
+class Recovery(Exception):  # noqa: N818 - a condition, for people
+    """The journal and the snapshot do not lead to one state: a person must look."""
+
+
+@dataclass(slots=True)
+class Recovered:
+    """Where recovery ended: the opening block of the new epoch, its CRC32C, the blocks applied."""
+
+    at: Position
+    chain: int
+    blocks: int = 0
+
+
+def snapshot_name(shard: int) -> str:
+    """The name of a shard's snapshots."""
+    return f"shard-{shard}"
+
+
+async def recover(
+    shard: int, journal: Journal, snapshots: Snapshots, machine: Machine, memory: AnswerMemory
+) -> Recovered:
+    """Fill a new machine and memory, and become the owner of the journal.
+
+    The take-over comes before the replay: what an older owner still wrote by then is read too, and
+    nothing can follow it. Raises Recovery, and what journal and snapshots raise.
+    """
+    known: Position | None = None
+    state = Recovered(GENESIS, 0)
+    found = await snapshots.load_latest(snapshot_name(shard))
+    if found is not None:
+        known, pieces = found
+        state = Recovered(known, snapshot.load(pieces, machine, memory))
+
+    def opening(position: Position) -> bytes:
+        # The nonce tells contenders for the same position apart.
+        block = Block(
+            shard, position.epoch, position.seq, machine.now_ns, 0, 0, machine.sku_limit,
+            nonce=os.urandom(16),
+        )  # fmt: skip
+        return encode(block)[0]
+
+    opened = await journal.take_over(opening, known=known)
+    async for position, payload in journal.read(state.at, opened):
+        block = decode(payload)
+        _check(shard, state, position, block)
+        if position.seq > 0:
+            _reapply(block, position, machine, memory)
+        state = Recovered(position, crc_of(payload), state.blocks + 1)
+    if state.at != opened:
+        raise Recovery(f"the journal ends at {state.at}, this epoch opens at {opened}")
+    return state
+
+
+def _check(shard: int, state: Recovered, position: Position, block: Block) -> None:
+    """Whether a block is what its position says, and follows the one before it."""
+    if (block.shard, block.epoch, block.seq) != (shard, position.epoch, position.seq):
+        raise Recovery(f"block {position} says it is {block.shard}/{block.epoch}-{block.seq}")
+    if position.seq == 0:
+        # An older owner may write until the new epoch opens, so an opening block names no
+        # predecessor; the state hash of the block after it shows whether one is missing.
+        if position.epoch <= state.at.epoch:
+            raise Recovery(f"epoch {position.epoch} opens after {state.at}")
+    elif position != state.at.next() or block.previous_crc != state.chain:
+        raise Recovery(f"block {position} does not follow {state.at}")
+
+
+def _reapply(block: Block, position: Position, machine: Machine, memory: AnswerMemory) -> None:
+    """Apply a block again: it must lead to the statuses and the state hash that it says."""
+    machine.set_sku_limit(block.sku_limit)
+    for place in block.places:
+        machine.set_place(place)
+    outcome = machine.apply(block.now_ns, block.requests)
+    if not np.array_equal(outcome.status, block.status):
+        raise Recovery(f"block {position}: replay answers otherwise than the journal says")
+    if machine.state_hash != block.state_hash:
+        raise Recovery(f"block {position}: replay leads to another state hash")
+    answers = answers_of(block.requests, outcome, block.now_ns, position)
+    for request, answer in zip(block.requests, answers, strict=True):
+        memory.remember(request, answer)
+
+
+def answers_of(
+    requests: Sequence[Request], outcome: Outcome, now_ns: int, position: Position
+) -> Iterator[Answer]:
+    """Cut a block's answers into its requests'."""
+    status = outcome.status.tobytes()
+    first = 0
+    for request in requests:
+        end = first + request.lines
+        available = outcome.available[first:end].tobytes() if request.want_available else b""
+        yield Answer(status[first:end], available, now_ns, position.epoch, position.seq)
+        first = end
