@@ -35,6 +35,10 @@ from adapters.services import (
 from adapters.settings import Settings
 from adapters.valkey import EmbeddedValkey
 
+# Ray starts its processes by fork. gRPC's own handlers around a fork can hang the child for good when a
+# channel is open in this process; without them the child just goes on to exec.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 SPARE_WORKERS: Final = 1  # so that one actor that dies is back in a tenth of a second
 READY_S: Final = 120.0
 AUDIT_S: Final = 120.0

@@ -9,6 +9,11 @@ import os
 import numpy as np
 from hypothesis import HealthCheck, settings
 
+# Ray starts its processes by fork, and tests hold gRPC channels meanwhile. gRPC's own handlers around
+# a fork can hang the child for good; without them the child just goes on to exec. Read when gRPC is
+# first used.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]  # whole histories are drawn at once
 
 # No deadline: the first call of a kernel may compile it.
