@@ -322,8 +322,15 @@ def test_a_factory_must_be_found_by_its_name(ray_cluster: Cluster) -> None:
 # ------------------------------------------------------------------------------- clusters ---------
 
 
+def command_lines() -> Iterator[str]:
+    """Those of all processes below this one that live; others end meanwhile, or wait to be reaped."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # of which ZombieProcess is one
+            yield " ".join(process.cmdline())
+
+
 async def test_a_local_ray_is_lean_and_its_workers_are_not_nice(shared: Handle) -> None:
-    processes = [" ".join(p.cmdline()) for p in psutil.Process().children(recursive=True)]
+    processes = list(command_lines())
     assert any("raylet" in line for line in processes)
     for helper in ("monitor.py", "dashboard.py", "log_monitor.py"):
         assert not any(helper in line for line in processes), helper
