@@ -141,6 +141,9 @@ class Shop:
             for first in range(0, len(cells), 512):
                 received = await self.gateway.stock.Receive(of(cells[first : first + 512]))
                 assert received.status == common_pb2.STATUS_OK, received
+            # Snapshots for subscribers come from the gateway's mirror, which may be behind.
+            for number in range(len(self.shards)):
+                await asyncio.to_thread(self.stack.wait_for_mirror, number)
         return goods
 
     async def cell(
