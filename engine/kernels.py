@@ -78,6 +78,7 @@ WHEEL_SLOTS = L0_SIZE + L1_SIZE + L2_SIZE
 _RESERVE, _COMMIT, _RELEASE, _FULFIL, _CANCEL = (int(Kind(k)) for k in range(1, 6))
 _SALE, _RETURN, _RECEIVE, _ADJUST, _COUNT = (int(Kind(k)) for k in range(6, 11))
 _SET_SAFETY_STOCK, _SET_PRICE = int(Kind.SET_SAFETY_STOCK), int(Kind.SET_PRICE)
+_LAST_KIND = int(max(Kind))
 _LINKED, _RELEASE_REST = int(Flag.LINKED), int(Flag.RELEASE_REST)
 _RESTOCK, _QUALITY, _DAMAGE = (int(Disposition(d)) for d in range(3))
 
@@ -682,7 +683,7 @@ def check_place(places, meta, sku, location):
 @_inlined
 def check_reserve(places, meta, kind, flags, sku, location, quantity, ttl_ms, last):
     """The checks of one reserve line that need no other line and no stock."""
-    if kind < _RESERVE or kind > _SET_PRICE:
+    if kind < _RESERVE or kind > _LAST_KIND:
         return _INVALID_KIND
     if kind != _RESERVE or flags & ~_LINKED or (last and flags & _LINKED):
         return _INVALID_FLAGS
@@ -1052,6 +1053,8 @@ class Block(NamedTuple):
     currency: np.ndarray  # uint16 (n,)
     hold_hi: np.ndarray  # int64 (n,)
     hold_lo: np.ndarray  # int64 (n,)
+    channel: np.ndarray  # uint16 (n,)
+    occurred_at_ns: np.ndarray  # int64 (n,): 0 is the block's time
     request_hi: np.ndarray  # int64 (m,): the requests' ids
     request_lo: np.ndarray  # int64 (m,)
     request_end: np.ndarray  # int64 (m,): the line after the request's last one

@@ -20,6 +20,7 @@ MIN_TTL_MS: Final = 1
 MAX_TTL_MS: Final = 30 * 24 * 3600 * 1000
 DEFAULT_TTL_MS: Final = 15 * 60 * 1000  # what a caller gets who names none
 MAX_HOLD_LINES: Final = 512  # lines of one hold (one order at one location)
+MAX_ENDANGERED: Final = 64  # holds that one fact names when it leaves a shortage
 RESOLVED_HOLDS_REMEMBERED: Final = 1 << 20  # late calls on them get the precise status, per shard
 EXPIRIES_PER_BLOCK: Final = 1 << 15  # bounds one block's work when very many fall due at once
 
@@ -28,6 +29,7 @@ OP_ID_BYTES: Final = 16
 MAX_SKUS: Final = (1 << 31) - 2
 MAX_LOCATIONS: Final = 1 << 20
 MAX_CODE_LENGTH: Final = 64  # characters of a SKU or location code
+MAX_CHANNELS: Final = 32  # channels with rules; their numbers are 1 to 31
 MAX_SPLIT: Final = 256  # shards that one hot location may be spread over
 
 # Requests and blocks.
@@ -52,6 +54,10 @@ REMEMBERED_BYTES: Final = 64 << 20
 
 # Times.
 NS_PER_MS: Final = 1_000_000
+MAX_CLOCK_SKEW_MS: Final = (
+    10 * 60 * 1000
+)  # a fact's moment may be so far ahead of the shard's clock
+MOVEMENTS_REMEMBERED: Final = 1 << 20  # of on_hand, per shard: how far back a late count reaches
 EXPIRY_TICK_BITS: Final = (
     20  # the wheel sweeps by ticks of 2^20 ns (1.05 ms); expiry itself is exact
 )

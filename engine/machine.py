@@ -289,7 +289,7 @@ def _joined(requests: list[Request], lines: int) -> kernels.Block:
     ids = np.frombuffer(b"".join(r.op_id for r in requests), ">u8").astype(np.uint64)
     ends = np.cumsum(np.array([request.lines for request in requests], np.int64), dtype=np.int64)
     columns: dict[str, NDArray[Any]] = {}
-    for name in ("kind", "flags", "sku", "location", "quantity", "value", "currency"):
+    for name in _PLAIN:
         columns[name] = _native(concatenated(requests, name) if requests else None, name, lines)
     for name in ("hold_hi", "hold_lo"):
         column = _native(concatenated(requests, name) if requests else None, name, lines)
@@ -306,8 +306,9 @@ def _joined(requests: list[Request], lines: int) -> kernels.Block:
 _NATIVE: Final = {
     "kind": np.uint8, "flags": np.uint8, "sku": np.uint32, "location": np.uint32,
     "quantity": np.int64, "value": np.int64, "currency": np.uint16,
-    "hold_hi": np.uint64, "hold_lo": np.uint64,
+    "hold_hi": np.uint64, "hold_lo": np.uint64, "channel": np.uint16, "occurred_at_ns": np.int64,
 }  # fmt: skip
+_PLAIN: Final = [name for name in _NATIVE if not name.startswith("hold")]
 
 
 _NUMBA: Final[Any] = numba.config

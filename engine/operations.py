@@ -30,6 +30,15 @@ class Kind(IntEnum):
     COUNT = 10  # fact: sku, location, quantity (absolute)
     SET_SAFETY_STOCK = 11  # sku, location, quantity (absolute)
     SET_PRICE = 12  # sku, location, value = price_minor, currency
+    EXTEND = 13  # request: hold, value = ttl_ms from now
+    MOVE = 14  # request: hold, sku, location = destination, quantity, value = location it leaves
+    ADD_LINE = 15  # request: hold, sku, location, quantity, value = ttl_ms
+    UNFULFIL = 16  # request: hold, quantity (0 = all that is fulfilled and not returned)
+    CLAIM_RETURN = 17  # request: hold, sku, quantity
+    CANCEL_INCOMING = 18  # request: hold (an incoming record), quantity (0 = all outstanding)
+    INSPECT = 19  # fact: sku, location, quantity, value = Disposition
+    WRITE_OFF = 20  # fact: sku, location, quantity, value = reason code
+    EXPECT = 21  # sku, location, quantity, value = expected at (ms since 1970), hold = record
 
 
 class Flag(IntFlag):
@@ -37,6 +46,12 @@ class Flag(IntFlag):
 
     LINKED = 1  # RESERVE only: this line and the next stand or fall together, in one hold
     RELEASE_REST = 2  # COMMIT of a part only: what is not committed is released
+    PARTIAL = 4  # RESERVE: hold what there is, if it is less
+    SUPERSEDE = 8  # RESERVE: in place of the hold that is named
+    RE_RESERVE = 16  # COMMIT of a whole hold: reserve it again if it has expired
+    DAMAGED = 32  # WRITE_OFF: of what is damaged
+    QUALITY_CONTROL = 64  # WRITE_OFF: of what is in quality control
+    COMMIT_NOW = 128  # RESERVE: committed at once, without a deadline
 
 
 class Disposition(IntEnum):
@@ -60,6 +75,8 @@ COLUMNS: Final[dict[str, np.dtype[Any]]] = {
     "currency": np.dtype("<u2"),
     "hold_hi": np.dtype("<u8"),
     "hold_lo": np.dtype("<u8"),
+    "channel": np.dtype("<u2"),
+    "occurred_at_ns": np.dtype("<i8"),
 }
 
 

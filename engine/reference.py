@@ -61,6 +61,8 @@ class Line(NamedTuple):
     currency: int
     hold_hi: int
     hold_lo: int
+    channel: int = 0
+    occurred_at_ns: int = 0
 
     @property
     def key(self) -> Key:

@@ -37,8 +37,8 @@ MIN_PING_INTERVAL_MS: Final = 5_000  # clients may ping an idle connection no mo
 PING_INTERVAL_MS: Final = 30_000  # this server's own pings, which find dead clients
 PING_TIMEOUT_MS: Final = 10_000
 
-# A batch's widest line: 1 + 1 + 4 + 4 + 8 + 8 + 2 + 16 bytes.
-assert limits.MAX_BATCH_LINES * 44 < MAX_MESSAGE_BYTES <= MAX_CALL_BYTES
+# A batch's widest line: 1 + 1 + 4 + 4 + 8 + 8 + 2 + 16 + 2 + 8 bytes.
+assert limits.MAX_BATCH_LINES * 54 < MAX_MESSAGE_BYTES <= MAX_CALL_BYTES
 
 OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # two servers would share a port silently

@@ -470,7 +470,7 @@ async def test_a_batch_is_cut_by_shard_and_joined_in_order(store: Store, client:
     def judge(request: Any) -> Any:
         odd = [sku % 2 for sku in column(request.sku)]
         return stock_pb2.SubmitReply(
-            status=bytes(23 * each for each in odd),
+            status=bytes(Status.INSUFFICIENT_STOCK * each for each in odd),
             available=np.array(column(request.sku), "<i8").tobytes(),
             now_ns=column(request.location)[0],
         )
@@ -479,7 +479,7 @@ async def test_a_batch_is_cut_by_shard_and_joined_in_order(store: Store, client:
     sku, location = np.arange(10, 20, dtype=np.uint32), np.array([1, 2, 2, 1, 2] * 2)
     batch = Batch(kind=Kind.RESERVE, sku=sku, location=location, quantity=1, value=1)
     result = await client.submit(batch, want_available=True)
-    assert result.status.tolist() == [0, 23] * 5
+    assert result.status.tolist() == [0, Status.INSUFFICIENT_STOCK] * 5
     assert result.refused.tolist() == [1, 3, 5, 7, 9]
     assert result.message(1) == "quantity: more than is available"
     assert result.available is not None
