@@ -9,6 +9,7 @@ stands for a column of equal ones; a column of zeros is left out. So a batch of 
 """
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -52,13 +53,22 @@ class BlockDamaged(ValueError):  # noqa: N818 - a condition of the bytes
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A location as one shard sees it; a change of it is part of a block."""
+    """A location as one shard sees it; a change of it is part of a block.
+
+    `buffers` are the rules of channels here, by a channel's number: how many base units of each cell
+    are kept from it, or NOT_SOLD. Index 0 is no channel, from which nothing is kept; of a channel
+    whose number is past the end no rules are known.
+    """
 
     location: int
     owned: bool
     currency: int  # ISO 4217 numeric
     split: int = 0  # over how many shards it is spread; 0 and 1: it is not
     part: int = 0  # which of the parts is this shard's
+    buffers: tuple[int, ...] = ()
+
+
+NOT_SOLD: Final = -1  # in `Place.buffers`: the channel does not sell from the location
 
 
 @dataclass(slots=True)
@@ -188,9 +198,7 @@ def encode(block: Block) -> tuple[bytes, int]:
         "columns": columns.entries,
     }
     if block.places:
-        header["places"] = [
-            (p.location, p.owned, p.currency, p.split, p.part) for p in block.places
-        ]
+        header["places"] = packed_places(block.places)
     if block.nonce:
         header["nonce"] = block.nonce
     if block.image is not None:
@@ -201,6 +209,16 @@ def encode(block: Block) -> tuple[bytes, int]:
     body = b"".join((_LENGTH.pack(len(packed)), packed, *columns.parts))
     crc = crc32c(body)
     return body + _LENGTH.pack(crc), crc
+
+
+def packed_places(places: Iterable[Place]) -> list[tuple[Any, ...]]:
+    """Places as a header carries them."""
+    return [(p.location, p.owned, p.currency, p.split, p.part, p.buffers) for p in places]
+
+
+def unpacked_places(rows: Iterable[list[Any]]) -> list[Place]:
+    """The places of `packed_places`, read back."""
+    return [Place(*place, buffers=tuple(buffers)) for *place, buffers in rows]
 
 
 def crc_of(payload: bytes) -> int:
@@ -251,7 +269,7 @@ def _decode(view: memoryview) -> Block:
         )
     return Block(
         header["shard"], header["epoch"], header["seq"], header["now_ns"], header["prev"],
-        header["hash"], header["skus"], [Place(*place) for place in header.get("places", ())],
+        header["hash"], header["skus"], unpacked_places(header.get("places", ())),
         _requests(packed, header["requests"], header["n"]),
         _full(packed, "status", header["n"], np.dtype(np.uint8)),
         image, header.get("nonce", b""), header["expired"],

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import kernels
-from engine.block import Place
+from engine.block import packed_places, unpacked_places
 from engine.machine import Machine
 from engine.memory import AnswerMemory
 
@@ -50,12 +50,11 @@ def dump(machine: Machine, memory: AnswerMemory, chain: int) -> Iterator[bytes]:
             "v": FORMAT,
             "hash": machine.state_hash,
             "chain": chain,
-            "places": [(p.location, p.owned, p.currency, p.split, p.part)
-                       for p in machine.places.values()],
+            "places": packed_places(machine.places.values()),
             "memory": len(remembered),
             "arrays": [(name, a.dtype.str, a.shape) for name, a in arrays.items()],
         }
-    )  # fmt: skip
+    )
     return _pieces([_LENGTH.pack(len(header)) + header, remembered, *arrays.values()])
 
 
@@ -88,7 +87,7 @@ def load(pieces: Iterable[bytes], machine: Machine, memory: AnswerMemory) -> int
         raise SnapshotDamaged(f"not a snapshot of format {FORMAT}: {error}") from error
     if at != len(data):
         raise SnapshotDamaged(f"{len(data) - at} bytes are left over")
-    machine.restore(arrays, [Place(*place) for place in header["places"]])
+    machine.restore(arrays, unpacked_places(header["places"]))
     if machine.recomputed_hash() != header["hash"]:
         raise SnapshotDamaged("the state hash does not match")
     return int(header["chain"])

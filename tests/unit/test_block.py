@@ -43,9 +43,10 @@ def blocks(draw: st.DrawFn) -> Block:
         np.array(draw(st.lists(st.integers(0, 2**52), max_size=4)), np.int64),
         {word: np.array(draw(values), np.int64) for word in words},
     )
+    buffers = st.lists(st.integers(-1, 10**9), max_size=31).map(tuple)
     places = st.builds(
         Place, st.integers(1, 2**20), st.booleans(), st.integers(0, 999), st.integers(0, 256),
-        st.integers(0, 255),
+        st.integers(0, 255), buffers,
     )  # fmt: skip
     number = st.integers(0, 2**63)
     return Block(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from engine import snapshot
+from engine.block import NOT_SOLD, Place
 from engine.machine import Machine
 from engine.memory import AnswerMemory
 from engine.operations import Answer, Kind, Request
@@ -17,7 +18,7 @@ def busy_machine(seed: int, blocks: int = 30) -> tuple[Machine, np.random.Genera
     machine = Machine(resolved_remembered=50, expiries_per_block=600)
     machine.set_sku_limit(40)
     for location in (1, 2, 3):
-        machine.set_location(location, owned=location != 3, currency=840)
+        machine.set_place(Place(location, location != 3, 840, buffers=(0, NOT_SOLD, 5)))
     random = np.random.default_rng(seed)
     for _ in range(blocks):
         step(machine, random)
