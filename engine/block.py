@@ -218,7 +218,10 @@ def packed_places(places: Iterable[Place]) -> list[tuple[Any, ...]]:
 
 def unpacked_places(rows: Iterable[list[Any]]) -> list[Place]:
     """The places of `packed_places`, read back."""
-    return [Place(*place, buffers=tuple(buffers)) for *place, buffers in rows]
+    return [
+        Place(location, owned, currency, split, part, tuple(buffers))
+        for location, owned, currency, split, part, buffers in rows
+    ]
 
 
 def crc_of(payload: bytes) -> int:
