@@ -17,6 +17,7 @@ import numpy as np
 from actors.cluster import ActorBusy, ClusterError
 from actors.ports import CellTable, Overloaded, Position, ShardLink, Unavailable
 from engine import limits, wire
+from engine.history import History
 from engine.operations import Answer, Request
 from engine.views import Cell, Hold
 
@@ -76,6 +77,10 @@ class RemoteShard:
     async def hold(self, hold_id: bytes) -> Hold | None:
         """Look up this shard's part of a hold."""
         return wire.decode_hold(await self._ask("hold", hold_id))
+
+    async def history(self, hold_id: bytes) -> History:
+        """Find the operations on this shard's part of a hold."""
+        return wire.decode_history(await self._ask("history", hold_id))
 
     async def cells(self, names: Sequence[tuple[int, int]]) -> list[Cell | None]:
         """Look up cells by (sku id, location id)."""
@@ -181,6 +186,8 @@ async def serve_link(link: ShardLink, method: str, *args: Any) -> Any:
             return await serve_submit_many(link, *args)
         case "hold":
             return wire.encode_hold(await link.hold(*args))
+        case "history":
+            return wire.encode_history(await link.history(*args))
         case "cells":
             return wire.encode_cells(await link.cells(*args))
         case "table":

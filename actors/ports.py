@@ -11,6 +11,7 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.history import History
 from engine.operations import Answer, Request
 from engine.views import Cell, Hold
 
@@ -219,6 +220,12 @@ class ShardLink(Protocol):
 
     async def hold(self, hold_id: bytes) -> Hold | None:
         """Look up this shard's part of a hold."""
+
+    async def history(self, hold_id: bytes) -> History:
+        """Find the operations on this shard's part of a hold, as far back as the journal reaches.
+
+        It reads the whole journal: for people, not for programs.
+        """
 
     async def cells(self, names: Sequence[tuple[int, int]]) -> list[Cell | None]:
         """Look up cells by (sku id, location id), in order; None where there is none."""

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from actors.ports import CellTable, Overloaded, ShardLink, Unavailable
 from engine import limits
+from engine.history import History
 from engine.operations import COLUMNS, Answer, Flag, Kind, Request, id_to_pair
 from engine.shard_map import ShardMap
 from engine.status import Status
@@ -190,6 +191,22 @@ class Router:
         states = {part.state for part in parts}
         state = next(state for state in _LIFE if state in states)
         return Hold(state, min(part.deadline_ns for part in parts), lines)
+
+    async def history(self, hold_id: bytes, location: int = 0) -> History:
+        """Find the operations on a hold in all its shards, oldest first.
+
+        `location`, if not 0, is where all of the hold is.
+        """
+        if self._only is not None:
+            return await self._only.history(hold_id)
+        parts = await _all(
+            self._link(shard).history(hold_id) for shard in self._candidates(location)
+        )
+        events = [event for part in parts for event in part.events]
+        events.sort(key=lambda each: each.now_ns)
+        # A shard that has nothing on it says nothing of whether something is missing.
+        told = [part.complete for part in parts if part.events]
+        return History(events, all(told) if told else all(part.complete for part in parts))
 
     async def cells(self, names: Sequence[tuple[int, int]]) -> list[Cell | None]:
         """Look up cells by (sku id, location id), in order; None where there is none."""

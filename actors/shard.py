@@ -24,6 +24,7 @@ from actors.ports import (
     GENESIS,
     AppendInDoubt,
     CellTable,
+    Compacted,
     Fenced,
     Journal,
     JournalLost,
@@ -35,7 +36,8 @@ from actors.ports import (
 )
 from actors.recovery import answers_of, recover, snapshot_name
 from engine import limits, snapshot
-from engine.block import Block, Place, concatenated, encode
+from engine.block import Block, Place, concatenated, decode, encode
+from engine.history import Event, History, events_of, is_whole, may_concern
 from engine.kernels import KEY
 from engine.machine import Machine, Outcome
 from engine.memory import AnswerMemory
@@ -51,6 +53,7 @@ GATHER_LINES: Final = 1_024  # so many lines are worth a block
 # Each block expires what is due before its lines are judged, so no request ever meets a hold that is
 # overdue. Blocks for expiries alone are for readers and subscribers, and so may be fewer.
 SWEEP_EVERY_S: Final = 0.02
+HISTORY_STEP: Final = 128  # blocks that a search for a hold's history looks at in one go
 RETRY_APPEND_S: Final = 0.25  # between tries when the journal is not reachable
 
 _log = structlog.get_logger()
@@ -132,6 +135,7 @@ class Shard:
         *,
         stop_process: Callable[[str], NoReturn],
         snapshot_every_bytes: int = 64 << 20,
+        keep_journal_bytes: int = 0,
         clock: Callable[[], int] = time.time_ns,
         observe: Callable[[BlockStats], None] | None = None,
         machine: Machine | None = None,
@@ -143,6 +147,9 @@ class Shard:
         self._catalogue = catalogue
         self._stop_process = stop_process
         self._snapshot_every = snapshot_every_bytes
+        self._keep_journal = keep_journal_bytes
+        self._written = 0  # bytes of blocks, since this process began
+        self._marks: deque[tuple[Position, int]] = deque()  # of snapshots: where, `_written` then
         self._clock = clock
         self._observe = observe
         self._machine = machine or Machine()
@@ -163,6 +170,7 @@ class Shard:
         self._proof = 0.0  # monotonic time at which the journal last proved that this is the owner
         self._since_snapshot = 0
         self._snapshotting: asyncio.Task[None] | None = None
+        self._one_history = asyncio.Lock()  # a search reads the journal: one at a time
         self._task: asyncio.Task[None] | None = None
 
     # --- life ----------------------------------------------------------------------------------
@@ -230,6 +238,16 @@ class Shard:
         """Look up this shard's part of a hold."""
         return await self.read(lambda: self._machine.hold(hold_id))
 
+    async def history(self, hold_id: bytes) -> History:
+        """Find the operations on this shard's part of a hold, as far back as the journal reaches."""
+        upto = await self.read(lambda: self._at)
+        async with self._one_history:
+            while True:
+                try:
+                    return await self._history(hold_id, upto)
+                except Compacted:  # trimmed while it was read: what is left is read again
+                    continue
+
     async def cells(self, names: Sequence[tuple[int, int]]) -> list[Cell | None]:
         """Look up cells by (sku id, location id)."""
         return await self.read(lambda: [self._machine.cell(*name) for name in names])
@@ -259,6 +277,20 @@ class Shard:
         if self._snapshotting is not None:
             await self._snapshotting
         return at
+
+    async def _history(self, hold_id: bytes, upto: Position) -> History:
+        oldest = await self._journal.first()
+        events: list[Event] = []
+        seen = 0
+        async for _, payload in self._journal.read(None, upto):
+            if may_concern(payload, hold_id):
+                block = await asyncio.to_thread(decode, payload)
+                events += events_of(block, hold_id)
+            seen += 1
+            if seen % HISTORY_STEP == 0:
+                await asyncio.sleep(0)  # callers go first
+        complete = oldest == GENESIS.opening() or is_whole(events, hold_id)
+        return History(events, complete)
 
     def status(self) -> dict[str, Any]:
         """How the shard is, for people and audits; call it by way of `read`."""
@@ -444,6 +476,7 @@ class Shard:
         self._proof = time.monotonic()
         self._at = staged.position
         self._since_snapshot += len(staged.payload)
+        self._written += len(staged.payload)
         answered = time.perf_counter()
         answers = answers_of(staged.requests, staged.outcome, staged.now_ns, staged.position)
         for waiting, answer in zip(staged.taken, answers, strict=True):
@@ -534,6 +567,7 @@ class Shard:
         """Copy the state as it is now and store the copy beside the serving path."""
         if self._snapshotting is None:
             self._since_snapshot = 0
+            self._marks.append((self._at, self._written))
             pieces = snapshot.dump(self._machine, self._memory, self._chain)
             self._snapshotting = asyncio.create_task(self._store_snapshot(self._at, pieces))
         return self._at
@@ -542,7 +576,7 @@ class Shard:
         try:
             saved = await self._snapshots.save(snapshot_name(self._number), at, pieces)
             # The snapshot before this one is kept too, and needs the blocks behind it.
-            trimmed = await self._journal.trim(saved.oldest)
+            trimmed = await self._journal.trim(min(saved.oldest, self._kept_from()))
             _log.info(
                 "snapshot stored", shard=self._number, at=str(at), stored_bytes=saved.stored_bytes,
                 trimmed_blocks=trimmed,
@@ -552,6 +586,14 @@ class Shard:
             _log.warning("snapshot failed", shard=self._number, at=str(at), error=str(error))
         finally:
             self._snapshotting = None
+
+    def _kept_from(self) -> Position:
+        """From where on the journal is kept for those who ask for histories."""
+        marks = self._marks
+        while len(marks) > 1 and self._written - marks[1][1] >= self._keep_journal:
+            marks.popleft()
+        at, written = marks[0]
+        return at if self._written - written >= self._keep_journal else GENESIS
 
 
 def _fail(waiting: _Waiting, error: Exception) -> None:

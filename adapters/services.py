@@ -56,6 +56,7 @@ class ActorConfig:
     metrics_host: str
     metrics_port_base: int  # of the gateway, then the shards'; 0: any free ones
     snapshot_every_bytes: int
+    keep_journal_bytes: int
     stop_grace_s: float  # what calls under way get when a server stops
 
     @property
@@ -143,6 +144,7 @@ class ShardService:
             _ShardsView(reader, number),
             stop_process=self._host.exit,
             snapshot_every_bytes=config.snapshot_every_bytes,
+            keep_journal_bytes=config.keep_journal_bytes,
             observe=metrics.block_done,
         )
         self._open.push_async_callback(shard.stop)

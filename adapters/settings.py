@@ -50,6 +50,9 @@ class Settings(BaseSettings):
         0, ge=0, le=MAX_PORT, description="of the gateway; shard n has 1 + n more; 0: free ones"
     )
     ray_address: str | None = Field(None, description="None: a local Ray")
+    keep_journal_mb: int = Field(
+        128, ge=0, le=1 << 20, description="of each shard, behind its snapshots, for histories"
+    )
     snapshot_every_mb: int = Field(64, ge=1, le=1 << 20, description="of journal, in each shard")
     retention_s: int = Field(
         600, ge=0, le=30 * 24 * 3600, description="how long resume tokens stay good"

@@ -119,6 +119,7 @@ class Stack:
             metrics_host=settings.metrics_host,
             metrics_port_base=settings.metrics_port_base,
             snapshot_every_bytes=settings.snapshot_every_mb << 20,
+            keep_journal_bytes=settings.keep_journal_mb << 20,
             stop_grace_s=settings.stop_grace_s,
         )
         self._config = config

@@ -5,11 +5,13 @@ kept in this form: the journal has its own codec (`engine.block`), and clients s
 """
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any, Final
 
 import msgpack
 import numpy as np
 
+from engine.history import Event, History
 from engine.operations import COLUMNS, Answer, Request
 from engine.views import Cell, Hold, HoldLine, HoldState
 
@@ -106,6 +108,18 @@ def decode_hold(payload: bytes) -> Hold | None:
         return None
     state, deadline_ns, lines = fields
     return Hold(HoldState(state), deadline_ns, [HoldLine(*line) for line in lines])
+
+
+def encode_history(history: History) -> bytes:
+    """Encode a hold's history."""
+    packed: bytes = msgpack.packb((history.complete, [astuple(each) for each in history.events]))
+    return packed
+
+
+def decode_history(payload: bytes) -> History:
+    """Decode a hold's history."""
+    complete, events = _unpack(payload)
+    return History([Event(*each) for each in events], complete)
 
 
 def encode_cells(cells: Sequence[Cell | None]) -> bytes:

@@ -1,9 +1,10 @@
-"""`onhand get` and `onhand watch`: one cell, and the changes of a location as they happen."""
+"""`onhand get`, `history`, `watch`: a cell, a hold with its past, changes as they happen."""
 
 import asyncio
 import json
 from contextlib import aclosing
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -50,6 +51,76 @@ async def _get(gateway: str, sku: str, location: str) -> dict[str, Any]:
     if not cell.found:
         raise CommandFailed(f"nothing is known of SKU {sku!r} at location {location!r}")
     return {**asdict(cell), "sku": sku, "location": location}
+
+
+def history(
+    hold_id: Annotated[str, typer.Argument(help="The hold's id: 32 hexadecimal digits.")],
+    gateway: Gateway = "",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: JsonOutput = False,
+) -> None:
+    """Show a hold or an order, and every operation on it, as far back as the journal is kept.
+
+    Example: onhand history 0198c5b2f3a97c0e8d41b7a6e5f40312
+    """
+    found = asyncio.run(_history(gateway_of(gateway, data_dir), _id(hold_id)))
+    if as_json:
+        print_json(found)
+        return
+    table = Table(title=f"{found['state']}, as it stands", title_justify="left")
+    for name in _EVENT_COLUMNS:
+        table.add_column(name, justify="right" if name in {"quantity", "value"} else "left")
+    for event in found["events"]:
+        table.add_row(*(str(event[name]) for name in _EVENT_COLUMNS))
+    out.print(table)
+    if not found["complete"]:
+        err.print("older operations may have been trimmed from the journal (keep_journal_mb)")
+
+
+_EVENT_COLUMNS = ("time", "operation", "sku", "location", "quantity", "value", "status")
+
+
+def _id(text: str) -> bytes:
+    try:
+        hold_id = bytes.fromhex(text.replace("-", ""))
+    except ValueError:
+        hold_id = b""
+    if len(hold_id) != 16:
+        raise CommandFailed(f"hold_id: {text!r} is not 32 hexadecimal digits")
+    return hold_id
+
+
+async def _history(gateway: str, hold_id: bytes) -> dict[str, Any]:
+    from adapters.client import Client
+
+    async with Client.connect(gateway, timeout_s=TIMEOUT_S) as client:
+        found = await client.get_history(hold_id)
+        if found.hold is None and not found.events:
+            raise CommandFailed(f"nothing is known of a hold {hold_id.hex()}")
+        skus = await _codes(client)
+        locations = {each.id: each.code for each in await client.list_locations()}
+    return {
+        "hold_id": hold_id.hex(),
+        "state": found.hold.state.name if found.hold else "FORGOTTEN",
+        "complete": found.complete,
+        "events": [
+            {
+                "time": datetime.fromtimestamp(each.now_ns / 1e9, UTC).isoformat(
+                    " ", "milliseconds"
+                ),
+                "operation": each.kind.name,
+                "flags": str(each.flags.name or ""),
+                "sku": skus.get(each.sku, ""),
+                "location": locations.get(each.location, ""),
+                "quantity": each.quantity,
+                "value": each.value,
+                "status": each.status.name,
+                "op_id": each.op_id.hex(),
+                "block": f"{each.shard}/{each.epoch}-{each.seq}",
+            }
+            for each in found.events
+        ],
+    }
 
 
 def watch(

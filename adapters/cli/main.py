@@ -22,6 +22,7 @@ Real-time inventory and pricing engine for retailers.
     onhand up
     onhand load skus.csv && onhand load locations.csv && onhand load stock.csv
     onhand get 826249 S0367
+    onhand history 0198c5b2f3a97c0e8d41b7a6e5f40312
     onhand watch S0367
 
 [bold]Run it[/bold] on a Ray cluster, with the journal in a Redis or Valkey of yours:
@@ -48,6 +49,7 @@ app.command()(inspect.audit)
 app.command()(inspect.snapshot)
 app.command("load")(load.load_file)
 app.command()(look.get)
+app.command()(look.history)
 app.command()(look.watch)
 
 

@@ -15,6 +15,7 @@ from adapters.client.values import (
     CellPage,
     Fields,
     Frame,
+    History,
     Hold,
     Lines,
     Name,
@@ -141,6 +142,16 @@ class Client(Operations):
         shard = await self._owner(named(place))
         found = await self._caller.call(lambda peer: peer.stock.GetHold, request, shard)
         return messages.hold_from(found)
+
+    async def get_history(self, hold: bytes | Result, *, location: Name | None = None) -> History:
+        """Look a hold up with every operation on it, as far back as the journal is kept."""
+        place = place_of(hold, (), location)
+        request = stock_pb2.GetHoldRequest(
+            hold_id=hold_id_of(hold), location=messages.location_of(place)
+        )
+        shard = await self._owner(named(place))
+        found = await self._caller.call(lambda peer: peer.stock.GetHistory, request, shard)
+        return messages.history_from(found)
 
     # ---------------------------------------------------------------------------------- facts ----
 

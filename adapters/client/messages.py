@@ -11,7 +11,9 @@ from adapters.client.values import (
     CellPage,
     Frame,
     FrameKind,
+    History,
     Hold,
+    HoldEvent,
     HoldLine,
     LineResult,
     Lines,
@@ -21,6 +23,7 @@ from adapters.client.values import (
     Result,
     Sku,
 )
+from engine.operations import Flag, Kind
 from engine.status import Status
 from engine.views import HoldState
 from onhand.v1 import (
@@ -131,6 +134,34 @@ def hold_from(message: stock_pb2.Hold) -> Hold | None:
         lines=tuple(
             HoldLine(line.sku.id, line.location.id, line.pending, line.committed, line.fulfilled)
             for line in message.lines
+        ),
+    )
+
+
+def history_from(message: stock_pb2.History) -> History:
+    """A hold and its history."""
+    return History(
+        hold=hold_from(message.hold),
+        complete=message.complete,
+        events=tuple(
+            HoldEvent(
+                op_id=each.op_id,
+                line=each.line,
+                kind=Kind(each.kind),
+                flags=Flag(each.flags),
+                sku=each.sku.id,
+                location=each.location.id,
+                quantity=each.quantity,
+                value=each.value,
+                channel=each.channel,
+                occurred_at_ns=each.occurred_at_ns,
+                status=Status(each.status),
+                now_ns=each.now_ns,
+                shard=each.shard,
+                epoch=each.epoch,
+                seq=each.seq,
+            )
+            for each in message.events
         ),
     )
 

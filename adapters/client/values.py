@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.operations import Disposition
+from engine.operations import Disposition, Flag, Kind
 from engine.status import MESSAGES, Status
 from engine.views import HoldState
 
@@ -109,6 +109,39 @@ class Hold:
     state: HoldState
     deadline_ns: int
     lines: tuple[HoldLine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HoldEvent:
+    """One line of an operation on a hold, as the journal has it; see HistoryEvent of the contract."""
+
+    op_id: bytes
+    line: int
+    kind: Kind
+    flags: Flag
+    sku: int
+    location: int
+    quantity: int
+    value: int
+    channel: int
+    occurred_at_ns: int
+    status: Status
+    now_ns: int
+    shard: int
+    epoch: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A hold as it stands (None: unknown or forgotten) and the operations on it, oldest first.
+
+    `complete` is False when the journal has been trimmed since the hold was made.
+    """
+
+    hold: Hold | None
+    events: tuple[HoldEvent, ...]
+    complete: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import struct
 from typing import Final
 
 from engine import limits
+from engine.history import History
 from engine.operations import Answer
 from engine.status import MESSAGES, Status
 from engine.views import Cell, Hold
@@ -78,6 +79,34 @@ def hold(hold_id: bytes, found: Hold | None) -> stock_pb2.Hold:
                 fulfilled=line.fulfilled,
             )
             for line in found.lines
+        ],
+    )
+
+
+def history(hold_id: bytes, found: Hold | None, told: History) -> stock_pb2.History:
+    """A hold as it stands, with the operations on it."""
+    return stock_pb2.History(
+        hold=hold(hold_id, found),
+        complete=told.complete,
+        events=[
+            stock_pb2.HistoryEvent(
+                op_id=each.op_id,
+                line=each.line,
+                kind=each.kind,  # type: ignore[arg-type]
+                flags=each.flags,
+                sku=common_pb2.Sku(id=each.sku),
+                location=common_pb2.Location(id=each.location),
+                quantity=each.quantity,
+                value=each.value,
+                channel=each.channel,
+                occurred_at_ns=each.occurred_at_ns,
+                status=each.status,  # type: ignore[arg-type]
+                now_ns=each.now_ns,
+                shard=each.shard,
+                epoch=each.epoch,
+                seq=each.seq,
+            )
+            for each in told.events
         ],
     )
 

@@ -79,6 +79,16 @@ class StockServicer(stock_pb2_grpc.StockServicer):
         hint = requests.location_hint(request.location, self._catalogue)
         return replies.hold(request.hold_id, await self._router.hold(request.hold_id, hint))
 
+    async def GetHistory(
+        self, request: stock_pb2.GetHoldRequest, context: Any
+    ) -> stock_pb2.History:
+        """Look a hold up with every operation on it."""
+        hold_id = request.hold_id
+        requests.check_id("hold_id", hold_id)
+        hint = requests.location_hint(request.location, self._catalogue)
+        found = await self._router.history(hold_id, hint)
+        return replies.history(hold_id, await self._router.hold(hold_id, hint), found)
+
     async def _on_hold(self, kind: Kind, message: stock_pb2.HoldRequest) -> _Reply:
         operation, location = requests.on_hold(kind, message, self._catalogue)
         return replies.operation(*await self._router.on_hold(operation, location))

@@ -172,6 +172,13 @@ async def test_get_hold_through_its_life(shop: Shop, path: str) -> None:
     await peer.stock.Release(on_hold(held.hold_id))
     found = await peer.stock.GetHold(stock_pb2.GetHoldRequest(hold_id=held.hold_id))
     assert found.state == stock_pb2.HOLD_STATE_RELEASED
+    history = await peer.stock.GetHistory(stock_pb2.GetHoldRequest(hold_id=held.hold_id))
+    kinds = [each.kind for each in history.events]
+    assert kinds == [stock_pb2.KIND_RESERVE, stock_pb2.KIND_RELEASE]
+    assert {each.status for each in history.events} == {OK}
+    assert history.complete
+    assert history.hold == found
+
     nobody = await peer.stock.GetHold(stock_pb2.GetHoldRequest(hold_id=op()))
     assert (nobody.state, len(nobody.lines)) == (stock_pb2.HOLD_STATE_UNKNOWN, 0)
 

@@ -7,6 +7,7 @@ from dataclasses import astuple
 import numpy as np
 
 from actors.ports import CellTable, Position
+from engine.history import Event, History
 from engine.operations import Answer, Request
 from engine.reference import ReferenceMachine
 from engine.shard_map import ShardMap
@@ -28,6 +29,7 @@ class FakeShard:
             self.machine.set_location(location, owned=owned, currency=USD, split=split, part=part)
         self.faults: deque[Exception | None] = deque()
         self.seen: list[Request] = []
+        self.events: dict[bytes, list[Event]] = {}  # to be told as histories
         self.remembered: dict[bytes, tuple[bytes, Answer]] = {}
 
     async def submit(self, request: Request) -> Answer:
@@ -46,6 +48,9 @@ class FakeShard:
 
     async def hold(self, hold_id: bytes) -> Hold | None:
         return self.machine.hold(hold_id)
+
+    async def history(self, hold_id: bytes) -> History:
+        return History(self.events.get(hold_id, []), complete=True)
 
     async def cells(self, names: Sequence[tuple[int, int]]) -> list[Cell | None]:
         return [self.machine.cell(*name) for name in names]

@@ -1,0 +1,165 @@
+"""The history of a hold, read out of a shard's journal."""
+
+import os
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from actors.router import Router
+from actors.shard import Shard
+from engine import wire
+from engine.block import Block, encode
+from engine.history import Event, History, events_of, is_whole, may_concern
+from engine.operations import Flag, Kind, Request, id_to_pair, line_id
+from engine.shard_map import ShardMap
+from engine.status import Status
+from tests.fakes.shard import FakeShard
+from tests.unit.test_shard import World, new_id, receive, reserve
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+async def shard(world: World) -> AsyncIterator[Shard]:
+    async with world.serving() as shard:
+        await shard.submit(receive(1, 100))
+        yield shard
+
+
+def on_hold(kind: Kind, hold_id: bytes, quantity: int = 0) -> Request:
+    high, low = id_to_pair(hold_id)
+    return Request.of(
+        new_id(), 1, kind=kind, quantity=quantity, hold_hi=high, hold_lo=low, want_available=True
+    )
+
+
+async def told(shard: Shard, hold_id: bytes) -> list[tuple[Kind, int, Status]]:
+    found = await shard.history(hold_id)
+    return [(Kind(each.kind), each.quantity, Status(each.status)) for each in found.events]
+
+
+async def test_an_order_tells_every_operation_on_it_in_order(shard: Shard) -> None:
+    held, other = reserve(1, 5, os.urandom(16)), reserve(1, 5, os.urandom(16))
+    for request in (
+        held,
+        other,
+        on_hold(Kind.COMMIT, held.op_id, 3),
+        on_hold(Kind.COMMIT, other.op_id),
+        on_hold(Kind.COMMIT, held.op_id, 9),
+        on_hold(Kind.FULFIL, held.op_id, 1),
+    ):
+        await shard.submit(request)
+    assert await told(shard, held.op_id) == [
+        (Kind.RESERVE, 5, Status.OK),
+        (Kind.COMMIT, 3, Status.OK),
+        (Kind.COMMIT, 9, Status.EXCEEDS_HOLD),
+        (Kind.FULFIL, 1, Status.OK),
+    ]
+    assert (await shard.history(held.op_id)).complete
+
+
+async def test_nothing_is_told_of_an_id_that_nothing_has(shard: Shard) -> None:
+    await shard.submit(on_hold(Kind.COMMIT, bytes(16)))
+    for hold_id in (os.urandom(16), bytes(16)):
+        assert await shard.history(hold_id) == History([], complete=True)
+
+
+async def test_all_lines_of_a_linked_order_are_told(shard: Shard) -> None:
+    """The lines before and behind it in the batch are not."""
+    await shard.submit(receive(2, 10))
+    base = new_id()
+    flags = [0, Flag.LINKED, 0, 0]
+    batch = Request.of(
+        base, 4, kind=Kind.RESERVE, sku=[1, 1, 2, 2], location=1, quantity=1, value=60_000,
+        flags=flags,
+    )  # fmt: skip
+    await shard.submit(batch)
+    first, order, last = (line_id(base, line) for line in (0, 1, 3))
+    assert [each.line for each in (await shard.history(first)).events] == [0]
+    assert [each.line for each in (await shard.history(order)).events] == [1, 2]
+    assert [each.line for each in (await shard.history(last)).events] == [3]
+
+
+async def test_the_past_of_another_process_is_told_too(world: World) -> None:
+    held = reserve(1, 5, os.urandom(16))
+    async with world.serving() as shard:
+        await shard.submit(receive(1, 10))
+        await shard.submit(held)
+    async with world.serving() as shard:
+        await shard.submit(on_hold(Kind.RELEASE, held.op_id))
+        history = await shard.history(held.op_id)
+    assert [(each.kind, each.epoch) for each in history.events] == [
+        (Kind.RESERVE, 1),
+        (Kind.RELEASE, 2),
+    ]
+
+
+@pytest.mark.parametrize("keep", [0, 1 << 20])
+async def test_a_trimmed_journal_says_that_it_is_not_all(world: World, keep: int) -> None:
+    """What is kept for histories is not trimmed behind a snapshot."""
+    held = reserve(1, 5, os.urandom(16))
+    async with world.serving(keep_journal_bytes=keep) as shard:
+        await shard.submit(receive(1, 10))
+        await shard.submit(held)
+        for _ in range(3):
+            await shard.snapshot()
+            await shard.submit(on_hold(Kind.COMMIT, held.op_id, 1))
+        assert (world.stream.entries[0][0].seq > 0) == (keep == 0), "the journal was trimmed"
+        history = await shard.history(held.op_id)
+    kinds = [each.kind for each in history.events]
+    if keep:
+        assert kinds == [Kind.RESERVE, *[Kind.COMMIT] * 3]
+    else:
+        assert set(kinds) == {Kind.COMMIT}
+    assert history.complete == bool(keep)
+
+
+def test_bytes_that_cannot_matter_are_passed_over() -> None:
+    held = reserve(1, 5, os.urandom(16))
+    payload, _ = encode(Block(0, 1, 1, 10, 0, 0, 9, requests=[held], status=_ok(1)))
+    called = on_hold(Kind.COMMIT, held.op_id)
+    call, _ = encode(Block(0, 1, 1, 10, 0, 0, 9, requests=[called], status=_ok(1)))
+    assert may_concern(payload, held.op_id)
+    assert may_concern(call, held.op_id)
+    assert not may_concern(payload, os.urandom(16))
+    assert not may_concern(call, os.urandom(16))
+
+
+def test_a_refused_reserve_made_nothing() -> None:
+    held = reserve(1, 5, os.urandom(16))
+    block = Block(0, 1, 1, 10, 0, 0, 9, requests=[held], status=_ok(1))
+    (made,) = events_of(block, held.op_id)
+    assert is_whole([made], held.op_id)
+    assert not is_whole([replace(made, status=int(Status.INSUFFICIENT_STOCK))], held.op_id)
+    assert not is_whole([replace(made, kind=int(Kind.COMMIT))], held.op_id)
+    assert not is_whole([], held.op_id)
+
+
+def event(now_ns: int, shard: int) -> Event:
+    return Event(bytes(16), 0, Kind.COMMIT, 0, 1, 1, 0, 0, 0, 0, 0, now_ns, shard, 1, 1)
+
+
+def test_a_history_goes_over_the_wire() -> None:
+    history = History([event(1, 0), event(2, 1)], complete=False)
+    assert wire.decode_history(wire.encode_history(history)) == history
+
+
+async def test_the_parts_of_a_hold_are_told_by_time() -> None:
+    shards = {number: FakeShard(number) for number in range(2)}
+    router = Router(shards, lambda: ShardMap(1, 2))
+    hold_id = os.urandom(16)
+    shards[0].events[hold_id] = [event(1, 0), event(4, 0)]
+    shards[1].events[hold_id] = [event(2, 1)]
+    found = await router.history(hold_id)
+    assert [(each.now_ns, each.shard) for each in found.events] == [(1, 0), (2, 1), (4, 0)]
+    assert found.complete
+
+
+def _ok(lines: int) -> NDArray[np.uint8]:
+    return np.zeros(lines, np.uint8)
