@@ -22,7 +22,7 @@ from engine import limits
 from engine.kernels import CELL_WORDS, INCOMING, ON_HAND, PRICE, VERSION
 from engine.operations import COLUMNS, Request
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _LENGTH: Final = struct.Struct("<I")
 _IMAGE_WORDS: Final = range(ON_HAND, CELL_WORDS)
 

@@ -30,10 +30,16 @@ CELL_WORDS = 10
 TOUCHED = 1 << 40
 
 # Columns of a hold line in `State.holds` (int64, 64 bytes) and, for the same memory, in
-# `State.lines` (int32). Only a hold's first line is in the index and in the wheel.
+# `State.lines` (int32). Only a hold's first line is in the index and in the wheel. NEXT and PREV are
+# its neighbours in the wheel; of a resolved hold PREV is its place in the ring.
 ID_HI, ID_LO, DEADLINE = range(3)  # of `holds`
-CELL, PENDING, POSTED, FULFILLED, NEXT, PREV, NEXT_LINE, NUMBER, STATE = range(6, 15)  # of `lines`
+CELL, PENDING, POSTED, FULFILLED, NEXT, PREV, NEXT_LINE = range(6, 13)  # of `lines`
+SERIAL = 13  # when the hold was made: see `next_serial`
+STATE = 14  # of a hold's first line the hold's state; of the others H_PENDING | number << NUMBER_AT
+RETURNED = 15  # of FULFILLED
 HOLD_WORDS = 8
+NUMBER_AT = 8  # STATE's bit where a line's number in its hold begins
+SERIALS = 0x7FFFFFFF  # serial numbers wrap: a hold's age is (meta[HOLDS_MADE] - SERIAL) & SERIALS
 
 # Columns of `State.places` (int32), a row a location id.
 OWNED, CURRENCY, SPLIT, PART = range(4)
@@ -56,11 +62,15 @@ OWNED, CURRENCY, SPLIT, PART = range(4)
     EXPIRED,  # holds expired, since the state began
     CHANGED,  # bits of the words (ON_HAND .. VERSION) that changed in some row in this block
     WARM,  # what the warming loads read: written so that they are not optimised away
-) = range(16)
+    HOLDS_MADE,  # holds ever made, & SERIALS
+) = range(17)
 META_SLOTS = 24
 
-# States of a hold (column STATE of its first line).
-FREE, H_PENDING, H_COMMITTED, H_FULFILLED, H_CANCELLED, H_RELEASED, H_EXPIRED = range(7)
+# States of a hold or of an incoming record (column STATE of its first line).
+(
+    FREE, H_PENDING, H_COMMITTED, H_FULFILLED, H_CANCELLED, H_RELEASED, H_EXPIRED,
+    H_INCOMING, H_RECEIVED, H_DROPPED,
+) = range(10)  # fmt: skip
 
 # States of a location in this shard's view (column OWNED).
 LOCATION_UNKNOWN, LOCATION_OWNED, LOCATION_ELSEWHERE = range(3)
@@ -124,7 +134,7 @@ class State(NamedTuple):
     hold_index: np.ndarray  # int64 (2**k,): like cell_index, of the holds' first slots
     wheel: np.ndarray  # int32 (WHEEL_SLOTS, 2): first and last hold of each bucket
     wheel_bits: np.ndarray  # uint64 (WHEEL_SLOTS / 64,): the buckets that are not empty
-    ring: np.ndarray  # int32: first slots of the resolved holds, oldest first
+    ring: np.ndarray  # int32: first slots of the resolved holds, oldest first; NONE: revived
     places: np.ndarray  # int32 (locations, 4)
     meta: np.ndarray  # int64 (META_SLOTS,)
     sums: np.ndarray  # uint64 (1,): sum of the hashes of all cells and live hold lines
@@ -165,7 +175,7 @@ def line_hash(holds, lines, slot):
     x = np.uint64(holds[slot, ID_HI]) * _M0 + np.uint64(holds[slot, ID_LO]) * _M1
     x += np.uint64(lines[slot, CELL]) * _M2 + np.uint64(holds[slot, DEADLINE]) * _M3
     x += np.uint64(lines[slot, PENDING]) * _M4 + np.uint64(lines[slot, POSTED]) * _M5
-    x += np.uint64(lines[slot, FULFILLED]) * _M6 + np.uint64(lines[slot, NUMBER]) * _M7
+    x += np.uint64(lines[slot, FULFILLED]) * _M6 + np.uint64(lines[slot, RETURNED]) * _M7
     x += np.uint64(lines[slot, STATE]) * _M8
     return mix(x ^ _M9)
 
@@ -309,11 +319,23 @@ def unindex_hold(holds, hold_index, slot):
     hold_index[at] = 0
 
 
+@_inlined
+def is_first(lines, slot):
+    """Whether a slot is in use and is the first line of its hold."""
+    return lines[slot, STATE] != FREE and lines[slot, STATE] >> NUMBER_AT == 0
+
+
+@_inlined
+def is_live(state):
+    """Whether a hold in this state is part of the state hash."""
+    return state == H_PENDING or state == H_COMMITTED or state == H_INCOMING
+
+
 @_jit
 def rebuild_hold_index(holds, lines, used, hold_index):
     """Fill a new, empty index."""
     for slot in range(used):
-        if lines[slot, STATE] != FREE and lines[slot, NUMBER] == 0:
+        if is_first(lines, slot):
             enter(hold_index, id_tag(holds[slot, ID_HI], holds[slot, ID_LO]), slot)
 
 
@@ -328,8 +350,8 @@ def total_hash(cells, holds, lines, count, used):
     for row in range(count):
         total += cell_hash(cells, row)
     for head in range(used):
-        state = lines[head, STATE]
-        if lines[head, NUMBER] == 0 and (state == H_PENDING or state == H_COMMITTED):
+        # Of a line that is not the first one the number in STATE makes it no state at all.
+        if is_live(lines[head, STATE]):
             slot = np.int64(head)
             while slot >= 0:
                 total += line_hash(holds, lines, slot)
@@ -496,7 +518,8 @@ def warm_bucket(cells, holds, lines, hold_index, ring, meta, slot, most):
         seen += cells[row, 0] + cells[row, CELL_WORDS - 1]
         if full:
             gone = ring[oldest]
-            seen += hold_index[id_tag(holds[gone, ID_HI], holds[gone, ID_LO]) & mask]
+            if gone >= 0:
+                seen += hold_index[id_tag(holds[gone, ID_HI], holds[gone, ID_LO]) & mask]
             oldest = oldest + 1 if oldest + 1 < len(ring) else 0
         slot = np.int64(lines[slot, NEXT])
         most -= 1
@@ -555,11 +578,25 @@ def remember_resolved(holds, lines, hold_index, ring, meta, head):
     size = len(ring)
     if meta[RING_COUNT] == size:
         oldest = np.int64(ring[meta[RING_HEAD]])
-        forget_hold(holds, lines, hold_index, meta, oldest)
+        if oldest >= 0:
+            forget_hold(holds, lines, hold_index, meta, oldest)
         meta[RING_HEAD] = (meta[RING_HEAD] + 1) % size
         meta[RING_COUNT] -= 1
-    ring[(meta[RING_HEAD] + meta[RING_COUNT]) % size] = head
+    at = (meta[RING_HEAD] + meta[RING_COUNT]) % size
+    ring[at] = head
+    lines[head, PREV] = at
     meta[RING_COUNT] += 1
+
+
+@_inlined
+def revive(lines, ring, meta, head):
+    """Make a resolved hold a committed one again; its lines are not in the state hash yet.
+
+    Its place in the ring stays, empty, until it would have been the oldest.
+    """
+    ring[lines[head, PREV]] = NONE
+    lines[head, STATE] = H_COMMITTED
+    meta[HOLDS_COMMITTED] += 1
 
 
 @_inlined
@@ -697,8 +734,15 @@ def check_reserve(places, meta, kind, flags, sku, location, quantity, ttl_ms, la
 
 
 @_inlined
+def next_serial(meta):
+    """The running number of a new hold."""
+    meta[HOLDS_MADE] = (meta[HOLDS_MADE] + 1) & SERIALS
+    return meta[HOLDS_MADE]
+
+
+@_inlined
 def hold_line(
-    cells, touched, holds, lines, meta, sums, row, quantity, deadline, hi, lo, number
+    cells, touched, holds, lines, meta, sums, row, quantity, deadline, hi, lo, serial, number
 ):  # fmt: skip
     """Make one line of a hold; the caller links it and enters the first one."""
     touch(cells, touched, meta, sums, row)
@@ -713,8 +757,9 @@ def hold_line(
     lines[slot, POSTED] = 0
     lines[slot, FULFILLED] = 0
     lines[slot, NEXT_LINE] = NONE
-    lines[slot, NUMBER] = number
-    lines[slot, STATE] = H_PENDING
+    lines[slot, SERIAL] = serial
+    lines[slot, STATE] = H_PENDING | number << NUMBER_AT
+    lines[slot, RETURNED] = 0
     sums[0] += line_hash(holds, lines, slot)
     return slot
 
@@ -744,7 +789,7 @@ def reserve_one(
         else:
             slot = hold_line(
                 cells, touched, holds, lines, meta, sums, row, quantity,
-                now + ttl_ms * _NS_PER_MS, hi, lo, 0,
+                now + ttl_ms * _NS_PER_MS, hi, lo, next_serial(meta), 0,
             )  # fmt: skip
             open_hold(holds, lines, hold_index, wheel, wheel_bits, meta, slot)
     return status, row
@@ -803,11 +848,11 @@ def reserve_linked(
         out_status[bad] = status
         return
     head, before = np.int64(-1), np.int64(-1)
-    deadline = now + block.value[first] * _NS_PER_MS
+    deadline, serial = now + block.value[first] * _NS_PER_MS, next_serial(meta)
     for i in range(first, end):
         slot = hold_line(
             cells, touched, holds, lines, meta, sums, rows[i], block.quantity[i], deadline, hi, lo,
-            i - first,
+            serial, i - first,
         )  # fmt: skip
         if head < 0:
             head = slot
@@ -840,6 +885,8 @@ def check_hold_state(kind, state):
         return _HOLD_EXPIRED
     if state == H_RELEASED:
         return _HOLD_RELEASED
+    if state >= H_INCOMING:
+        return _UNKNOWN_HOLD  # an incoming record is no hold
     if kind == _COMMIT or kind == _RELEASE:
         return _OK if state == H_PENDING else _NOT_PENDING
     return _OK if state <= H_COMMITTED else _NOT_COMMITTED

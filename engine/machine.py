@@ -148,6 +148,7 @@ class Machine:
         while slot >= 0:
             key = int(s.cells[s.lines[slot, kernels.CELL], KEY])
             amounts = s.lines[slot, kernels.PENDING : kernels.FULFILLED + 1].tolist()
+            amounts.append(int(s.lines[slot, kernels.RETURNED]))
             lines.append(HoldLine(key & 0xFFFFFFFF, key >> 32, *amounts))
             slot = int(s.lines[slot, kernels.NEXT_LINE])
         return Hold(HoldState(state), deadline, lines)

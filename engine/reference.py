@@ -106,7 +106,8 @@ class ReferenceMachine:
         self._places: dict[int, Place] = {}
         self._cells: dict[Key, Cell] = {}  # in the order they were made
         self._holds: dict[bytes, Hold] = {}  # live or remembered, in the order they were made
-        self._resolved: deque[bytes] = deque()  # the remembered ones, oldest first
+        # The remembered ones, oldest first; None stands where one was that is live again.
+        self._resolved: deque[bytes | None] = deque()
 
     def set_sku_limit(self, limit: int) -> None:
         """Make the SKUs 1 to `limit` known; it never shrinks."""
@@ -379,7 +380,9 @@ class ReferenceMachine:
         was_fulfilled = any(line.fulfilled for line in hold.lines)
         hold.state = HoldState.FULFILLED if was_fulfilled else resolved
         if len(self._resolved) == self._resolved_remembered:
-            del self._holds[self._resolved.popleft()]
+            oldest = self._resolved.popleft()
+            if oldest is not None:
+                del self._holds[oldest]
         self._resolved.append(hold_id)
 
     # --- facts and settings -----------------------------------------------------------------------
@@ -472,6 +475,8 @@ def _check_hold_state(kind: int, state: HoldState) -> Status:
         return Status.HOLD_EXPIRED
     if state == HoldState.RELEASED:
         return Status.HOLD_RELEASED
+    if state >= HoldState.INCOMING:
+        return Status.UNKNOWN_HOLD  # an incoming record is no hold
     if kind in (Kind.COMMIT, Kind.RELEASE):
         return Status.OK if state == HoldState.PENDING else Status.HOLD_NOT_PENDING
     return Status.OK if state.is_live else Status.HOLD_NOT_COMMITTED
@@ -531,6 +536,7 @@ def _line_hashes(hold_id: bytes, hold: Hold, rows: dict[Key, int]) -> Iterable[i
     for number, line in enumerate(hold.lines):
         # The hold's state stands in its first line only.
         state = hold.state if number == 0 else HoldState.PENDING
-        units = (line.pending, line.committed, line.fulfilled)
-        words = (*id_to_pair(hold_id), rows[_key(line)], hold.deadline_ns, *units, number, state)
+        units = (line.pending, line.committed, line.fulfilled, line.returned)
+        stands = state | number << 8
+        words = (*id_to_pair(hold_id), rows[_key(line)], hold.deadline_ns, *units, stands)
         yield _mix(_weighted(words) ^ _MULTIPLIERS[9])

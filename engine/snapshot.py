@@ -19,7 +19,7 @@ from engine.block import packed_places, unpacked_places
 from engine.machine import Machine
 from engine.memory import AnswerMemory
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _LENGTH: Final = struct.Struct("<I")
 _CHUNK: Final = 4 << 20  # bytes
 

@@ -9,7 +9,10 @@ from enum import IntEnum
 
 
 class HoldState(IntEnum):
-    """Where a hold is in its life. The numbers are those of the columns and the state hash."""
+    """Where a hold or an incoming record is in its life.
+
+    The numbers are those of the columns and of the state hash.
+    """
 
     PENDING = 1  # something is pending; part of it may be committed already
     COMMITTED = 2  # nothing is pending, something is committed
@@ -17,11 +20,14 @@ class HoldState(IntEnum):
     CANCELLED = 4  # nothing is left: committed and taken back
     RELEASED = 5  # nothing is left: given up before its deadline
     EXPIRED = 6  # nothing is left: its deadline passed
+    INCOMING = 7  # an incoming record of which something is outstanding
+    RECEIVED = 8  # an incoming record of which nothing is outstanding
+    DROPPED = 9  # an incoming record that was cancelled before anything came
 
     @property
     def is_live(self) -> bool:
-        """Whether the hold still keeps units from being sold."""
-        return self <= HoldState.COMMITTED
+        """Whether the hold keeps units from being sold, or the record makes some be expected."""
+        return self <= HoldState.COMMITTED or self == HoldState.INCOMING
 
 
 @dataclass(slots=True)
@@ -54,6 +60,7 @@ class HoldLine:
     pending: int
     committed: int = 0
     fulfilled: int = 0
+    returned: int = 0  # of `fulfilled`
 
 
 @dataclass(slots=True)

@@ -93,7 +93,7 @@ def encode_hold(hold: Hold | None) -> bytes:
     fields = None
     if hold is not None:
         lines = [
-            (line.sku, line.location, line.pending, line.committed, line.fulfilled)
+            (line.sku, line.location, line.pending, line.committed, line.fulfilled, line.returned)
             for line in hold.lines
         ]
         fields = (int(hold.state), hold.deadline_ns, lines)
