@@ -23,16 +23,20 @@ class Columns:
     """The arrays behind one `kernels.State`, and the room in them."""
 
     resolved_remembered: int = limits.RESOLVED_HOLDS_REMEMBERED
+    movements_remembered: int = limits.MOVEMENTS_REMEMBERED
     state: State = field(init=False)
 
     def __post_init__(self) -> None:
         holds = _zeros((_FIRST, kernels.HOLD_WORDS), np.int64)
         meta = _zeros(kernels.META_SLOTS, np.int64)
         meta[kernels.FREE_HOLD] = NONE
+        meta[kernels.MOVEMENT_ROOM] = self.movements_remembered
         self.state = State(
             cells=_zeros((_FIRST, kernels.CELL_WORDS), np.int64),
             cell_index=_zeros(2 * _FIRST, np.int64),
             touched=_zeros(_FIRST, np.int32),
+            counted=_zeros(_FIRST, np.int64),
+            movements=_zeros((self.movements_remembered, kernels.MOVEMENT_WORDS), np.int64),
             holds=holds,
             lines=holds.view(np.int32),
             hold_index=_zeros(2 * _FIRST, np.int64),
@@ -69,8 +73,8 @@ class Columns:
             # Three quarters full at most, so that probes stay short.
             index = _zeros(_power_of_two(size * 4 // 3 + 1), np.int64)
             kernels.rebuild_cell_index(cells, int(state.meta[kernels.CELLS]), index)
-        touched = _grown(state.touched, size)
-        self.state = state._replace(cells=cells, cell_index=index, touched=touched)
+        touched, counted = _grown(state.touched, size), _grown(state.counted, size)
+        self.state = state._replace(cells=cells, cell_index=index, touched=touched, counted=counted)
 
     def make_room_for_holds(self, needed: int) -> None:
         """Room for `needed` hold lines in all. Raises MemoryError beyond MAX_HOLDS."""
@@ -86,11 +90,13 @@ class Columns:
         self.state = state._replace(holds=holds, lines=lines, hold_index=index)
 
     def nbytes(self) -> dict[str, int]:
-        """Bytes allocated for cells and for holds, index entries included."""
+        """Bytes allocated for cells, holds and movements, index entries included."""
         state = self.state
+        rows = state.cells.nbytes + state.touched.nbytes + state.counted.nbytes
         return {
-            "cells": state.cells.nbytes + state.cell_index.nbytes + state.touched.nbytes,
+            "cells": rows + state.cell_index.nbytes,
             "holds": state.holds.nbytes + state.hold_index.nbytes + state.ring.nbytes,
+            "movements": state.movements.nbytes,
         }
 
 

@@ -41,6 +41,14 @@ HOLD_WORDS = 8
 NUMBER_AT = 8  # STATE's bit where a line's number in its hold begins
 SERIALS = 0x7FFFFFFF  # serial numbers wrap: a hold's age is (meta[HOLDS_MADE] - SERIAL) & SERIALS
 
+# Columns of a movement of stock in `State.movements`: int64, 40 bytes. The last two are its index:
+# the one before it among the cells that share its bucket, and the newest of the bucket that has
+# this row's number. A movement's number is its place among all that there ever were, from 1 on; it
+# stands in the row `number % rows`.
+MOMENT, ARRIVED, WHAT, BEFORE, NEWEST = range(5)
+MOVEMENT_WORDS = 5
+_CENTRE = 1 << 31  # WHAT is row << 32 | units + _CENTRE
+
 # Columns of `State.places` (int32), a row a location id.
 OWNED, CURRENCY, SPLIT, PART = range(4)
 
@@ -63,7 +71,10 @@ OWNED, CURRENCY, SPLIT, PART = range(4)
     CHANGED,  # bits of the words (ON_HAND .. VERSION) that changed in some row in this block
     WARM,  # what the warming loads read: written so that they are not optimised away
     HOLDS_MADE,  # holds ever made, & SERIALS
-) = range(17)
+    MOVED,  # the number of the newest movement
+    FORGOTTEN,  # the latest moment of the movements that are remembered no more
+    MOVEMENT_ROOM,  # how many movements are remembered at most
+) = range(20)
 META_SLOTS = 24
 
 # States of a hold or of an incoming record (column STATE of its first line).
@@ -88,20 +99,25 @@ WHEEL_SLOTS = L0_SIZE + L1_SIZE + L2_SIZE
 _RESERVE, _COMMIT, _RELEASE, _FULFIL, _CANCEL = (int(Kind(k)) for k in range(1, 6))
 _SALE, _RETURN, _RECEIVE, _ADJUST, _COUNT = (int(Kind(k)) for k in range(6, 11))
 _SET_SAFETY_STOCK, _SET_PRICE = int(Kind.SET_SAFETY_STOCK), int(Kind.SET_PRICE)
+_INSPECT, _WRITE_OFF = int(Kind.INSPECT), int(Kind.WRITE_OFF)
 _LAST_KIND = int(max(Kind))
 _LINKED, _RELEASE_REST = int(Flag.LINKED), int(Flag.RELEASE_REST)
+_OF_DAMAGED, _OF_QUALITY = int(Flag.DAMAGED), int(Flag.QUALITY_CONTROL)
 _RESTOCK, _QUALITY, _DAMAGE = (int(Disposition(d)) for d in range(3))
 
 _MAX_QUANTITY, _MAX_BALANCE = limits.MAX_QUANTITY, limits.MAX_BALANCE
 _MIN_TTL, _MAX_TTL, _NS_PER_MS = limits.MIN_TTL_MS, limits.MAX_TTL_MS, limits.NS_PER_MS
 _MAX_PRICE, _MAX_REASON = limits.MAX_PRICE_MINOR, limits.MAX_REASON
 _MAX_HOLD_LINES = limits.MAX_HOLD_LINES
+_MAX_SKEW_NS = limits.MAX_CLOCK_SKEW_MS * limits.NS_PER_MS
 
 _OK = int(Status.OK)
 _INVALID_KIND, _INVALID_FLAGS = int(Status.INVALID_KIND), int(Status.INVALID_FLAGS)
 _INVALID_QUANTITY, _TOO_LARGE = int(Status.INVALID_QUANTITY), int(Status.QUANTITY_TOO_LARGE)
 _INVALID_TTL, _INVALID_DISPOSITION = int(Status.INVALID_TTL), int(Status.INVALID_DISPOSITION)
 _INVALID_REASON, _INVALID_PRICE = int(Status.INVALID_REASON), int(Status.INVALID_PRICE)
+_INVALID_MOMENT, _MOMENT_TOO_OLD = int(Status.INVALID_MOMENT), int(Status.MOMENT_TOO_OLD)
+_EXCEEDS_SET_ASIDE = int(Status.EXCEEDS_SET_ASIDE)
 _UNKNOWN_LOCATION, _UNKNOWN_SKU = int(Status.UNKNOWN_LOCATION), int(Status.UNKNOWN_SKU)
 _WRONG_SHARD, _CURRENCY = int(Status.WRONG_SHARD), int(Status.CURRENCY_MISMATCH)
 _HOLD_EXISTS, _UNKNOWN_HOLD = int(Status.HOLD_EXISTS), int(Status.UNKNOWN_HOLD)
@@ -129,6 +145,8 @@ class State(NamedTuple):
     cells: np.ndarray  # int64 (cells, CELL_WORDS): never deleted, never re-numbered
     cell_index: np.ndarray  # int64 (2**k,): 31 bits of hash << 32 | row + 1; 0 is empty
     touched: np.ndarray  # int32 (cells,): the rows touched in this block, in order
+    counted: np.ndarray  # int64 (cells,): the moment of each cell's newest count, 0: never
+    movements: np.ndarray  # int64 (MOVEMENT_ROOM, MOVEMENT_WORDS): the newest changes of on_hand
     holds: np.ndarray  # int64 (slots, HOLD_WORDS)
     lines: np.ndarray  # int32 (slots, 2 * HOLD_WORDS): the same memory as `holds`
     hold_index: np.ndarray  # int64 (2**k,): like cell_index, of the holds' first slots
@@ -137,7 +155,7 @@ class State(NamedTuple):
     ring: np.ndarray  # int32: first slots of the resolved holds, oldest first; NONE: revived
     places: np.ndarray  # int32 (locations, 4)
     meta: np.ndarray  # int64 (META_SLOTS,)
-    sums: np.ndarray  # uint64 (1,): sum of the hashes of all cells and live hold lines
+    sums: np.ndarray  # uint64 (1,): sum of the hashes of all cells, counts and live hold lines
 
 
 # `_nrt` off: nothing is allocated here, and counting references of arrays that go from one compiled
@@ -167,6 +185,12 @@ def cell_hash(cells, row):
     x += np.uint64(cells[row, 6]) * _M6 + np.uint64(cells[row, 7]) * _M7
     x += np.uint64(cells[row, 8]) * _M8 + np.uint64(cells[row, 9]) * _M9
     return mix(x)
+
+
+@_inlined
+def count_hash(key, moment):
+    """The hash of when a cell was counted; by itself, so that a reserve need not load it."""
+    return mix((np.uint64(key) * _M0 + np.uint64(moment) * _M1) ^ _M8)
 
 
 @_inlined
@@ -279,6 +303,60 @@ def finish_block(cells, touched, meta, sums):
             meta[SHORTAGES] += 1
 
 
+# --- movements ----------------------------------------------------------------------------------
+#
+# A count that arrives late needs what has moved since its moment. The newest movements stand in a
+# ring; those of a cell are found by links from the newest one back. Cells whose row numbers are
+# equal modulo the ring's length share a bucket of links. A link to a movement that the ring has
+# forgotten is known by its number, so nothing is ever taken out.
+
+
+@_inlined
+def link_movement(movements, number):
+    """Put a movement before all others of its bucket."""
+    slot = number % len(movements)
+    bucket = (movements[slot, WHAT] >> 32) % len(movements)
+    movements[slot, BEFORE] = movements[bucket, NEWEST]
+    movements[bucket, NEWEST] = number
+
+
+@_inlined
+def note_movement(movements, meta, row, units, moment):
+    """Remember a change of a cell's on_hand; the oldest one goes when the ring is full."""
+    number = meta[MOVED] + 1
+    slot = number % len(movements)
+    if number > len(movements):
+        meta[FORGOTTEN] = max(meta[FORGOTTEN], movements[slot, MOMENT])
+    meta[MOVED] = number
+    movements[slot, MOMENT] = moment
+    movements[slot, ARRIVED] = meta[NOW_NS]
+    movements[slot, WHAT] = row << 32 | (units + _CENTRE)
+    link_movement(movements, number)
+
+
+@_jit
+def moved_since(movements, meta, row, moment):
+    """What the movements of a cell after `moment` add up to."""
+    units = np.int64(0)
+    gone = max(meta[MOVED] - len(movements), 0)
+    number = movements[row % len(movements), NEWEST]
+    while number > gone:
+        slot = number % len(movements)
+        if movements[slot, ARRIVED] <= moment:
+            break  # and so did all before it, and none of them happens after it arrives
+        if movements[slot, WHAT] >> 32 == row and movements[slot, MOMENT] > moment:
+            units += (movements[slot, WHAT] & _LOW32) - _CENTRE
+        number = movements[slot, BEFORE]
+    return units
+
+
+@_jit
+def rebuild_movement_links(movements, meta):
+    """Link the movements of a ring whose links are all zero."""
+    for number in range(max(meta[MOVED] - len(movements), 0) + 1, meta[MOVED] + 1):
+        link_movement(movements, number)
+
+
 # --- the index of holds -------------------------------------------------------------------------
 
 
@@ -340,7 +418,7 @@ def rebuild_hold_index(holds, lines, used, hold_index):
 
 
 @_jit
-def total_hash(cells, holds, lines, count, used):
+def total_hash(cells, counted, holds, lines, count, used):
     """The state hash from scratch: of `count` cells and of the live ones of `used` hold lines.
 
     The caller sees to it that no row is marked as touched. A line is live when its hold is, so
@@ -349,6 +427,8 @@ def total_hash(cells, holds, lines, count, used):
     total = _U0
     for row in range(count):
         total += cell_hash(cells, row)
+        if counted[row] > 0:
+            total += count_hash(cells[row, KEY], counted[row])
     for head in range(used):
         # Of a line that is not the first one the number in STATE makes it no state at all.
         if is_live(lines[head, STATE]):
@@ -901,9 +981,9 @@ def usable(lines, kind, slot):
 
 
 @_inlined
-def move_units(cells, touched, lines, meta, sums, kind, slot, units):
+def move_units(cells, touched, movements, lines, meta, sums, kind, slot, units):
     """Move units of one line of a hold to their next state."""
-    row = lines[slot, CELL]
+    row = np.int64(lines[slot, CELL])
     touch(cells, touched, meta, sums, row)
     if kind == _COMMIT or kind == _RELEASE:
         lines[slot, PENDING] -= units
@@ -921,6 +1001,7 @@ def move_units(cells, touched, lines, meta, sums, kind, slot, units):
             lines[slot, FULFILLED] += units
             cells[row, ON_HAND] -= units
             meta[CHANGED] |= 1 << ON_HAND
+            note_movement(movements, meta, row, -units, meta[NOW_NS])
 
 
 @_jit
@@ -954,7 +1035,7 @@ def judge_on_hold(cells, lines, kind, key, quantity, head):
 
 @_jit
 def on_hold(
-    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums,
+    cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums,
     now, kind, flags, key, quantity, hi, lo,
 ):  # fmt: skip
     """COMMIT, RELEASE, FULFIL or CANCEL: the whole hold, or `quantity` of the lines on one cell.
@@ -989,12 +1070,14 @@ def on_hold(
         if key == 0 or cells[lines[slot, CELL], KEY] == key:
             units = min(left, usable(lines, kind, slot))
             if units > 0:
-                move_units(cells, touched, lines, meta, sums, kind, slot, units)
+                move_units(
+                    cells, touched, movements, lines, meta, sums, kind, slot, units
+                )  # fmt: skip
                 left -= units
         if flags & _RELEASE_REST and lines[slot, PENDING] > 0:
             # Whatever is still pending in a matching line is beyond the quantity: it is rest too.
             rest = np.int64(lines[slot, PENDING])
-            move_units(cells, touched, lines, meta, sums, _RELEASE, slot, rest)
+            move_units(cells, touched, movements, lines, meta, sums, _RELEASE, slot, rest)
         slot = np.int64(lines[slot, NEXT_LINE])
     settle(
         holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head,
@@ -1003,14 +1086,12 @@ def on_hold(
     return status, row
 
 
-# --- facts and settings -------------------------------------------------------------------------
+# --- facts --------------------------------------------------------------------------------------
 
 
 @_inlined
-def check_fact(places, meta, kind, flags, sku, location, quantity, value, currency):
-    """The checks of a fact or a setting that do not need the cell."""
-    if flags:
-        return _INVALID_FLAGS
+def check_quantity(kind, quantity):
+    """Whether the quantity of a fact or a setting is one."""
     if kind == _ADJUST:
         if quantity == 0:
             return _INVALID_QUANTITY
@@ -1021,10 +1102,149 @@ def check_fact(places, meta, kind, flags, sku, location, quantity, value, curren
         return _INVALID_QUANTITY
     if quantity > _MAX_QUANTITY or quantity < -_MAX_QUANTITY:
         return _TOO_LARGE
+    return _OK
+
+
+@_inlined
+def check_fact(places, meta, now, kind, flags, sku, location, quantity, value, occurred_at):
+    """The checks of a fact that do not need the cell."""
+    if flags and (kind != _WRITE_OFF or (flags != _OF_DAMAGED and flags != _OF_QUALITY)):
+        return _INVALID_FLAGS
+    status = check_quantity(kind, quantity)
+    if status != _OK:
+        return status
     if kind == _RETURN and (value < _RESTOCK or value > _DAMAGE):
         return _INVALID_DISPOSITION
-    if kind == _ADJUST and (value < 0 or value > _MAX_REASON):
+    if kind == _INSPECT and value != _RESTOCK and value != _DAMAGE:
+        return _INVALID_DISPOSITION
+    if (kind == _ADJUST or kind == _WRITE_OFF) and (value < 0 or value > _MAX_REASON):
         return _INVALID_REASON
+    if kind != _INSPECT and (occurred_at < 0 or occurred_at - now > _MAX_SKEW_NS):
+        return _INVALID_MOMENT
+    return check_place(places, meta, sku, location)
+
+
+@_inlined
+def effects(kind, flags, quantity, value):
+    """What a fact other than a count adds to on_hand, to damaged and to quality_control."""
+    moved = damaged = quality = np.int64(0)
+    if kind == _INSPECT:
+        quality = -quantity
+        if value == _DAMAGE:
+            damaged = quantity
+    elif kind == _WRITE_OFF:
+        moved = -quantity
+        if flags == _OF_DAMAGED:
+            damaged = -quantity
+        elif flags == _OF_QUALITY:
+            quality = -quantity
+    else:
+        moved = -quantity if kind == _SALE else quantity
+        if kind == _RETURN and value == _DAMAGE:
+            damaged = quantity
+        elif kind == _RETURN and value == _QUALITY:
+            quality = quantity
+    return moved, damaged, quality
+
+
+@_inlined
+def judge_goods(cells, row, moved, damaged, quality):
+    """Whether a cell has what leaves its buckets, and every counter stays within MAX_BALANCE."""
+    if cells[row, DAMAGED] + damaged < 0 or cells[row, QUALITY_CONTROL] + quality < 0:
+        return _EXCEEDS_SET_ASIDE
+    after = cells[row, ON_HAND] + moved
+    if after > _MAX_BALANCE or after < -_MAX_BALANCE:
+        return _BALANCE_LIMIT
+    if cells[row, DAMAGED] + damaged > _MAX_BALANCE:
+        return _BALANCE_LIMIT
+    if cells[row, QUALITY_CONTROL] + quality > _MAX_BALANCE:
+        return _BALANCE_LIMIT
+    return _OK
+
+
+@_inlined
+def change_goods(cells, touched, meta, sums, row, moved, damaged, quality):
+    """Add what was judged."""
+    touch(cells, touched, meta, sums, row)
+    cells[row, ON_HAND] += moved
+    cells[row, DAMAGED] += damaged
+    cells[row, QUALITY_CONTROL] += quality
+    if moved != 0:
+        meta[CHANGED] |= 1 << ON_HAND
+    if damaged != 0:
+        meta[CHANGED] |= 1 << DAMAGED
+    if quality != 0:
+        meta[CHANGED] |= 1 << QUALITY_CONTROL
+
+
+@_inlined
+def set_counted(cells, counted, sums, row, moment):
+    """A cell's newest count is of this moment; facts from before it move on_hand no more."""
+    if counted[row] > 0:
+        sums[0] -= count_hash(cells[row, KEY], counted[row])
+    counted[row] = moment
+    sums[0] += count_hash(cells[row, KEY], moment)
+
+
+@_inlined
+def fact(
+    cells, cell_index, touched, counted, movements, places, meta, sums,
+    now, kind, flags, sku, location, quantity, value, occurred_at,
+):  # fmt: skip
+    """What has happened to goods: never refused for lack of stock. Returns (status, row or -1).
+
+    Only a fact that says when it happened can be from before its cell's newest count. A fact of now
+    never is, and a count of now has nothing after it: neither looks at what is remembered.
+    """
+    status = check_fact(
+        places, meta, now, kind, flags, sku, location, quantity, value, occurred_at
+    )  # fmt: skip
+    if status != _OK:
+        return status, np.int64(-1)
+    moment = now if occurred_at == 0 else min(occurred_at, now)
+    row = find_cell(cells, cell_index, location << 32 | sku)
+    is_late = moment < now and row >= 0 and moment < counted[row]
+    moved, damaged, quality = np.int64(0), np.int64(0), np.int64(0)
+    if kind != _COUNT:
+        moved, damaged, quality = effects(kind, flags, quantity, value)
+    elif not is_late:
+        if moment < meta[FORGOTTEN]:
+            return _MOMENT_TOO_OLD, row
+        moved = quantity
+        if row >= 0:
+            moved -= cells[row, ON_HAND]
+            if moment < now:
+                moved += moved_since(movements, meta, row, moment)
+    if is_late:
+        moved = np.int64(0)
+    if row >= 0:
+        status = judge_goods(cells, row, moved, damaged, quality)
+        if status != _OK:
+            return status, row
+    elif damaged < 0 or quality < 0:
+        return _EXCEEDS_SET_ASIDE, row
+    else:
+        row = new_cell(cells, cell_index, touched, meta, location << 32 | sku)
+    change_goods(cells, touched, meta, sums, row, moved, damaged, quality)
+    if kind == _COUNT:
+        if not is_late:
+            set_counted(cells, counted, sums, row, moment)
+    elif moved != 0:
+        note_movement(movements, meta, row, moved, moment)
+    return _OK, row
+
+
+# --- settings -----------------------------------------------------------------------------------
+
+
+@_inlined
+def check_setting(places, meta, kind, flags, sku, location, quantity, value, currency):
+    """The checks of a setting; they do not need the cell."""
+    if flags:
+        return _INVALID_FLAGS
+    status = check_quantity(kind, quantity)
+    if status != _OK:
+        return status
     if kind == _SET_PRICE and (value < 0 or value > _MAX_PRICE):
         return _INVALID_PRICE
     status = check_place(places, meta, sku, location)
@@ -1034,48 +1254,19 @@ def check_fact(places, meta, kind, flags, sku, location, quantity, value, curren
 
 
 @_inlined
-def within_balance(cells, row, kind, quantity, value):
-    """Whether a movement of stock leaves every counter within MAX_BALANCE."""
-    after = cells[row, ON_HAND] + (-quantity if kind == _SALE else quantity)
-    if after > _MAX_BALANCE or after < -_MAX_BALANCE:
-        return False
-    if kind == _RETURN and value == _DAMAGE:
-        return cells[row, DAMAGED] + quantity <= _MAX_BALANCE
-    if kind == _RETURN and value == _QUALITY:
-        return cells[row, QUALITY_CONTROL] + quantity <= _MAX_BALANCE
-    return True
-
-
-@_inlined
-def fact(
+def setting(
     cells, cell_index, touched, places, meta, sums,
     kind, flags, sku, location, quantity, value, currency,
 ):  # fmt: skip
-    """A fact or a setting: never refused for lack of stock. Returns (status, row or -1)."""
-    status = check_fact(places, meta, kind, flags, sku, location, quantity, value, currency)
+    """SET_SAFETY_STOCK or SET_PRICE. Returns (status, row or -1)."""
+    status = check_setting(places, meta, kind, flags, sku, location, quantity, value, currency)
     if status != _OK:
         return status, np.int64(-1)
-    moves = kind != _COUNT and kind != _SET_SAFETY_STOCK and kind != _SET_PRICE
     row = find_cell(cells, cell_index, location << 32 | sku)
     if row < 0:
         row = new_cell(cells, cell_index, touched, meta, location << 32 | sku)
-    elif moves and not within_balance(cells, row, kind, quantity, value):
-        return _BALANCE_LIMIT, row
-    else:
-        touch(cells, touched, meta, sums, row)
-    if moves:
-        cells[row, ON_HAND] += -quantity if kind == _SALE else quantity
-        meta[CHANGED] |= 1 << ON_HAND
-        if kind == _RETURN and value == _QUALITY:
-            cells[row, QUALITY_CONTROL] += quantity
-            meta[CHANGED] |= 1 << QUALITY_CONTROL
-        elif kind == _RETURN and value == _DAMAGE:
-            cells[row, DAMAGED] += quantity
-            meta[CHANGED] |= 1 << DAMAGED
-    elif kind == _COUNT:
-        cells[row, ON_HAND] = quantity
-        meta[CHANGED] |= 1 << ON_HAND
-    elif kind == _SET_SAFETY_STOCK:
+    touch(cells, touched, meta, sums, row)
+    if kind == _SET_SAFETY_STOCK:
         cells[row, SAFETY_STOCK] = quantity
         meta[CHANGED] |= 1 << SAFETY_STOCK
     elif cells[row, PRICE] != value or cells[row, VERSION] == TOUCHED:
@@ -1115,11 +1306,11 @@ def apply_block(state, now, budget, block, rows, out_status, out_available):
     answers. The touched rows stand in `touched[:meta[DIRTY]]` afterwards. Returns how many holds
     the sweep expired.
     """
-    (cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places,
+    (cells, cell_index, touched, counted, movements, holds, lines, hold_index, wheel, wheel_bits, ring, places,
      meta, sums) = state  # fmt: skip
     kinds, flag_bits, skus, locations = block.kind, block.flags, block.sku, block.location
     quantities, values, currencies = block.quantity, block.value, block.currency
-    hold_hi, hold_lo = block.hold_hi, block.hold_lo
+    hold_hi, hold_lo, occurred_at = block.hold_hi, block.hold_lo, block.occurred_at_ns
     request_hi, request_lo, request_end = block.request_hi, block.request_lo, block.request_end
     meta[DIRTY] = 0
     meta[CHANGED] = 0
@@ -1163,11 +1354,16 @@ def apply_block(state, now, budget, block, rows, out_status, out_available):
                 )  # fmt: skip
             elif kind >= _COMMIT and kind <= _CANCEL:
                 status, row = on_hold(
-                    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums,
+                    cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums,
                     now, kind, flags, location << 32 | sku, quantities[i], hold_hi[i], hold_lo[i],
                 )  # fmt: skip
-            elif kind >= _SALE and kind <= _SET_PRICE:
+            elif (kind >= _SALE and kind <= _COUNT) or kind == _INSPECT or kind == _WRITE_OFF:
                 status, row = fact(
+                    cells, cell_index, touched, counted, movements, places, meta, sums,
+                    now, kind, flags, sku, location, quantities[i], values[i], occurred_at[i],
+                )  # fmt: skip
+            elif kind == _SET_SAFETY_STOCK or kind == _SET_PRICE:
+                status, row = setting(
                     cells, cell_index, touched, places, meta, sums,
                     kind, flags, sku, location, quantities[i], values[i], currencies[i],
                 )  # fmt: skip

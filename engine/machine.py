@@ -40,12 +40,15 @@ class Machine:
         self,
         *,
         resolved_remembered: int = limits.RESOLVED_HOLDS_REMEMBERED,
+        movements_remembered: int = limits.MOVEMENTS_REMEMBERED,
         expiries_per_block: int = limits.EXPIRIES_PER_BLOCK,
     ) -> None:
         """Raises ValueError for a bound below 1."""
-        if resolved_remembered < 1 or expiries_per_block < 1:
-            raise ValueError("resolved_remembered, expiries_per_block: must be 1 at least")
-        self._columns = Columns(resolved_remembered)
+        if min(resolved_remembered, movements_remembered, expiries_per_block) < 1:
+            raise ValueError(
+                "resolved_remembered, movements_remembered, expiries_per_block: must be 1 at least"
+            )
+        self._columns = Columns(resolved_remembered, movements_remembered)
         self._budget = expiries_per_block
         self._places: dict[int, Place] = {}
         self._highest_location = 0
@@ -93,6 +96,11 @@ class Machine:
         return int(self.state.meta[kernels.EXPIRED])
 
     @property
+    def movements_used(self) -> int:
+        """Rows of the ring of movements that were ever written; they are its first ones."""
+        return min(int(self.state.meta[kernels.MOVED]) + 1, len(self.state.movements))
+
+    @property
     def sku_limit(self) -> int:
         """SKU ids from 1 to this are known."""
         return int(self.state.meta[kernels.SKU_LIMIT])
@@ -118,22 +126,29 @@ class Machine:
         return int(kernels.next_deadline(s.holds, s.lines, s.wheel, s.wheel_bits, s.meta))
 
     def nbytes(self) -> dict[str, int]:
-        """Bytes allocated for cells and for holds, index entries included."""
+        """Bytes allocated for cells, holds and movements, index entries included."""
         return self._columns.nbytes()
 
     def nbytes_used(self) -> int:
         """Bytes of the rows in use: about what a snapshot copies."""
         used = int(self.state.meta[kernels.HOLDS_USED])
-        return 8 * (self.cells * CELL_WORDS + used * kernels.HOLD_WORDS)
+        cells = self.cells * (CELL_WORDS + 1)  # the word beside a row is its COUNTED_AT
+        return 8 * (cells + used * kernels.HOLD_WORDS + self.movements_used * kernels.BEFORE)
 
     def cell(self, sku: int, location: int) -> Cell | None:
         """Look a cell up; the ids may be any that fit 32 bits."""
+        row = self._row(sku, location)
+        return None if row < 0 else Cell(*self.state.cells[row, ON_HAND:].tolist())
+
+    def counted_at_ns(self, sku: int, location: int) -> int:
+        """The moment of a cell's newest count; 0 when it was never counted."""
+        row = self._row(sku, location)
+        return 0 if row < 0 else int(self.state.counted[row])
+
+    def _row(self, sku: int, location: int) -> int:
         key = _signed(location << 32 | sku)
         with _wrapping():
-            row = kernels.find_cell(self.state.cells, self.state.cell_index, key)
-        if row < 0:
-            return None
-        return Cell(*self.state.cells[row, ON_HAND:].tolist())
+            return int(kernels.find_cell(self.state.cells, self.state.cell_index, key))
 
     def hold(self, hold_id: bytes) -> Hold | None:
         """Look a hold up; None when it is not known, or no more."""
@@ -222,17 +237,24 @@ class Machine:
         meta = arrays["meta"]
         if len(arrays["ring"]) != len(columns.state.ring):
             raise ValueError(f"ring: {len(arrays['ring'])} holds, not {len(columns.state.ring)}")
+        room = len(columns.state.movements)
+        if meta[kernels.MOVEMENT_ROOM] != room:
+            raise ValueError(f"movements: room for {meta[kernels.MOVEMENT_ROOM]}, not {room}")
         with _wrapping():
             columns.make_room_for_cells(len(arrays["cells"]))
             columns.make_room_for_holds(len(arrays["holds"]))
         state = columns.state
         for name, array in arrays.items():
-            getattr(state, name)[: len(array)] = array
+            into = getattr(state, name)[: len(array)]
+            if name == "movements":
+                into = into[:, : kernels.BEFORE]  # the links are made anew
+            into[...] = array
         with _wrapping():
             kernels.rebuild_cell_index(state.cells, int(meta[kernels.CELLS]), state.cell_index)
             kernels.rebuild_hold_index(
                 state.holds, state.lines, int(meta[kernels.HOLDS_USED]), state.hold_index
             )
+            kernels.rebuild_movement_links(state.movements, state.meta)
         for place in places:
             self.set_place(place)
         state.sums[0] = self.recomputed_hash()
@@ -242,7 +264,7 @@ class Machine:
         s = self.state
         with _wrapping():
             total = kernels.total_hash(
-                s.cells, s.holds, s.lines, self.cells, int(s.meta[kernels.HOLDS_USED])
+                s.cells, s.counted, s.holds, s.lines, self.cells, int(s.meta[kernels.HOLDS_USED])
             )
         return int(total)
 

@@ -28,8 +28,17 @@ from engine.views import Cell, Hold, HoldLine, HoldState
 Key: TypeAlias = tuple[int, int]  # (sku, location): names a cell
 Answer: TypeAlias = tuple[Status, Key | None]  # with the cell whose availability is answered
 
-FACTS: Final = (Kind.SALE, Kind.RETURN, Kind.RECEIVE, Kind.ADJUST)
-SETTINGS: Final = (Kind.COUNT, Kind.SET_SAFETY_STOCK, Kind.SET_PRICE)
+FACTS: Final = (
+    Kind.SALE, Kind.RETURN, Kind.RECEIVE, Kind.ADJUST, Kind.COUNT, Kind.INSPECT, Kind.WRITE_OFF,
+)  # fmt: skip
+SETTINGS: Final = (Kind.SET_SAFETY_STOCK, Kind.SET_PRICE)
+
+# What facts may have in `flags` and must have in `value`.
+_FACT_FLAGS: Final = {Kind.WRITE_OFF: (0, Flag.DAMAGED, Flag.QUALITY_CONTROL)}
+_DISPOSITIONS: Final = {
+    Kind.RETURN: tuple(Disposition),
+    Kind.INSPECT: (Disposition.RESTOCK, Disposition.DAMAGED),
+}
 
 _NO_CELL: Final[Key] = (0, 0)  # an operation on a hold that names no line
 
@@ -70,6 +79,14 @@ class Line(NamedTuple):
         return self.sku, self.location
 
 
+class Movement(NamedTuple):
+    """A change of a cell's on_hand."""
+
+    key: Key
+    units: int
+    moment_ns: int
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """What the shard map says of a location."""
@@ -94,11 +111,15 @@ class ReferenceMachine:
         self,
         *,
         resolved_remembered: int = limits.RESOLVED_HOLDS_REMEMBERED,
+        movements_remembered: int = limits.MOVEMENTS_REMEMBERED,
         expiries_per_block: int = limits.EXPIRIES_PER_BLOCK,
     ) -> None:
-        if resolved_remembered < 1 or expiries_per_block < 1:
-            raise ValueError("resolved_remembered, expiries_per_block: must be positive")
+        if min(resolved_remembered, movements_remembered, expiries_per_block) < 1:
+            raise ValueError(
+                "resolved_remembered, movements_remembered, expiries_per_block: must be positive"
+            )
         self._resolved_remembered = resolved_remembered
+        self._movements_remembered = movements_remembered
         self._expiries_per_block = expiries_per_block
         self._now_ns = 0
         self._sku_limit = 0
@@ -108,6 +129,9 @@ class ReferenceMachine:
         self._holds: dict[bytes, Hold] = {}  # live or remembered, in the order they were made
         # The remembered ones, oldest first; None stands where one was that is live again.
         self._resolved: deque[bytes | None] = deque()
+        self._counted_at_ns: dict[Key, int] = {}  # the moment of each cell's newest count
+        self._movements: deque[Movement] = deque()  # the remembered ones, in order of arrival
+        self._forgotten_ns = 0  # the latest moment of those that are remembered no more
 
     def set_sku_limit(self, limit: int) -> None:
         """Make the SKUs 1 to `limit` known; it never shrinks."""
@@ -138,6 +162,10 @@ class ReferenceMachine:
         """A copy of a cell, or None if nothing was ever recorded of it."""
         cell = self._cells.get((sku, location))
         return None if cell is None else replace(cell)
+
+    def counted_at_ns(self, sku: int, location: int) -> int:
+        """The moment of a cell's newest count; 0 when it was never counted."""
+        return self._counted_at_ns.get((sku, location), 0)
 
     def hold(self, hold_id: bytes) -> Hold | None:
         """A copy of a hold, or None if there is none or it was forgotten."""
@@ -182,6 +210,7 @@ class ReferenceMachine:
         for hold_id, hold in self._holds.items():
             if hold.state.is_live:
                 total += sum(_line_hashes(hold_id, hold, rows))
+        total += sum(_count_hash(key, moment) for key, moment in self._counted_at_ns.items())
         return total & _WORD
 
     # --- requests ---------------------------------------------------------------------------------
@@ -207,8 +236,10 @@ class ReferenceMachine:
             return self._reserve(line_id(request.op_id, first), order, is_open)
         if line.kind in HOLD_KINDS:
             return [self._on_hold(line)]
-        if line.kind in FACTS or line.kind in SETTINGS:
+        if line.kind in FACTS:
             return [self._fact(line)]
+        if line.kind in SETTINGS:
+            return [self._setting(line)]
         return [(Status.INVALID_KIND, None)]
 
     # --- reserve ----------------------------------------------------------------------------------
@@ -343,6 +374,8 @@ class ReferenceMachine:
         if kind == Kind.FULFIL:
             line.fulfilled += units
             cell.on_hand -= units
+            if units:
+                self._note_movement(Movement(_key(line), -units, self._now_ns))
 
     # --- the end of holds -------------------------------------------------------------------------
 
@@ -385,32 +418,104 @@ class ReferenceMachine:
                 del self._holds[oldest]
         self._resolved.append(hold_id)
 
-    # --- facts and settings -----------------------------------------------------------------------
+    # --- facts --------------------------------------------------------------------------------
 
     def _fact(self, line: Line) -> Answer:
-        """A fact or a setting: never refused for lack of stock."""
+        """What has happened to goods: never refused for lack of stock."""
         status = self._check_fact(line)
         if status != Status.OK:
             return status, None
-        after = self._after_fact(line)
+        moment_ns = min(line.occurred_at_ns or self._now_ns, self._now_ns)
+        # The newest count has seen what happened before it, whenever that is heard of.
+        is_late = moment_ns < self.counted_at_ns(*line.key)
+        if line.kind == Kind.COUNT and not is_late and moment_ns < self._forgotten_ns:
+            return Status.MOMENT_TOO_OLD, line.key
+        before = self._cells.get(line.key, Cell())
+        after = self._after_fact(line, before, moment_ns)
+        if is_late:
+            after.on_hand = before.on_hand
+        if min(after.damaged, after.quality_control) < 0:
+            return Status.EXCEEDS_SET_ASIDE, line.key
         counters = (after.on_hand, after.damaged, after.quality_control)
-        if line.kind in FACTS and any(abs(each) > limits.MAX_BALANCE for each in counters):
+        if any(abs(each) > limits.MAX_BALANCE for each in counters):
             return Status.BALANCE_LIMIT, line.key
         self._cells[line.key] = after
-        return status, line.key
+        if line.kind == Kind.COUNT:
+            self._counted_at_ns[line.key] = max(moment_ns, self.counted_at_ns(*line.key))
+        elif after.on_hand != before.on_hand:
+            units = after.on_hand - before.on_hand
+            self._note_movement(Movement(line.key, units, moment_ns))
+        return Status.OK, line.key
 
     def _check_fact(self, line: Line) -> Status:
         """The checks that do not need the cell."""
+        if line.flags not in _FACT_FLAGS.get(line.kind, (0,)):
+            return Status.INVALID_FLAGS
+        status = _check_quantity(line)
+        if status != Status.OK:
+            return status
+        dispositions = _DISPOSITIONS.get(line.kind)
+        if dispositions is not None and line.value not in dispositions:
+            return Status.INVALID_DISPOSITION
+        has_reason = line.kind in (Kind.ADJUST, Kind.WRITE_OFF)
+        if has_reason and not 0 <= line.value <= limits.MAX_REASON:
+            return Status.INVALID_REASON
+        latest_ns = self._now_ns + limits.MAX_CLOCK_SKEW_MS * limits.NS_PER_MS
+        if line.kind != Kind.INSPECT and not 0 <= line.occurred_at_ns <= latest_ns:
+            return Status.INVALID_MOMENT
+        return self._check_place(line)
+
+    def _after_fact(self, line: Line, before: Cell, moment_ns: int) -> Cell:
+        """What the cell would be, had it not been counted since."""
+        cell, units = replace(before), line.quantity
+        if line.kind == Kind.COUNT:
+            cell.on_hand = units + self._moved_since(line.key, moment_ns)
+        elif line.kind in (Kind.SALE, Kind.WRITE_OFF):
+            cell.on_hand -= units
+        elif line.kind != Kind.INSPECT:
+            cell.on_hand += units
+        if line.kind == Kind.INSPECT or line.flags == Flag.QUALITY_CONTROL:
+            cell.quality_control -= units
+        if line.flags == Flag.DAMAGED:
+            cell.damaged -= units
+        if line.kind == Kind.RETURN and line.value == Disposition.QUALITY_CONTROL:
+            cell.quality_control += units
+        if line.kind in _DISPOSITIONS and line.value == Disposition.DAMAGED:
+            cell.damaged += units
+        return cell
+
+    def _note_movement(self, movement: Movement) -> None:
+        if len(self._movements) == self._movements_remembered:
+            forgotten = self._movements.popleft()
+            self._forgotten_ns = max(self._forgotten_ns, forgotten.moment_ns)
+        self._movements.append(movement)
+
+    def _moved_since(self, key: Key, moment_ns: int) -> int:
+        """What the movements of a cell after a moment add up to."""
+        return sum(
+            each.units for each in self._movements if each.key == key and each.moment_ns > moment_ns
+        )
+
+    # --- settings -----------------------------------------------------------------------------
+
+    def _setting(self, line: Line) -> Answer:
+        status = self._check_setting(line)
+        if status != Status.OK:
+            return status, None
+        cell = self._cells.setdefault(line.key, Cell())
+        if line.kind == Kind.SET_SAFETY_STOCK:
+            cell.safety_stock = line.quantity
+        elif line.value != cell.price_minor or cell.price_version == 0:
+            cell.price_minor = line.value
+            cell.price_version += 1
+        return status, line.key
+
+    def _check_setting(self, line: Line) -> Status:
         if line.flags:
             return Status.INVALID_FLAGS
-        if not _is_quantity(line):
-            return Status.INVALID_QUANTITY
-        if abs(line.quantity) > limits.MAX_QUANTITY:
-            return Status.QUANTITY_TOO_LARGE
-        if line.kind == Kind.RETURN and line.value not in set(Disposition):
-            return Status.INVALID_DISPOSITION
-        if line.kind == Kind.ADJUST and not 0 <= line.value <= limits.MAX_REASON:
-            return Status.INVALID_REASON
+        status = _check_quantity(line)
+        if status != Status.OK:
+            return status
         if line.kind == Kind.SET_PRICE and not 0 <= line.value <= limits.MAX_PRICE_MINOR:
             return Status.INVALID_PRICE
         status = self._check_place(line)
@@ -418,26 +523,6 @@ class ReferenceMachine:
             is_local = line.currency == self._places[line.location].currency
             return Status.OK if is_local else Status.CURRENCY_MISMATCH
         return status
-
-    def _after_fact(self, line: Line) -> Cell:
-        """What the cell would be."""
-        cell = replace(self._cells.get(line.key, Cell()))
-        if line.kind == Kind.SALE:
-            cell.on_hand -= line.quantity
-        elif line.kind in FACTS:
-            cell.on_hand += line.quantity
-        elif line.kind == Kind.COUNT:
-            cell.on_hand = line.quantity
-        elif line.kind == Kind.SET_SAFETY_STOCK:
-            cell.safety_stock = line.quantity
-        elif line.value != cell.price_minor or cell.price_version == 0:
-            cell.price_minor = line.value
-            cell.price_version += 1
-        if line.kind == Kind.RETURN and line.value == Disposition.QUALITY_CONTROL:
-            cell.quality_control += line.quantity
-        if line.kind == Kind.RETURN and line.value == Disposition.DAMAGED:
-            cell.damaged += line.quantity
-        return cell
 
 
 def _lines(request: Request) -> list[Line]:
@@ -505,13 +590,15 @@ def _key(line: HoldLine) -> Key:
     return line.sku, line.location
 
 
-def _is_quantity(line: Line) -> bool:
-    """Whether the sign of the quantity fits the kind of fact or setting."""
-    if line.kind == Kind.ADJUST:
-        return line.quantity != 0
-    if line.kind in (Kind.COUNT, Kind.SET_SAFETY_STOCK):
-        return line.quantity >= 0
-    return line.kind == Kind.SET_PRICE or line.quantity > 0
+def _check_quantity(line: Line) -> Status:
+    """Whether the quantity of a fact or a setting is one."""
+    is_signed = line.kind == Kind.ADJUST
+    may_be_zero = line.kind in (Kind.COUNT, Kind.SET_SAFETY_STOCK)
+    if line.kind != Kind.SET_PRICE and (
+        (line.quantity < 0 and not is_signed) or (line.quantity == 0 and not may_be_zero)
+    ):
+        return Status.INVALID_QUANTITY
+    return Status.OK if abs(line.quantity) <= limits.MAX_QUANTITY else Status.QUANTITY_TOO_LARGE
 
 
 def _mix(x: int) -> int:
@@ -530,6 +617,11 @@ def _cell_hash(key: Key, cell: Cell) -> int:
     stock = (cell.on_hand, cell.reserved, cell.committed, cell.damaged, cell.quality_control)
     rest = (cell.safety_stock, cell.incoming, cell.price_minor, cell.price_version)
     return _mix(_weighted((location << 32 | sku, *stock, *rest)))
+
+
+def _count_hash(key: Key, moment_ns: int) -> int:
+    sku, location = key
+    return _mix(_weighted((location << 32 | sku, moment_ns)) ^ _MULTIPLIERS[8])
 
 
 def _line_hashes(hold_id: bytes, hold: Hold, rows: dict[Key, int]) -> Iterable[int]:

@@ -38,6 +38,8 @@ def dump(machine: Machine, memory: AnswerMemory, chain: int) -> Iterator[bytes]:
     used = int(state.meta[kernels.HOLDS_USED])
     arrays: dict[str, NDArray[Any]] = {
         "cells": state.cells[: machine.cells].copy(),
+        "counted": state.counted[: machine.cells].copy(),
+        "movements": state.movements[: machine.movements_used, : kernels.BEFORE].copy(),
         "holds": state.holds[:used].copy(),
         "wheel": state.wheel.copy(),
         "wheel_bits": state.wheel_bits.copy(),

@@ -20,10 +20,16 @@ class Pair:
     """A `Machine` and a `ReferenceMachine` that live the same history."""
 
     def __init__(
-        self, *, resolved_remembered: int = 1000, expiries_per_block: int = 1000, now_ns: int = 1
+        self,
+        *,
+        resolved_remembered: int = 1000,
+        movements_remembered: int = 1000,
+        expiries_per_block: int = 1000,
+        now_ns: int = 1,
     ) -> None:
         bounds = {
             "resolved_remembered": resolved_remembered,
+            "movements_remembered": movements_remembered,
             "expiries_per_block": expiries_per_block,
         }
         self.machine, self.reference = Machine(**bounds), ReferenceMachine(**bounds)
@@ -83,6 +89,8 @@ class Pair:
         machine, reference = self.machine, self.reference
         cells, holds = reference.cells, reference.holds
         assert {key: machine.cell(*key) for key in cells} == cells
+        counted = {key: reference.counted_at_ns(*key) for key in cells}
+        assert {key: machine.counted_at_ns(*key) for key in cells} == counted
         self._ids.update(dict.fromkeys(holds))
         assert {each: machine.hold(each) for each in self._ids} == {
             each: holds.get(each) for each in self._ids
