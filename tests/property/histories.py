@@ -7,7 +7,7 @@ calls on a hold name it by its place among the holds that there are when the blo
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from hypothesis import strategies as st
@@ -51,17 +51,19 @@ TICK = 1 << limits.EXPIRY_TICK_BITS
 FIRST_LEVEL, SECOND_LEVEL = TICK << 12, TICK << 28  # ns that a level of the wheel reaches
 DAY = 24 * 3600 * 1000 * MS
 INT64 = 1 << 63
+SKEW = limits.MAX_CLOCK_SKEW_MS * MS
 
 # What may stand in a column though it should not; some of it is good for some kinds.
 SPOILS: list[tuple[str, int]] = [
-    *(("kind", odd) for odd in (0, 1, 2, 6, 12, 13, 255)),
-    *(("flags", odd) for odd in (0, 1, 2, 3, 4, 255)),
+    *(("kind", odd) for odd in (0, 1, 2, 6, 10, 12, 13, 19, 20, 255)),
+    *(("flags", odd) for odd in (0, 1, 2, 3, 4, 32, 64, 96, 255)),
     *(("sku", odd) for odd in (0, SKUS + 1, 1 << 31, (1 << 32) - 1)),
     *(("location", odd) for odd in (0, ELSEWHERE, SPLIT, UNKNOWN)),
     *(("location", odd) for odd in (limits.MAX_LOCATIONS, 1 << 31, (1 << 32) - 1)),
     *(("quantity", odd) for odd in (0, -1, INT64 - 1, -INT64)),
     *(("quantity", sign * (limits.MAX_QUANTITY + by)) for sign in (1, -1) for by in (0, 1)),
     *(("value", odd) for odd in (0, 1, 2, 3, -1, INT64 - 1, -INT64)),
+    *(("occurred_at_ns", odd) for odd in (0, 1, -1, INT64 - 1, -INT64)),
     *(("value", limits.MAX_TTL_MS + by) for by in (0, 1)),
     *(("value", limits.MAX_REASON + by) for by in (0, 1)),
     *(("value", limits.MAX_PRICE_MINOR + by) for by in (0, 1)),
@@ -87,11 +89,21 @@ class Call(NamedTuple):
     line: int | None  # which of its lines' cells to name
 
 
+class Late(NamedTuple):
+    """A fact that happened so long before the block that it is heard of in."""
+
+    fact: Line
+    ago_ns: int
+
+
+Part: TypeAlias = Line | Call | Late
+
+
 class Draft(NamedTuple):
-    """A request before its calls are aimed and its lines spoilt."""
+    """A request before its calls are aimed, its facts dated and its lines spoilt."""
 
     op_id: bytes
-    parts: list[Line | Call]
+    parts: list[Part]
     spoils: list[tuple[int, tuple[str, int]]]  # line, (column, value)
 
 
@@ -116,6 +128,7 @@ class History(NamedTuple):
     """A shard's life from its first block."""
 
     resolved_remembered: int
+    movements_remembered: int
     expiries_per_block: int
     began_ns: int
     stock: list[int]  # received of each of CELLS; 0: the cell is not made
@@ -149,18 +162,20 @@ def receipts(stock: Sequence[int]) -> list[Line]:
     ]
 
 
-def finished(draft: Draft, holds: dict[bytes, Hold]) -> Request:
-    """The request that a draft stands for when these are the holds."""
+def finished(draft: Draft, holds: dict[bytes, Hold], now_ns: int) -> Request:
+    """The request that a draft stands for at a time when these are the holds."""
     known = sorted(holds.items(), key=lambda each: each[1].state.is_live)
-    lines = [_aimed(part, known) for part in draft.parts]
+    lines = [_aimed(part, known, now_ns) for part in draft.parts]
     for at, (column, odd) in draft.spoils:
         lines[at % len(lines)] = lines[at % len(lines)]._replace(**{column: odd})
     return request(draft.op_id, lines)
 
 
-def _aimed(part: Line | Call, holds: list[tuple[bytes, Hold]]) -> Line:
+def _aimed(part: Part, holds: list[tuple[bytes, Hold]], now_ns: int) -> Line:
     if isinstance(part, Line):
         return part
+    if isinstance(part, Late):
+        return part.fact._replace(occurred_at_ns=now_ns - part.ago_ns)
     if not holds:
         return line(part.kind, hold=bytes(16))
     hold_id, hold = holds[-1 - part.hold % len(holds)]
@@ -212,8 +227,20 @@ FACTS = [
         line(Kind.COUNT, cell, 4 * units - 4),
         line(Kind.SET_SAFETY_STOCK, cell, units - 1),
         line(Kind.SET_PRICE, cell, value=units // 2, currency=LOCATIONS[cell[1]]["currency"]),
+        line(Kind.INSPECT, cell, units, Disposition.RESTOCK),
+        line(Kind.INSPECT, cell, units, Disposition.DAMAGED),
+        *(
+            line(Kind.WRITE_OFF, cell, units, 3, flags=int(bucket))
+            for bucket in (0, Flag.DAMAGED, Flag.QUALITY_CONTROL)
+        ),
     )
 ]
+LATE_FACTS = [
+    Late(fact, ago_ns)
+    for fact in FACTS
+    for ago_ns in [1, 2, MS, MS, 2 * MS, TICK, 45 * MS, 60_000 * MS, 0, -1, -SKEW, -SKEW - 1]
+]
+LATE_COUNTS = [late for late in LATE_FACTS if late.fact.kind == Kind.COUNT]
 EXTREMES = [
     *(Extreme(cell, "on_hand", -units) for cell, units in product(CELLS[:3] * 3, _near)),
     *(Extreme(cell, "on_hand", units) for cell, units in product(CELLS[:3], _near)),
@@ -231,7 +258,7 @@ def _alone(part: Any) -> list[Any]:
     return [part]
 
 
-def _flat(parts: list[list[Line | Call]]) -> list[Line | Call]:
+def _flat(parts: list[list[Part]]) -> list[Part]:
     return [each for part in parts for each in part]
 
 
@@ -246,6 +273,8 @@ _parts = st.lists(
         *(st.sampled_from(CALLS).map(_alone) for _ in range(3)),
         st.sampled_from(CALLS_BY_ID).map(_alone),
         *(st.sampled_from(FACTS).map(_alone) for _ in range(2)),
+        st.sampled_from(LATE_FACTS).map(_alone),
+        st.sampled_from(LATE_COUNTS).map(_alone),
         *(st.sampled_from(RESERVES).map(_alone) for _ in range(2)),
         st.lists(st.sampled_from(RESERVES), min_size=2, max_size=4).map(linked),
     ),
@@ -264,6 +293,7 @@ _steps = st.builds(
 )
 histories = st.builds(
     History,
+    st.sampled_from([1, 2, 3, 8, 1000]),
     st.sampled_from([1, 2, 3, 8, 1000]),
     st.sampled_from([1, 2, 3, 1000]),
     st.sampled_from(

@@ -102,24 +102,32 @@ def cancel(name: str, units: int = 0, cell: Key = NO_LINE) -> Line:
     return line(Kind.CANCEL, cell, units, hold=hold_id(name))
 
 
-def sale(units: int, cell: Key = TEA) -> Line:
-    return line(Kind.SALE, cell, units)
+def sale(units: int, cell: Key = TEA, **more: Any) -> Line:
+    return line(Kind.SALE, cell, units, **more)
 
 
-def comes_back(units: int, disposition: Disposition, cell: Key = TEA) -> Line:
-    return line(Kind.RETURN, cell, units, int(disposition))
+def comes_back(units: int, disposition: Disposition, cell: Key = TEA, **more: Any) -> Line:
+    return line(Kind.RETURN, cell, units, int(disposition), **more)
 
 
-def receive(units: int, cell: Key = TEA) -> Line:
-    return line(Kind.RECEIVE, cell, units)
+def receive(units: int, cell: Key = TEA, **more: Any) -> Line:
+    return line(Kind.RECEIVE, cell, units, **more)
 
 
-def adjust(units: int, reason: int = 1, cell: Key = TEA) -> Line:
-    return line(Kind.ADJUST, cell, units, reason)
+def adjust(units: int, reason: int = 1, cell: Key = TEA, **more: Any) -> Line:
+    return line(Kind.ADJUST, cell, units, reason, **more)
 
 
-def count(units: int, cell: Key = TEA) -> Line:
-    return line(Kind.COUNT, cell, units)
+def count(units: int, cell: Key = TEA, **more: Any) -> Line:
+    return line(Kind.COUNT, cell, units, **more)
+
+
+def inspect(units: int, disposition: Disposition, cell: Key = TEA) -> Line:
+    return line(Kind.INSPECT, cell, units, int(disposition))
+
+
+def write_off(units: int, bucket: int = 0, cell: Key = TEA, **more: Any) -> Line:
+    return line(Kind.WRITE_OFF, cell, units, 1, flags=bucket, **more)
 
 
 def safety_stock(units: int, cell: Key = TEA) -> Line:

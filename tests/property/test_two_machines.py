@@ -10,6 +10,7 @@ from tests.property.pair import Pair
 def test_both_machines_live_the_same_life(history: History) -> None:
     pair = Pair(
         resolved_remembered=history.resolved_remembered,
+        movements_remembered=history.movements_remembered,
         expiries_per_block=history.expiries_per_block,
         now_ns=history.began_ns,
     )
@@ -22,4 +23,4 @@ def test_both_machines_live_the_same_life(history: History) -> None:
         for extreme in step.extremes:
             pair.force(*extreme)
         holds = pair.reference.holds
-        pair.apply([finished(draft, holds) for draft in step.drafts])
+        pair.apply([finished(draft, holds, pair.now_ns) for draft in step.drafts])

@@ -1,0 +1,422 @@
+"""The rules of facts: late ones, counts, set-aside goods. Both machines answer each (see `Shop`)."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from engine import limits
+from engine.machine import Machine
+from engine.operations import Disposition, Flag, Kind
+from engine.reference import Line
+from engine.status import Status
+from tests.property.histories import BERLIN, MS, UNKNOWN, line
+from tests.property.shop import (
+    JAM,
+    TEA,
+    Shop,
+    adjust,
+    comes_back,
+    commit,
+    count,
+    fulfil,
+    inspect,
+    price,
+    receive,
+    reserve,
+    safety_stock,
+    sale,
+    write_off,
+)
+
+MINUTE = 60_000 * MS
+SKEW = limits.MAX_CLOCK_SKEW_MS * MS
+RESTOCK, QUALITY, DAMAGED = Disposition.RESTOCK, Disposition.QUALITY_CONTROL, Disposition.DAMAGED
+
+# What moves one unit of tea, by what it adds to on_hand.
+MOVEMENTS: list[tuple[Callable[..., Line], int]] = [
+    (lambda **at: sale(1, **at), -1),
+    (lambda **at: comes_back(1, RESTOCK, **at), 1),
+    (lambda **at: receive(1, **at), 1),
+    (lambda **at: adjust(-1, **at), -1),
+    (lambda **at: write_off(1, **at), -1),
+]
+NAMES = ["sale", "return", "receive", "adjust", "write_off"]
+
+
+def on_hand(shop: Shop) -> int:
+    return shop.cell().on_hand
+
+
+def counted_at(shop: Shop) -> int:
+    return shop.pair.machine.counted_at_ns(*TEA)
+
+
+# --- facts from before a count --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("moves", "units"), MOVEMENTS, ids=NAMES)
+def test_what_happened_before_a_count_and_arrives_after_it_is_recorded_and_moves_nothing(
+    moves: Callable[..., Line], units: int
+) -> None:
+    shop = Shop(tea=10)
+    shop.wait(MINUTE)
+    shop.does(count(7))
+    counted = shop.now_ns
+    assert counted_at(shop) == counted
+    shop.wait(MINUTE)
+    shop.does(moves(occurred_at_ns=counted - 1))
+    assert on_hand(shop) == 7
+    shop.does(moves(occurred_at_ns=counted))  # as the count was made: not seen by it
+    assert on_hand(shop) == 7 + units
+    shop.does(moves())
+    assert on_hand(shop) == 7 + 2 * units
+
+
+def test_a_late_fact_of_a_cell_that_was_never_counted_counts() -> None:
+    shop = Shop(tea=10)
+    shop.does(sale(1, occurred_at_ns=1))
+    assert on_hand(shop) == 9
+
+
+def test_a_late_fact_still_says_what_is_set_aside() -> None:
+    """A count sees how much there is, not how much of it is damaged."""
+    shop = Shop(tea=10)
+    before = shop.now_ns
+    shop.wait(MINUTE)
+    shop.does(comes_back(3, QUALITY), comes_back(2, DAMAGED), count(10))
+    shop.does(
+        comes_back(1, QUALITY, occurred_at_ns=before), comes_back(1, DAMAGED, occurred_at_ns=before)
+    )
+    cell = shop.cell()
+    assert (cell.on_hand, cell.quality_control, cell.damaged) == (10, 4, 3)
+    shop.does(
+        write_off(2, Flag.QUALITY_CONTROL, occurred_at_ns=before),
+        write_off(3, Flag.DAMAGED, occurred_at_ns=before),
+    )
+    cell = shop.cell()
+    assert (cell.on_hand, cell.quality_control, cell.damaged) == (10, 2, 0)
+
+
+def test_a_late_sale_may_be_of_more_than_there_is() -> None:
+    shop = Shop(tea=1)
+    shop.does(sale(3, occurred_at_ns=shop.now_ns - MINUTE))
+    assert (on_hand(shop), shop.pair.machine.shortages) == (-2, 1)
+
+
+# --- counts of an earlier moment ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("moves", "units"), MOVEMENTS, ids=NAMES)
+def test_a_late_count_keeps_what_moved_after_its_moment(
+    moves: Callable[..., Line], units: int
+) -> None:
+    shop = Shop(tea=10)
+    shop.does(moves())
+    seen = shop.now_ns
+    shop.wait(MINUTE)
+    shop.does(moves(), moves(occurred_at_ns=seen + 1), moves(occurred_at_ns=seen))
+    shop.does(count(20, occurred_at_ns=seen))
+    assert on_hand(shop) == 20 + 2 * units
+    assert counted_at(shop) == seen
+
+
+def test_goods_that_were_handed_over_after_a_late_count_have_left() -> None:
+    shop = Shop(tea=10)
+    shop.holds("order", reserve(4))
+    shop.does(commit("order"))
+    shop.does(fulfil("order", 1))
+    seen = shop.now_ns
+    shop.does(fulfil("order"))
+    shop.does(count(9, occurred_at_ns=seen))
+    assert on_hand(shop) == 9 - 3
+
+
+def test_a_late_count_knows_nothing_of_other_cells() -> None:
+    shop = Shop(tea=10, jam=10)
+    seen = shop.now_ns
+    shop.does(sale(1, JAM), sale(2), sale(4, JAM))
+    shop.does(count(10, occurred_at_ns=seen))
+    assert on_hand(shop) == 8
+
+
+def test_counts_that_arrive_in_any_order_leave_what_the_last_one_saw() -> None:
+    shop = Shop(tea=10)
+    start = shop.now_ns
+    shop.wait(MINUTE)
+    for moment, units in ((3, 33), (1, 11), (4, 44), (2, 22)):
+        shop.does(count(units, occurred_at_ns=start + moment))
+    assert (on_hand(shop), counted_at(shop)) == (44, start + 4)
+    shop.does(count(5, occurred_at_ns=start + 4))  # of the same moment: the later word holds
+    assert on_hand(shop) == 5
+
+
+def test_what_is_set_aside_or_kept_is_none_of_a_counts_business() -> None:
+    shop = Shop(tea=10)
+    seen = shop.now_ns
+    shop.does(comes_back(2, QUALITY), safety_stock(1), price(5))
+    shop.does(inspect(1, DAMAGED))
+    shop.does(count(10, occurred_at_ns=seen))
+    cell = shop.cell()
+    assert (cell.on_hand, cell.quality_control, cell.damaged) == (12, 1, 1)
+    assert (cell.safety_stock, cell.price_minor) == (1, 5)
+
+
+def test_a_late_count_makes_the_cell() -> None:
+    shop = Shop()
+    shop.does(count(7, occurred_at_ns=shop.now_ns - MINUTE))
+    assert (on_hand(shop), counted_at(shop)) == (7, shop.now_ns - 1 - MINUTE)
+
+
+def test_a_count_reaches_as_far_back_as_movements_are_remembered() -> None:
+    shop = Shop(tea=10, movements_remembered=2)
+    received = shop.now_ns
+    shop.does(sale(1))
+    shop.does(count(20, occurred_at_ns=received - 1))  # the receipt is still known
+    assert on_hand(shop) == 20 + 10 - 1
+    shop.does(sale(1, JAM))
+    before = shop.pair.machine.state_hash
+    assert shop.answer(count(20, occurred_at_ns=received - 1)) is Status.MOMENT_TOO_OLD
+    assert shop.answer(count(20, JAM, occurred_at_ns=received - 1)) is Status.MOMENT_TOO_OLD
+    assert shop.pair.machine.state_hash == before
+    shop.does(count(20, occurred_at_ns=received))
+    assert on_hand(shop) == 20 - 1
+
+
+def test_a_count_from_before_the_newest_one_is_recorded_however_old_it_is() -> None:
+    shop = Shop(tea=10, movements_remembered=1)
+    shop.does(sale(1), sale(1), count(5))
+    shop.does(count(9, occurred_at_ns=1))
+    assert on_hand(shop) == 5
+
+
+def test_how_far_back_a_count_reaches_is_by_the_moments_that_are_forgotten() -> None:
+    """The late sale is forgotten first, and it says nothing of the time after its moment."""
+    shop = Shop(tea=10, movements_remembered=3)
+    start = shop.now_ns
+    shop.wait(MINUTE)
+    shop.does(sale(1, occurred_at_ns=start - MINUTE))
+    shop.does(sale(1), sale(1), sale(1))
+    assert shop.answer(count(5, occurred_at_ns=start - 1)) is Status.MOMENT_TOO_OLD
+    shop.does(count(5, occurred_at_ns=start))
+    assert on_hand(shop) == 2
+
+
+def test_many_cells_share_the_ring_and_each_finds_its_own() -> None:
+    """Cells whose rows are equal modulo the ring's length are linked together."""
+    shop = Shop(tea=10, movements_remembered=3)
+    cells = [TEA, JAM, (3, BERLIN), (1, 2), (2, 2)]
+    shop.does(*[receive(10, cell) for cell in cells[1:]])
+    seen = shop.now_ns
+    shop.does(sale(1, cells[0]), sale(2, cells[3]), sale(4, cells[0]))
+    shop.does(count(10, cells[0], occurred_at_ns=seen), count(10, cells[3], occurred_at_ns=seen))
+    assert (shop.cell(cells[0]).on_hand, shop.cell(cells[3]).on_hand) == (5, 8)
+
+
+# --- the moment -----------------------------------------------------------------------------------
+
+DATED: list[Line] = [
+    sale(1), comes_back(1, RESTOCK), receive(1), adjust(1), count(1), write_off(1),
+]  # fmt: skip
+UNDATED: list[Line] = [reserve(1), inspect(1, RESTOCK), safety_stock(1), price(1)]
+
+
+@pytest.mark.parametrize("fact", DATED, ids=lambda fact: Kind(fact.kind).name)
+def test_a_moment_is_within_1970_and_what_clocks_may_differ_by(fact: Line) -> None:
+    shop = Shop(tea=5)
+    before = shop.pair.machine.state_hash
+    for moment in (-1, -(1 << 63), (1 << 63) - 1, shop.now_ns + 5 + SKEW):
+        bad = fact._replace(occurred_at_ns=moment, location=UNKNOWN)
+        assert shop.answer(bad) is Status.INVALID_MOMENT
+    assert shop.pair.machine.state_hash == before
+    shop.does(fact._replace(occurred_at_ns=shop.now_ns + 1 + SKEW))  # as of the next block
+
+
+@pytest.mark.parametrize("fact", UNDATED, ids=lambda fact: Kind(fact.kind).name)
+def test_what_is_not_late_has_no_moment(fact: Line) -> None:
+    shop = Shop(tea=5)
+    shop.does(comes_back(1, QUALITY))
+    shop.does(fact._replace(occurred_at_ns=-1))
+
+
+def test_a_moment_that_is_ahead_of_the_clock_is_now() -> None:
+    shop = Shop(tea=10)
+    shop.does(count(7, occurred_at_ns=shop.now_ns + SKEW))
+    assert counted_at(shop) == shop.now_ns
+    shop.does(sale(1))
+    assert on_hand(shop) == 6
+    shop.does(sale(1, occurred_at_ns=shop.now_ns + SKEW))
+    sold = shop.now_ns
+    shop.wait(MINUTE)
+    shop.does(count(9, occurred_at_ns=sold))
+    assert on_hand(shop) == 9
+
+
+# --- limits ---------------------------------------------------------------------------------------
+
+
+def test_a_late_count_takes_the_place_of_a_balance_at_its_limit() -> None:
+    shop = Shop(tea=1)
+    seen = shop.now_ns
+    shop.does(*[receive(limits.MAX_QUANTITY)] * 3)
+    shop.pair.force(TEA, "on_hand", limits.MAX_BALANCE)
+    shop.does(count(limits.MAX_QUANTITY, occurred_at_ns=seen))
+    assert on_hand(shop) == 4 * limits.MAX_QUANTITY
+
+
+@pytest.mark.parametrize("bucket", ["damaged", "quality_control"])
+def test_a_late_fact_of_goods_set_aside_has_limits_too(bucket: str) -> None:
+    shop = Shop(tea=1)
+    before = shop.now_ns
+    shop.wait(MINUTE)
+    shop.does(count(1))
+    shop.pair.force(TEA, bucket, limits.MAX_BALANCE)
+    back = comes_back(1, DAMAGED if bucket == "damaged" else QUALITY, occurred_at_ns=before)
+    assert shop.answer(back) is Status.BALANCE_LIMIT
+
+
+def test_a_late_fact_that_moves_nothing_passes_no_limit() -> None:
+    shop = Shop(tea=1)
+    before = shop.now_ns
+    shop.wait(MINUTE)
+    shop.does(count(1))
+    shop.pair.force(TEA, "on_hand", limits.MAX_BALANCE)
+    assert shop.answer(receive(1)) is Status.BALANCE_LIMIT
+    shop.does(receive(1, occurred_at_ns=before))
+
+
+# --- goods set aside ------------------------------------------------------------------------------
+
+
+def test_what_is_inspected_is_sold_or_damaged() -> None:
+    shop = Shop(tea=10)
+    shop.does(comes_back(5, QUALITY))
+    shop.does(inspect(3, RESTOCK))
+    assert shop.available() == 13
+    shop.does(inspect(2, DAMAGED))
+    cell = shop.cell()
+    assert (cell.on_hand, cell.quality_control, cell.damaged) == (15, 0, 2)
+    assert shop.available() == 13
+
+
+def test_no_more_is_inspected_than_is_in_quality_control() -> None:
+    shop = Shop(tea=10)
+    shop.does(comes_back(2, QUALITY))
+    for to in (RESTOCK, DAMAGED):
+        assert shop.answer(inspect(3, to)) is Status.EXCEEDS_SET_ASIDE
+        assert shop.answer(inspect(1, to, JAM)) is Status.EXCEEDS_SET_ASIDE
+    assert shop.pair.machine.cell(*JAM) is None
+    assert shop.answer(inspect(1, QUALITY)) is Status.INVALID_DISPOSITION
+    assert shop.cell().quality_control == 2
+
+
+def test_inspection_keeps_damaged_within_its_limit() -> None:
+    shop = Shop(tea=10)
+    shop.does(comes_back(2, QUALITY))
+    shop.pair.force(TEA, "damaged", limits.MAX_BALANCE - 1)
+    assert shop.answer(inspect(2, DAMAGED)) is Status.BALANCE_LIMIT
+    shop.does(inspect(1, DAMAGED))
+
+
+@pytest.mark.parametrize(
+    ("bucket", "left"),
+    [
+        (0, (8, 3, 3)),
+        (Flag.DAMAGED, (8, 1, 3)),
+        (Flag.QUALITY_CONTROL, (8, 3, 1)),
+    ],
+)
+def test_what_is_written_off_leaves_its_bucket(bucket: int, left: tuple[int, int, int]) -> None:
+    shop = Shop(tea=4)
+    shop.does(comes_back(3, DAMAGED), comes_back(3, QUALITY))
+    shop.does(write_off(2, bucket))
+    cell = shop.cell()
+    assert (cell.on_hand, cell.damaged, cell.quality_control) == left
+
+
+@pytest.mark.parametrize("bucket", [Flag.DAMAGED, Flag.QUALITY_CONTROL])
+def test_no_more_is_written_off_than_is_set_aside(bucket: int) -> None:
+    shop = Shop(tea=10)
+    shop.does(comes_back(2, DAMAGED), comes_back(2, QUALITY))
+    assert shop.answer(write_off(3, bucket)) is Status.EXCEEDS_SET_ASIDE
+    assert shop.answer(write_off(1, bucket, JAM)) is Status.EXCEEDS_SET_ASIDE
+    assert shop.pair.machine.cell(*JAM) is None
+
+
+def test_sellable_goods_are_written_off_whatever_the_books_say() -> None:
+    shop = Shop(tea=1)
+    shop.does(write_off(3), write_off(1, cell=JAM))
+    assert (on_hand(shop), shop.cell(JAM).on_hand) == (-2, -1)
+    shop.pair.force(TEA, "on_hand", 1 - limits.MAX_BALANCE)
+    assert shop.answer(write_off(2)) is Status.BALANCE_LIMIT
+
+
+def test_too_little_set_aside_is_said_before_a_limit() -> None:
+    shop = Shop(tea=1)
+    shop.pair.force(TEA, "on_hand", -limits.MAX_BALANCE)
+    assert shop.answer(write_off(1, Flag.DAMAGED)) is Status.EXCEEDS_SET_ASIDE
+
+
+TOO_MANY = limits.MAX_QUANTITY + 1
+NOWHERE = (1, UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("bad", "status"),
+    [
+        (write_off(0, Flag.DAMAGED | Flag.QUALITY_CONTROL), Status.INVALID_FLAGS),
+        (write_off(0, Flag.LINKED), Status.INVALID_FLAGS),
+        (inspect(0, RESTOCK)._replace(flags=int(Flag.DAMAGED)), Status.INVALID_FLAGS),
+        (sale(0)._replace(flags=int(Flag.DAMAGED)), Status.INVALID_FLAGS),
+        (write_off(0)._replace(value=-1), Status.INVALID_QUANTITY),
+        (inspect(-1, QUALITY), Status.INVALID_QUANTITY),
+        (write_off(TOO_MANY)._replace(value=-1), Status.QUANTITY_TOO_LARGE),
+        (inspect(TOO_MANY, QUALITY), Status.QUANTITY_TOO_LARGE),
+        (inspect(1, QUALITY, NOWHERE), Status.INVALID_DISPOSITION),
+        (line(Kind.INSPECT, NOWHERE, 1, 3), Status.INVALID_DISPOSITION),
+        (line(Kind.RETURN, NOWHERE, 1, 3, occurred_at_ns=-1), Status.INVALID_DISPOSITION),
+        (line(Kind.WRITE_OFF, NOWHERE, 1, -1, occurred_at_ns=-1), Status.INVALID_REASON),
+        (line(Kind.WRITE_OFF, NOWHERE, 1, limits.MAX_REASON + 1), Status.INVALID_REASON),
+        (write_off(1, cell=NOWHERE, occurred_at_ns=-1), Status.INVALID_MOMENT),
+        (inspect(1, RESTOCK, NOWHERE), Status.UNKNOWN_LOCATION),
+        (write_off(1, cell=NOWHERE), Status.UNKNOWN_LOCATION),
+    ],
+)
+def test_the_first_reason_in_the_order_of_statuses_is_the_answer(bad: Line, status: Status) -> None:
+    shop = Shop(tea=5)
+    before = shop.pair.machine.state_hash
+    assert shop.answer(bad) is status
+    assert shop.pair.machine.state_hash == before
+
+
+# --- a bound of its own ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "bound", ["resolved_remembered", "movements_remembered", "expiries_per_block"]
+)
+def test_a_machine_remembers_one_of_each_at_least(bound: str) -> None:
+    for machine in (Machine, type(Shop().pair.reference)):
+        with pytest.raises(ValueError, match=bound):
+            machine(**{bound: 0})
+
+
+# --- a till that was offline ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_day_that_arrives_shuffled_around_a_count_leaves_what_is_there(seed: int) -> None:
+    """Whatever the order of arrival: what was counted at noon, and what moved after noon."""
+    draw = random.Random(seed)
+    shop = Shop(tea=100)
+    start = shop.now_ns
+    shop.wait(1_000 * MINUTE)
+    noon = start + 500 * MINUTE
+    moments = draw.sample(range(start + 1, start + 1_000 * MINUTE), 40)
+    day = [sale(draw.randint(1, 3), occurred_at_ns=moment) for moment in moments]
+    sold_after = sum(each.quantity for each in day if each.occurred_at_ns > noon)
+    heard = [*day, count(80, occurred_at_ns=noon)]
+    draw.shuffle(heard)
+    for each in heard:
+        shop.does(each)
+    assert on_hand(shop) == 80 - sold_after
