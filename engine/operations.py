@@ -23,11 +23,11 @@ class Kind(IntEnum):
     RELEASE = 3  # request: hold, quantity (0 = all that is pending)
     FULFIL = 4  # request: hold, quantity (0 = all that is committed)
     CANCEL = 5  # request: hold, quantity (0 = all that is committed)
-    SALE = 6  # fact: sku, location, quantity
-    RETURN = 7  # fact: sku, location, quantity, value = Disposition
-    RECEIVE = 8  # fact: sku, location, quantity
-    ADJUST = 9  # fact: sku, location, quantity (signed), value = reason code
-    COUNT = 10  # fact: sku, location, quantity (absolute)
+    SALE = 6  # fact: sku, location, quantity, occurred_at_ns
+    RETURN = 7  # fact: sku, location, quantity, value = Disposition, occurred_at_ns
+    RECEIVE = 8  # fact: sku, location, quantity, occurred_at_ns
+    ADJUST = 9  # fact: sku, location, quantity (signed), value = reason code, occurred_at_ns
+    COUNT = 10  # fact: sku, location, quantity (absolute, as of occurred_at_ns)
     SET_SAFETY_STOCK = 11  # sku, location, quantity (absolute)
     SET_PRICE = 12  # sku, location, value = price_minor, currency
     EXTEND = 13  # request: hold, value = ttl_ms from now
@@ -36,8 +36,8 @@ class Kind(IntEnum):
     UNFULFIL = 16  # request: hold, quantity (0 = all that is fulfilled and not returned)
     CLAIM_RETURN = 17  # request: hold, sku, quantity
     CANCEL_INCOMING = 18  # request: hold (an incoming record), quantity (0 = all outstanding)
-    INSPECT = 19  # fact: sku, location, quantity, value = Disposition
-    WRITE_OFF = 20  # fact: sku, location, quantity, value = reason code
+    INSPECT = 19  # fact: sku, location, quantity, value = where it goes from quality control
+    WRITE_OFF = 20  # fact: sku, location, quantity, value = reason code, occurred_at_ns
     EXPECT = 21  # sku, location, quantity, value = expected at (ms since 1970), hold = record
 
 

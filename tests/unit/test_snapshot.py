@@ -5,17 +5,18 @@ import os
 import numpy as np
 import pytest
 
-from engine import snapshot
+from engine import kernels, snapshot
 from engine.block import NOT_SOLD, Place
 from engine.machine import Machine
 from engine.memory import AnswerMemory
 from engine.operations import Answer, Kind, Request
 
 SECOND = 10**9
+BOUNDS = {"resolved_remembered": 50, "movements_remembered": 200, "expiries_per_block": 600}
 
 
 def busy_machine(seed: int, blocks: int = 30) -> tuple[Machine, np.random.Generator]:
-    machine = Machine(resolved_remembered=50, expiries_per_block=600)
+    machine = Machine(**BOUNDS)
     machine.set_sku_limit(40)
     for location in (1, 2, 3):
         machine.set_place(Place(location, location != 3, 840, buffers=(0, NOT_SOLD, 5)))
@@ -27,11 +28,15 @@ def busy_machine(seed: int, blocks: int = 30) -> tuple[Machine, np.random.Genera
 
 def step(machine: Machine, random: np.random.Generator) -> bytes:
     lines = 60
-    kinds = random.choice([Kind.RESERVE, Kind.RECEIVE, Kind.SALE, Kind.SET_PRICE], lines)
+    kinds = random.choice(
+        [Kind.RESERVE, Kind.RECEIVE, Kind.SALE, Kind.SET_PRICE, Kind.COUNT], lines
+    )
+    late = random.integers(0, 2, lines) * max(machine.now_ns - int(random.integers(5 * SECOND)), 0)
     request = Request.of(
         random.bytes(14) + b"\0\0", lines, kind=kinds.astype(np.uint8), currency=840,
         sku=random.integers(1, 41, lines), location=random.integers(1, 4, lines),
         quantity=random.integers(1, 9, lines), value=random.integers(1, 5_000, lines),
+        occurred_at_ns=late,
     )  # fmt: skip
     return machine.apply(
         machine.now_ns + int(random.integers(1, SECOND)), [request]
@@ -44,7 +49,7 @@ def test_a_loaded_machine_goes_on_alike(seed: int) -> None:
     memory, other_memory = AnswerMemory(), AnswerMemory()
     memory.remember(Request.of(bytes(16), 1), Answer(b"\0", b"", 1, 2, 3))
     pieces = snapshot.dump(machine, memory, 77)
-    other = Machine(resolved_remembered=50, expiries_per_block=600)
+    other = Machine(**BOUNDS)
     assert snapshot.load(pieces, other, other_memory) == 77
     assert other.state_hash == machine.state_hash
     assert other_memory.dump() == memory.dump()
@@ -57,6 +62,7 @@ def test_a_loaded_machine_goes_on_alike(seed: int) -> None:
     assert machine.audit() == other.audit() == []
     assert (machine.expired, machine.holds_open) == (other.expired, other.holds_open)
     assert machine.expired > 0
+    assert machine.state.meta[kernels.MOVED] > BOUNDS["movements_remembered"]
 
 
 def test_pieces_are_frozen_when_the_dump_returns() -> None:
@@ -64,7 +70,7 @@ def test_pieces_are_frozen_when_the_dump_returns() -> None:
     state_hash = machine.state_hash
     pieces = snapshot.dump(machine, AnswerMemory(), 0)
     step(machine, random)
-    other = Machine(resolved_remembered=50)
+    other = Machine(**BOUNDS)
     snapshot.load(pieces, other, AnswerMemory())
     assert other.state_hash == state_hash != machine.state_hash
 
@@ -74,9 +80,29 @@ def test_damage_is_noticed() -> None:
     whole = b"".join(snapshot.dump(machine, AnswerMemory(), 0))
     for bad in (b"", whole[:-1], whole + b"x", os.urandom(1000), whole[:40]):
         with pytest.raises(snapshot.SnapshotDamaged):
-            snapshot.load([bad], Machine(resolved_remembered=50), AnswerMemory())
+            snapshot.load([bad], Machine(**BOUNDS), AnswerMemory())
     at = whole.index(machine.state.cells[0].tobytes()) + 8
     flipped = bytearray(whole)
     flipped[at] ^= 1
     with pytest.raises(snapshot.SnapshotDamaged, match="hash"):
-        snapshot.load([bytes(flipped)], Machine(resolved_remembered=50), AnswerMemory())
+        snapshot.load([bytes(flipped)], Machine(**BOUNDS), AnswerMemory())
+
+
+@pytest.mark.parametrize("bound", ["resolved_remembered", "movements_remembered"])
+def test_a_machine_of_other_bounds_does_not_take_it_over(bound: str) -> None:
+    machine, _ = busy_machine(4)
+    other = Machine(**BOUNDS | {bound: 100})
+    with pytest.raises(ValueError, match="100"):
+        snapshot.load(snapshot.dump(machine, AnswerMemory(), 0), other, AnswerMemory())
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 3])
+def test_a_ring_of_movements_that_is_not_full_yet_goes_on_alike(blocks: int) -> None:
+    machine, random = busy_machine(6, blocks)
+    other = Machine(**BOUNDS)
+    snapshot.load(snapshot.dump(machine, AnswerMemory(), 0), other, AnswerMemory())
+    twin = np.random.default_rng()
+    twin.bit_generator.state = random.bit_generator.state
+    for _ in range(8):
+        assert step(machine, random) == step(other, twin)
+        assert machine.state_hash == other.state_hash
