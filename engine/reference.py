@@ -34,8 +34,10 @@ FACTS: Final = (
 SETTINGS: Final = (Kind.SET_SAFETY_STOCK, Kind.SET_PRICE)
 
 # What facts may have in `flags` and must have in `value`.
-_FACT_FLAGS: Final = {Kind.WRITE_OFF: (0, Flag.DAMAGED, Flag.QUALITY_CONTROL)}
-_DISPOSITIONS: Final = {
+_FACT_FLAGS: Final[dict[int, tuple[int, ...]]] = {
+    Kind.WRITE_OFF: (0, Flag.DAMAGED, Flag.QUALITY_CONTROL)
+}
+_DISPOSITIONS: Final[dict[int, tuple[int, ...]]] = {
     Kind.RETURN: tuple(Disposition),
     Kind.INSPECT: (Disposition.RESTOCK, Disposition.DAMAGED),
 }
