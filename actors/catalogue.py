@@ -7,8 +7,8 @@ refresh before it answers. This module knows nothing of Redis, gRPC or Ray.
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from typing import Any, Final, TypeVar
 
 from actors.ports import (
     GENESIS,
@@ -21,11 +21,13 @@ from actors.ports import (
     Unavailable,
 )
 from engine.block import BlockDamaged, Place, crc_of
-from engine.catalogue import Catalogue, CatalogueBlock, Location, Sku, decode, encode
+from engine.catalogue import Catalogue, CatalogueBlock, decode, encode
+from engine.entries import Channel, Location, Sku
 from engine.shard_map import ShardMap
 
 FIRST_VERSION: Final = 1
 _NONCE_BYTES: Final = 16
+_T = TypeVar("_T")
 
 
 class ShardCountMismatch(ValueError):  # noqa: N818
@@ -70,14 +72,16 @@ class CatalogueReader:
             raise Unavailable("there is no shard map yet: no gateway has brought the engine up")
         return self._shard_map
 
-    def places(self, number: int, after: int = 0) -> list[Place]:
-        """How one shard stands to each location with an id greater than `after`, in order of id."""
+    def places(self, number: int, after: int = 0) -> Iterator[Place]:
+        """How one shard stands to each location with an id greater than `after`, in order of id.
+
+        The rules of channels are told of those that it owns: on others nothing is judged there.
+        """
         shard_map, catalogue = self.shard_map, self.catalogue
-        places = []
         for location in range(after + 1, catalogue.locations + 1):
             owned, split, part = shard_map.place(location, number)
-            places.append(Place(location, owned, catalogue.currency(location), split, part))
-        return places
+            buffers = catalogue.channels.buffers(location) if owned else ()
+            yield Place(location, owned, catalogue.currency(location), split, part, buffers)
 
     async def refresh(self) -> Position:
         """Read what was durable when this was called, and tell how far the reader has come.
@@ -117,6 +121,7 @@ class CatalogueReader:
         skus: Sequence[Sku] = (),
         locations: Sequence[Location] = (),
         shard_map: ShardMap | None = None,
+        channel: Channel | None = None,
     ) -> tuple[Position, bytes]:
         """The block that would follow what was read: where it stands, and its bytes."""
         position = self._at.next()
@@ -129,14 +134,16 @@ class CatalogueReader:
             skus,
             locations,
             b"" if shard_map is None else shard_map.encode(),
+            channel=channel,
         )
         return position, encode(block)
 
     async def _read(self) -> None:
+        known = self._at  # meanwhile the writer of this process may take its own block in
         last = await self.journal.last()
-        if (last or GENESIS) < self._at:
-            raise JournalLost(f"the catalogue was read up to {self._at}, and now ends at {last}")
-        if (last or GENESIS) == self._at:
+        if (last or GENESIS) < known:
+            raise JournalLost(f"the catalogue was read up to {known}, and now ends at {last}")
+        if (last or GENESIS) <= self._at:
             return
         async for position, payload in self.journal.read(self._at):
             self.absorb(position, payload)
@@ -224,6 +231,13 @@ class CatalogueWriter:
         """Give locations their ids, as `add_skus` does."""
         return await self._carry_out(self._add_locations(entries))
 
+    async def set_channel(self, entry: Channel) -> tuple[int, bool]:
+        """Give a channel its rules, all of them: its number, and whether anything changed.
+
+        Every shard that serves judges by them when this returns. Raises what `add_skus` does.
+        """
+        return await self._carry_out(self._set_channel(entry))
+
     async def ended(self) -> JournalError:
         """Wait until the writer has lost its stream, and tell how."""
         await self._ended.wait()
@@ -252,9 +266,15 @@ class CatalogueWriter:
         await self._announce()
         return ids, len(new)
 
-    async def _carry_out(
-        self, addition: Coroutine[Any, Any, tuple[list[int], int]]
-    ) -> tuple[list[int], int]:
+    async def _set_channel(self, entry: Channel) -> tuple[int, bool]:
+        async with self._writing:
+            number, changed = self._reader.catalogue.plan_channel(entry)
+            if changed is not None:
+                await self._append(channel=changed)
+        await self._announce()
+        return number, changed is not None
+
+    async def _carry_out(self, addition: Coroutine[Any, Any, _T]) -> _T:
         """Run an addition to its end, also when its caller gives up.
 
         An append that is cancelled would leave the block in doubt, and so cost the process its life
@@ -279,6 +299,7 @@ class CatalogueWriter:
         skus: Sequence[Sku] = (),
         locations: Sequence[Location] = (),
         shard_map: ShardMap | None = None,
+        channel: Channel | None = None,
     ) -> None:
         """Make a block durable and take it in; the caller holds the lock."""
         if self._end is None and self._reader.at.epoch != self._epoch:
@@ -286,7 +307,7 @@ class CatalogueWriter:
         if self._end is not None:
             raise self._end
         position, payload = self._reader.following(
-            skus=skus, locations=locations, shard_map=shard_map
+            skus=skus, locations=locations, shard_map=shard_map, channel=channel
         )
         try:
             await self._journal.append(position, payload)

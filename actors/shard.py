@@ -11,7 +11,7 @@ or Ray: the journal, the snapshots and the catalogue are ports, and ending the p
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Protocol, TypeVar
@@ -70,7 +70,11 @@ class CatalogueView(Protocol):
     def sku_limit(self) -> int:
         """Tell the highest SKU id."""
 
-    def places(self, known: int) -> Sequence[Place]:
+    @property
+    def rules(self) -> int:
+        """Tell the version of the channels' rules: with another one, any location may be changed."""
+
+    def places(self, known: int) -> Iterable[Place]:
         """Tell the locations with ids above `known`, in order of id."""
 
 
@@ -163,6 +167,8 @@ class Shard:
         self._queued_lines = 0
         self._reads: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
         self._unjournaled: list[Place] = []  # what the machine learnt since the last block
+        self._rules = -1  # the version of the channels' rules by which locations were looked at,
+        self._looked_at = 0  # up to this one
         self._wake = asyncio.Event()
         self._crowded = False  # requests came in while the last block was being written
         self._next_sweep = 0.0  # monotonic time before which no block is made for expiries alone
@@ -432,8 +438,8 @@ class Shard:
 
     def _stage(self) -> "_Staged | None":
         """Apply what waits, and what is overdue, as one block; None when there is nothing."""
-        taken = self._take_waiting()
-        self._learn()
+        # What was submitted after a refresh knows all that it brought, or waits for the next block.
+        taken = self._take_waiting() if self._learn() else []
         machine = self._machine
         now = max(self._clock(), machine.now_ns + 1)
         if not (taken or self._unjournaled):
@@ -543,14 +549,24 @@ class Shard:
         available = bytes(8 * request.lines) if request.want_available else b""
         return Answer(status, available, self._machine.now_ns, self._at.epoch, self._at.seq)
 
-    def _learn(self) -> None:
-        """Let the machine learn what is new in the catalogue; the next block will say so."""
-        if self._catalogue.sku_limit > self._machine.sku_limit:
-            self._machine.set_sku_limit(self._catalogue.sku_limit)
-        places = self._catalogue.places(self._machine.highest_location)
-        for place in places:
-            self._machine.set_place(place)
-        self._unjournaled += places
+    def _learn(self) -> bool:
+        """Let the machine learn what is new in the catalogue; the next block will say so.
+
+        False when there is more of it than one block may hold.
+        """
+        catalogue, machine = self._catalogue, self._machine
+        if catalogue.sku_limit > machine.sku_limit:
+            machine.set_sku_limit(catalogue.sku_limit)
+        if catalogue.rules != self._rules:
+            self._rules, self._looked_at = catalogue.rules, 0
+        for place in catalogue.places(self._looked_at):
+            if len(self._unjournaled) >= limits.MAX_BLOCK_PLACES:
+                return False
+            self._looked_at = place.location
+            if machine.places.get(place.location) != place:
+                machine.set_place(place)
+                self._unjournaled.append(place)
+        return True
 
     # --- snapshots -----------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ Here the rooms are put together: ports get their adapters. The two factories at 
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -114,7 +114,11 @@ class _ShardsView:
     def sku_limit(self) -> int:
         return self._reader.catalogue.skus
 
-    def places(self, known: int) -> Sequence[Place]:
+    @property
+    def rules(self) -> int:
+        return self._reader.catalogue.channels.version
+
+    def places(self, known: int) -> Iterable[Place]:
         if known >= self._reader.catalogue.locations or not self._reader.has_shard_map:
             return ()
         return self._reader.places(self._number, known)

@@ -1,8 +1,8 @@
-"""The catalogue: codes of SKUs and locations to dense ids, and back; and its blocks as bytes.
+"""The catalogue: codes of SKUs, locations and channels to dense ids, and back; its blocks as bytes.
 
 Ids are given in order from 1 and never change or come back, so an id is also an index. What exists
-is never altered: additions are planned against the catalogue (which finds what is malformed and
-what is new), journaled as a block, and only then applied. A block:
+is never altered, but for the rules of channels: additions are planned against the catalogue (which
+finds what is malformed and what is new), journaled as a block, and only then applied. A block:
 
     u32 header length | msgpack header | msgpack columns of the entries | u32 CRC32C of all before
 
@@ -13,65 +13,39 @@ import struct
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from itertools import islice
+from typing import Any, Final
 
 import msgpack
+import numpy as np
 from crc32c import crc32c
+from numpy.typing import NDArray
 
 from engine import currencies, limits
 from engine.block import BlockDamaged, crc_of
+from engine.channels import Channels
+from engine.entries import (
+    CatalogueFull,
+    Channel,
+    Component,
+    InvalidEntry,
+    Location,
+    Sku,
+    Unit,
+    check_length,
+    check_location,
+    check_sku,
+)
 
-FORMAT: Final = 1
+FORMAT: Final = 2  # 1 knew neither channels nor bundles
 _LENGTH: Final = struct.Struct("<I")
-_SHOWN: Final = 40  # characters of a refused value that its message repeats
-
-
-class Unit(IntEnum):
-    """In what base units a SKU is counted."""
-
-    EA = 0  # pieces
-    G = 1  # grams
-    ML = 2  # millilitres
-
-
-_UNITS: Final = frozenset(int(unit) for unit in Unit)
-
-
-class Sku(NamedTuple):
-    """A SKU as it is added and shown. Two spellings of a GTIN (leading zeros) are one GTIN."""
-
-    code: str
-    unit: int = Unit.EA
-    description: str = ""
-    gtins: tuple[str, ...] = ()
-
-
-class Location(NamedTuple):
-    """A location as it is added and shown; `currency` is the alphabetic code of ISO 4217."""
-
-    code: str
-    currency: str
-    description: str = ""
-
-
-class InvalidEntry(ValueError):  # noqa: N818 - one of the refusals that the edge passes on
-    """An entry of a request is malformed: which field it is, and what is wrong with it."""
-
-    def __init__(self, field: str, description: str) -> None:
-        super().__init__(f"{field}: {description}")
-        self.field = field
-        self.description = description
-
-
-class CatalogueFull(ValueError):  # noqa: N818
-    """There are no ids left."""
 
 
 class Catalogue:
-    """SKUs and locations, by code and by id. It only ever grows."""
+    """SKUs and locations, by code and by id, which only ever grow; and channels with their rules."""
 
     def __init__(self) -> None:
+        self.channels: Final = Channels()
         # Index 0 is nobody, so that an id is an index.
         self._sku_ids: dict[str, int] = {}
         self._sku_codes = [""]
@@ -79,6 +53,8 @@ class Catalogue:
         self._descriptions = [""]
         self._gtins = [""]  # of one SKU: joined with blanks, which is half the size of a tuple
         self._gtin_owners: dict[int, int] = {}  # the GTIN as a number: leading zeros say nothing
+        self._bundles: dict[int, tuple[Component, ...]] = {}
+        self._is_bundle = np.zeros(1, np.bool_)  # by id, as far as the last bundle's
         self._location_ids: dict[str, int] = {}
         self._location_codes = [""]
         self._currencies = array("H", [0])
@@ -118,7 +94,26 @@ class Catalogue:
             self._units[sku_id],
             self._descriptions[sku_id],
             tuple(self._gtins[sku_id].split()),
+            self.components(sku_id),
         )
+
+    @property
+    def has_bundles(self) -> bool:
+        """Whether any SKU is a bundle."""
+        return bool(self._bundles)
+
+    def components(self, sku_id: int) -> tuple[Component, ...]:
+        """What one piece of a bundle is made of; nothing for any other id."""
+        return self._bundles.get(sku_id, ())
+
+    def are_bundles(self, skus: NDArray[np.uint32]) -> NDArray[np.bool_]:
+        """Which ids of a column (n,) are those of bundles."""
+        last = len(self._is_bundle) - 1
+        return self._is_bundle[np.where(skus <= last, skus, 0)]
+
+    def channel_number(self, code: str) -> int:
+        """The number of a channel's code; 0 for no code, NO_SUCH_CHANNEL for an unknown one."""
+        return self.channels.number(code)
 
     def location(self, location_id: int) -> Location:
         """Show a location. KeyError when there is no such id."""
@@ -140,19 +135,24 @@ class Catalogue:
     def plan_skus(self, entries: Sequence[Sku]) -> tuple[list[int], list[Sku]]:
         """The ids that the entries have or will have, in order, and those that are new.
 
-        A code that exists keeps its id and its data; of a code that comes twice, the first entry
-        counts. Changes nothing. Raises InvalidEntry (of the first entry that is malformed) and
-        CatalogueFull.
+        A code that exists keeps its id and its data, of a code that comes twice, the first entry
+        counts; but it cannot be counted in another unit, nor be made of something else. Changes
+        nothing. Raises InvalidEntry (of the first entry that is malformed) and CatalogueFull.
         """
-        _check_length(len(entries), "skus")
+        check_length(len(entries), "skus")
         ids: list[int] = []
         new: list[Sku] = []
         given: dict[str, int] = {}
         gtins: dict[int, str] = {}
         for i, entry in enumerate(entries):
-            _check_sku(entry, i)
+            check_sku(entry, i)
             found = self._sku_ids.get(entry.code) or given.get(entry.code)
-            if found is None:
+            if found is not None:
+                first = new[found - self.skus - 1] if found > self.skus else None
+                self._check_unchanged(entry, i, found, first)
+            else:
+                if entry.components:
+                    self._check_parts(entry, i)
                 own = self._own_gtins(entry, i, gtins) if entry.gtins else ()
                 new.append(entry if own == entry.gtins else entry._replace(gtins=own))
                 found = given[entry.code] = self.skus + len(new)
@@ -162,22 +162,35 @@ class Catalogue:
         return ids, new
 
     def plan_locations(self, entries: Sequence[Location]) -> tuple[list[int], list[Location]]:
-        """Plan additions of locations, as `plan_skus` does those of SKUs."""
-        _check_length(len(entries), "locations")
+        """Plan additions of locations, as `plan_skus` does those of SKUs; a currency stays too."""
+        check_length(len(entries), "locations")
         ids: list[int] = []
         new: list[Location] = []
         given: dict[str, int] = {}
         for i, entry in enumerate(entries):
-            _check_location(entry, i)
+            check_location(entry, i)
             found = self._location_ids.get(entry.code) or given.get(entry.code)
             if found is None:
                 new.append(entry)
                 found = given[entry.code] = self.locations + len(new)
+            else:
+                is_new = found > self.locations
+                was = new[found - self.locations - 1] if is_new else self.location(found)
+                if was.currency != entry.currency:
+                    reason = f"{entry.code!r} has {was.currency}, which never changes"
+                    raise InvalidEntry(f"locations[{i}].currency", reason)
             ids.append(found)
         if self.locations + len(new) > limits.MAX_LOCATIONS:
             most = limits.MAX_LOCATIONS
             raise CatalogueFull(f"{most} locations is the most, there are {self.locations}")
         return ids, new
+
+    def plan_channel(self, entry: Channel) -> tuple[int, Channel | None]:
+        """The number that a channel has or will have, and what to set; None: it is so already.
+
+        Changes nothing. Raises InvalidEntry and CatalogueFull.
+        """
+        return self.channels.plan(entry, self.locations)
 
     def apply(self, block: "CatalogueBlock") -> None:
         """Add what a block adds: all of it, or nothing and BlockDamaged when it does not fit."""
@@ -188,6 +201,14 @@ class Catalogue:
                 f"it follows {block.known_skus} SKUs and {block.known_locations} locations,"
                 f" here are {self.skus} and {self.locations}"
             )
+        try:
+            for i, entry in enumerate(block.skus):
+                if entry.components:
+                    self._check_parts(entry, i)
+            if block.channel is not None:
+                self.plan_channel(block.channel)
+        except (InvalidEntry, CatalogueFull) as error:
+            raise BlockDamaged(f"it adds what may not be: {error}") from error
         sku_codes = [entry.code for entry in block.skus]
         location_codes = [entry.code for entry in block.locations]
         _check_new(sku_codes, self._sku_ids)
@@ -209,11 +230,47 @@ class Catalogue:
         self._descriptions += [entry.description for entry in block.skus]
         self._gtins += [" ".join(entry.gtins) for entry in block.skus]
         self._gtin_owners.update(owners)
+        self._add_bundles(block)
         numbered = range(self.locations + 1, 1 << 32)
         self._location_ids.update(zip(location_codes, numbered, strict=False))
         self._location_codes += location_codes
         self._currencies.extend(numbers)
         self._location_descriptions += [entry.description for entry in block.locations]
+        if block.channel is not None:
+            self.channels.set(block.channel)
+
+    def _add_bundles(self, block: "CatalogueBlock") -> None:
+        numbered = enumerate(block.skus, block.known_skus + 1)
+        bundles = {i: entry.components for i, entry in numbered if entry.components}
+        if bundles:
+            grown = np.zeros(max(bundles) + 1, np.bool_)
+            grown[: len(self._is_bundle)] = self._is_bundle
+            grown[list(bundles)] = True
+            self._is_bundle = grown
+            self._bundles |= bundles
+
+    def _check_unchanged(self, entry: Sku, i: int, sku_id: int, first: Sku | None) -> None:
+        """InvalidEntry when a code comes again as something else; `first`: where it came before."""
+        unit = self._units[sku_id] if first is None else first.unit
+        if entry.unit != unit:
+            reason = f"{entry.code!r} is counted in {Unit(unit).name}, which never changes"
+            raise InvalidEntry(f"skus[{i}].unit", reason)
+        components = self.components(sku_id) if first is None else first.components
+        if dict(entry.components) != dict(components):
+            what = f"a bundle of {len(components)} components" if components else "no bundle"
+            reason = f"{entry.code!r} is {what}, and what it is made of never changes"
+            raise InvalidEntry(f"skus[{i}].components", reason)
+
+    def _check_parts(self, entry: Sku, i: int) -> None:
+        """InvalidEntry unless a bundle's components exist and are no bundles."""
+        for j, (sku, _) in enumerate(entry.components):
+            if not 1 <= sku <= self.skus:
+                reason = "is not in the catalogue; add components before what is made of them"
+            elif sku in self._bundles:
+                reason = f"{self._sku_codes[sku]!r} is a bundle itself"
+            else:
+                continue
+            raise InvalidEntry(f"skus[{i}].components[{j}].sku", reason)
 
     def _own_gtins(self, entry: Sku, i: int, given: dict[int, str]) -> tuple[str, ...]:
         """A new SKU's GTINs, each once. InvalidEntry when one of them is another SKU's."""
@@ -236,91 +293,6 @@ def _check_new(codes: list[str], known: dict[str, int]) -> None:
         raise BlockDamaged("it adds a code that exists")
 
 
-# ------------------------------------------------------------------------------ what is allowed --
-
-
-def _check_length(count: int, field: str) -> None:
-    if not 1 <= count <= limits.MAX_CATALOG_ENTRIES:
-        raise InvalidEntry(field, f"{count} entries, must be 1 to {limits.MAX_CATALOG_ENTRIES}")
-
-
-def _check_sku(entry: Sku, i: int) -> None:
-    code, unit, description, gtins = entry
-    if not _is_code(code):
-        raise _refused_code(code, f"skus[{i}].code")
-    if unit not in _UNITS:
-        raise InvalidEntry(f"skus[{i}].unit", f"{unit} is not a unit (0 EA, 1 G, 2 ML)")
-    if description:
-        _check_description(description, f"skus[{i}].description")
-    if gtins:
-        _check_gtins(gtins, f"skus[{i}].gtins")
-
-
-def _check_location(entry: Location, i: int) -> None:
-    code, currency, description = entry
-    if not _is_code(code):
-        raise _refused_code(code, f"locations[{i}].code")
-    if currency not in currencies.NUMBERS:
-        shown = repr(currency[:_SHOWN])
-        reason = f"{shown} is not an alphabetic code of ISO 4217, like 'USD'"
-        raise InvalidEntry(f"locations[{i}].currency", reason)
-    if description:
-        _check_description(description, f"locations[{i}].description")
-
-
-def _is_code(code: str) -> bool:
-    return 0 < len(code) <= limits.MAX_CODE_LENGTH and code.isprintable() and code == code.strip()
-
-
-def _refused_code(code: str, field: str) -> InvalidEntry:
-    """Say what is wrong with a code that `_is_code` refused."""
-    if not 1 <= len(code) <= limits.MAX_CODE_LENGTH:
-        reason = f"{len(code)} characters, must be 1 to {limits.MAX_CODE_LENGTH}"
-    elif not code.isprintable():
-        reason = f"{code!r} has characters that cannot be printed"
-    else:
-        reason = f"{code!r} begins or ends with a blank"
-    return InvalidEntry(field, reason)
-
-
-def _check_description(description: str, field: str) -> None:
-    if len(description) > limits.MAX_DESCRIPTION:
-        reason = f"{len(description)} characters, must be at most {limits.MAX_DESCRIPTION}"
-        raise InvalidEntry(field, reason)
-    if not description.isascii():
-        try:
-            description.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidEntry(field, f"cannot be written as UTF-8: {error.reason}") from error
-
-
-def _check_gtins(gtins: tuple[str, ...], field: str) -> None:
-    if len(gtins) > limits.MAX_GTINS:
-        raise InvalidEntry(field, f"{len(gtins)} barcodes, must be at most {limits.MAX_GTINS}")
-    least, most = limits.MIN_GTIN_DIGITS, limits.MAX_GTIN_DIGITS
-    for j, gtin in enumerate(gtins):
-        if not (least <= len(gtin) <= most and gtin.isascii() and gtin.isdigit()):
-            shown = repr(gtin[:_SHOWN])
-            raise InvalidEntry(f"{field}[{j}]", f"{shown} is not {least} to {most} digits")
-        if _weighted_sum(gtin) % 10:
-            reason = (
-                f"{gtin} has a wrong check digit, should end with {gtin_check_digit(gtin[:-1])}"
-            )
-            raise InvalidEntry(f"{field}[{j}]", reason)
-
-
-def gtin_check_digit(digits: str) -> str:
-    """The digit that makes a GTIN of the digits before it."""
-    return str(-_weighted_sum(digits + "0") % 10)
-
-
-def _weighted_sum(gtin: str) -> int:
-    """The sum of a GTIN's digits, weighted 1, 3, 1, 3, … from its end: a multiple of ten (GS1)."""
-    characters = gtin.encode()  # of ASCII digits, whose codes are 48 too high
-    weights = 2 * len(characters) - len(characters) % 2
-    return 3 * sum(characters[-2::-2]) + sum(characters[::-2]) - 48 * weights
-
-
 # --------------------------------------------------------------------------------------- blocks --
 
 
@@ -329,7 +301,8 @@ class CatalogueBlock:
     """One block of the catalogue's stream: its place there, and what it adds.
 
     `known_skus` and `known_locations` count what the catalogue held before, so the first new SKU
-    has the id known_skus + 1. `shard_map` is a new shard map as `engine.shard_map` encodes it.
+    has the id known_skus + 1. `channel` is one that is new or has new rules; it may name locations
+    that were there before. `shard_map` is a new shard map as `engine.shard_map` encodes it.
     `nonce` is set in the opening block of an epoch, which adds nothing and whose writer does not yet
     know what came before: its counts and `previous_crc` are 0.
     """
@@ -343,6 +316,7 @@ class CatalogueBlock:
     locations: Sequence[Location] = ()
     shard_map: bytes = b""
     nonce: bytes = b""
+    channel: Channel | None = None
 
     @property
     def opens_epoch(self) -> bool:
@@ -365,14 +339,18 @@ def encode(block: CatalogueBlock) -> bytes:
             "added": [len(block.skus), len(block.locations)],
             "map": block.shard_map,
             "nonce": block.nonce,
+            "channel": block.channel,
         }
     )
+    parts = [entry.components for entry in block.skus]
     columns = msgpack.packb(
         [
             [entry.code for entry in block.skus],
             bytes(entry.unit for entry in block.skus),
             _column([entry.description for entry in block.skus]),
             _column([" ".join(entry.gtins) for entry in block.skus]),
+            bytes(map(len, parts)) if any(parts) else b"",
+            [number for components in parts for part in components for number in part],
             [entry.code for entry in block.locations],
             [entry.currency for entry in block.locations],
             _column([entry.description for entry in block.locations]),
@@ -408,7 +386,10 @@ def _decode(view: memoryview) -> CatalogueBlock:
     known_skus, known_locations = header["known"]
     skus, locations = header["added"]
     columns = msgpack.unpackb(view[start:-4])
-    codes, units, descriptions, gtins, location_codes, location_currencies, notes = columns
+    (
+        codes, units, descriptions, gtins, part_counts, parts,
+        location_codes, location_currencies, notes,
+    ) = columns  # fmt: skip
     return CatalogueBlock(
         header["epoch"],
         header["seq"],
@@ -423,6 +404,7 @@ def _decode(view: memoryview) -> CatalogueBlock:
                     _full(units, skus),
                     _full(descriptions or [""] * skus, skus),
                     _split(gtins, skus),
+                    _components(part_counts, parts, skus),
                     strict=True,
                 ),
             )
@@ -440,12 +422,20 @@ def _decode(view: memoryview) -> CatalogueBlock:
         ),
         header["map"],
         header["nonce"],
+        _channel(header["channel"]),
     )
 
 
 def _column(values: list[str]) -> list[str]:
     """A column of texts; none at all when every one is empty."""
     return values if any(values) else []
+
+
+def _channel(row: list[Any] | None) -> Channel | None:
+    if row is None:
+        return None
+    code, buffer, only_listed, locations = row
+    return Channel(code, buffer, only_listed, tuple((at, own) for at, own in locations))
 
 
 def _full(column: Any, count: int) -> Any:
@@ -458,3 +448,12 @@ def _split(gtins: list[str], count: int) -> Iterator[tuple[str, ...]]:
     if not gtins:
         return iter([()] * count)
     return (tuple(joined.split()) for joined in _full(gtins, count))
+
+
+def _components(counts: bytes, numbers: list[int], skus: int) -> Iterator[tuple[Component, ...]]:
+    if len(numbers) != 2 * sum(counts):
+        raise BlockDamaged(f"{len(numbers)} numbers are not {sum(counts)} components")
+    if not counts:
+        return iter([()] * skus)
+    pairs = map(Component, numbers[::2], numbers[1::2])
+    return (tuple(islice(pairs, count)) for count in _full(counts, skus))

@@ -39,6 +39,7 @@ MAX_UNARY_LINES: Final = MAX_HOLD_LINES
 # two short blocks overlap where one long one does not.
 MAX_BLOCK_LINES: Final = MAX_BATCH_LINES
 MAX_BLOCK_REQUESTS: Final = 4_096
+MAX_BLOCK_PLACES: Final = 8_192  # locations whose news one block carries
 MAX_BLOCK_BYTES: Final = 16 << 20
 MAX_CELLS: Final = (1 << 31) - 2
 MAX_HOLDS: Final = (1 << 31) - 2
@@ -65,6 +66,8 @@ EXPIRY_TICK_BITS: Final = (
 # Catalogue.
 MAX_CATALOG_ENTRIES: Final = 10_000  # of one request that adds or lists
 MAX_DESCRIPTION: Final = 200  # characters
+MAX_CATALOG_BYTES: Final = 6 << 20  # of one request that adds: fewer entries when they are long
+MAX_BUNDLE_COMPONENTS: Final = 16  # SKUs that one bundle is made of
 MAX_GTINS: Final = 16  # barcodes of one SKU
 MIN_GTIN_DIGITS: Final = 8
 MAX_GTIN_DIGITS: Final = 14
@@ -84,6 +87,12 @@ assert MAX_BATCH_LINES < 1 << 16, "a line's index is added to the low 16 bits of
 assert MAX_SPLIT <= MAX_SHARDS < 1 << 16, "a shard's number is uint16 where lines are routed"
 assert (
     MAX_CATALOG_ENTRIES
-    * (4 * (MAX_CODE_LENGTH + MAX_DESCRIPTION) + MAX_GTINS * (MAX_GTIN_DIGITS + 1) + 32)
+    * (
+        4 * (MAX_CODE_LENGTH + MAX_DESCRIPTION)
+        + MAX_GTINS * (MAX_GTIN_DIGITS + 1)
+        + 10 * MAX_BUNDLE_COMPONENTS
+        + 32
+    )
     < MAX_BLOCK_BYTES
 ), "one request's entries fit one block, in whatever script they are written"
+assert MAX_BLOCK_PLACES * (32 + 5 * MAX_CHANNELS) < MAX_BLOCK_BYTES // 8, "places leave room"

@@ -1,13 +1,14 @@
-"""The Catalog service: additions through the gateway that owns the catalogue, lists from anyone.
+"""The Catalog service: changes through the gateway that owns the catalogue, lists from anyone.
 
 It translates; what is allowed is `engine.catalogue`'s to say, what is durable `actors.catalogue`'s.
 """
 
 from collections.abc import Awaitable
-from typing import Final
+from typing import Final, TypeVar
 
 from actors.catalogue import CatalogueReader, CatalogueWriter
 from actors.ports import JournalError, JournalUnavailable, Unavailable
+from adapters.rpc import requests
 from adapters.rpc.errors import (
     Context,
     failed_precondition,
@@ -16,10 +17,14 @@ from adapters.rpc.errors import (
     unavailable,
 )
 from engine import limits
-from engine.catalogue import CatalogueFull, InvalidEntry, Location, Sku
-from onhand.v1 import catalog_pb2, catalog_pb2_grpc
+from engine.entries import CatalogueFull, Channel, Component, InvalidEntry, Location, Sku
+from onhand.v1 import catalog_pb2, catalog_pb2_grpc, common_pb2
 
-PAGE_BYTES: Final = 2 << 20  # a page of SKUs ends here, well below gRPC's limit of 4 MB a message
+PAGE_BYTES: Final = 2 << 20  # a page of a list ends here, well below gRPC's limit of 4 MB a message
+_T = TypeVar("_T")
+_Request = (
+    catalog_pb2.AddSkusRequest | catalog_pb2.AddLocationsRequest | catalog_pb2.SetChannelRequest
+)
 
 
 class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
@@ -35,9 +40,16 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
         """Add SKUs; answer when they are durable and every shard knows them."""
         writer = await self._owner(context)
         await _check_entries(len(request.skus), "skus", context)
+        await _check_bytes(request, "skus", context)
         entries = [
-            Sku(entry.code, entry.unit, entry.description, tuple(entry.gtins))
-            for entry in request.skus
+            Sku(
+                entry.code,
+                entry.unit,
+                entry.description,
+                tuple(entry.gtins),
+                self._components(f"skus[{i}].components", entry) if entry.components else (),
+            )
+            for i, entry in enumerate(request.skus)
         ]
         ids, added = await _added(writer.add_skus(entries), context)
         return catalog_pb2.AddSkusReply(ids=ids, added=added)
@@ -48,11 +60,32 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
         """Add locations; answer when they are durable and every shard knows them."""
         writer = await self._owner(context)
         await _check_entries(len(request.locations), "locations", context)
+        await _check_bytes(request, "locations", context)
         entries = [
             Location(entry.code, entry.currency, entry.description) for entry in request.locations
         ]
         ids, added = await _added(writer.add_locations(entries), context)
         return catalog_pb2.AddLocationsReply(ids=ids, added=added)
+
+    async def SetChannel(
+        self, request: catalog_pb2.SetChannelRequest, context: Context
+    ) -> catalog_pb2.SetChannelReply:
+        """Give a channel its rules; answer when they are durable and every shard knows them."""
+        writer = await self._owner(context)
+        await _check_bytes(request, "channel", context)
+        channel, catalogue = request.channel, self._reader.catalogue
+        locations = tuple(
+            (
+                requests.location_id(
+                    f"channel.locations[{i}].location", listed.location, catalogue
+                ),
+                listed.buffer if listed.HasField("buffer") else None,
+            )
+            for i, listed in enumerate(channel.locations)
+        )
+        entry = Channel(channel.code, channel.buffer, channel.only_listed, locations)
+        number, changed = await _added(writer.set_channel(entry), context)
+        return catalog_pb2.SetChannelReply(number=number, changed=changed)
 
     async def ListSkus(
         self, request: catalog_pb2.ListSkusRequest, context: Context
@@ -77,6 +110,9 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
                 description=sku.description,
                 gtins=sku.gtins,
             )
+            for part in sku.components:
+                named = common_pb2.Sku(id=part.sku, code=catalogue.sku(part.sku).code)
+                entry.components.add(sku=named, quantity=part.quantity)
             size_bytes += entry.ByteSize()
             if size_bytes >= PAGE_BYTES:
                 last = sku_id
@@ -102,6 +138,37 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
             )
         return reply
 
+    async def ListChannels(
+        self, request: catalog_pb2.ListChannelsRequest, context: Context
+    ) -> catalog_pb2.ListChannelsReply:
+        """One page of channels, with their rules."""
+        catalogue = self._reader.catalogue
+        reply = catalog_pb2.ListChannelsReply()
+        size_bytes = 0
+        for number in range(max(request.from_number, 1), len(catalogue.channels) + 1):
+            if size_bytes >= PAGE_BYTES:
+                reply.next_number = number
+                break
+            channel = catalogue.channels.channel(number)
+            entry = reply.channels.add(
+                number=number,
+                code=channel.code,
+                buffer=channel.buffer,
+                only_listed=channel.only_listed,
+            )
+            for location, own in channel.locations:
+                named = common_pb2.Location(id=location, code=catalogue.location(location).code)
+                entry.locations.add(location=named, buffer=own)
+            size_bytes += entry.ByteSize()
+        return reply
+
+    def _components(self, field: str, entry: catalog_pb2.SkuEntry) -> tuple[Component, ...]:
+        catalogue = self._reader.catalogue
+        return tuple(
+            Component(requests.sku_id(f"{field}[{j}].sku", part.sku, catalogue), part.quantity)
+            for j, part in enumerate(entry.components)
+        )
+
     async def _owner(self, context: Context) -> CatalogueWriter:
         if self._writer is None:
             await failed_precondition(
@@ -117,9 +184,15 @@ async def _check_entries(count: int, field: str, context: Context) -> None:
         await invalid_argument(context, field, f"{count} entries, {limit}")
 
 
-async def _added(
-    addition: Awaitable[tuple[list[int], int]], context: Context
-) -> tuple[list[int], int]:
+async def _check_bytes(request: _Request, field: str, context: Context) -> None:
+    """Refuse what is too long: entries may be few and large."""
+    size_bytes = request.ByteSize()
+    if size_bytes > limits.MAX_CATALOG_BYTES:
+        limit = f"must be at most {limits.MAX_CATALOG_BYTES}; send fewer at a time"
+        await invalid_argument(context, field, f"{size_bytes} bytes, {limit}")
+
+
+async def _added(addition: Awaitable[_T], context: Context) -> _T:
     """Wait for an addition, and say in gRPC's words why there is none."""
     try:
         return await addition

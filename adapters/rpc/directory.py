@@ -28,6 +28,9 @@ _LIMITS: Final = directory_pb2.Limits(
     remembered_bytes=limits.REMEMBERED_BYTES,
     resolved_holds_remembered=limits.RESOLVED_HOLDS_REMEMBERED,
     max_code_length=limits.MAX_CODE_LENGTH,
+    max_catalog_bytes=limits.MAX_CATALOG_BYTES,
+    max_bundle_components=limits.MAX_BUNDLE_COMPONENTS,
+    max_channels=limits.MAX_CHANNELS - 1,
 )
 
 

@@ -39,6 +39,7 @@ PING_TIMEOUT_MS: Final = 10_000
 
 # A batch's widest line: 1 + 1 + 4 + 4 + 8 + 8 + 2 + 16 + 2 + 8 bytes.
 assert limits.MAX_BATCH_LINES * 54 < MAX_MESSAGE_BYTES <= MAX_CALL_BYTES
+assert limits.MAX_CATALOG_BYTES < MAX_MESSAGE_BYTES, "what is a little too long is told so"
 
 OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # two servers would share a port silently

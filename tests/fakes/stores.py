@@ -1,6 +1,6 @@
 """A snapshot store and a catalogue in memory."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from actors.ports import Position, Saved
 from engine.block import Place
@@ -24,13 +24,19 @@ class FakeSnapshots:
 
 
 class FakeCatalogue:
-    """Locations 1 .. n in US dollars, all of this shard; a test may raise both numbers."""
+    """Locations 1 .. n in US dollars, all of this shard; a test may raise all three numbers.
+
+    It may also set `buffers`, what the channels' rules keep everywhere; with that, `rules` grows.
+    """
 
     def __init__(self, skus: int = 100, locations: int = 5) -> None:
         self.sku_limit, self.locations = skus, locations
+        self.rules = 0
+        self.buffers: tuple[int, ...] = ()
 
     async def refresh(self) -> None:
         return None
 
-    def places(self, known: int) -> Sequence[Place]:
-        return [Place(location, True, 840) for location in range(known + 1, self.locations + 1)]
+    def places(self, known: int) -> Iterable[Place]:
+        for location in range(known + 1, self.locations + 1):
+            yield Place(location, True, 840, buffers=self.buffers)

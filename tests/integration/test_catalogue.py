@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import grpc
 import pytest
@@ -22,11 +23,13 @@ from actors.ports import (
 )
 from adapters.journal import RedisJournal
 from adapters.rpc import catalog
+from adapters.rpc.server import OPTIONS
 from engine import limits
 from engine.block import BlockDamaged, Place
-from engine.catalogue import CatalogueBlock, InvalidEntry, Location, Sku, Unit, encode
+from engine.catalogue import CatalogueBlock, encode
+from engine.entries import Channel, InvalidEntry, Location, Sku, Unit
 from engine.shard_map import ShardMap
-from onhand.v1 import catalog_pb2, catalog_pb2_grpc
+from onhand.v1 import catalog_pb2, catalog_pb2_grpc, common_pb2
 from tests.fakes.journal import FakeJournal, MemoryStream
 
 COLA, HAM, MILK = Sku("COLA", Unit.EA), Sku("HAM", Unit.G), Sku("MILK", Unit.ML)
@@ -85,8 +88,8 @@ async def test_additions_reach_every_reader_and_survive_a_restart(open_journal: 
     for reader in (early, late):
         assert [reader.catalogue.sku(i) for i in (1, 2, 3)] == [COLA, HAM, MILK]
         assert [reader.catalogue.location(i) for i in (1, 2)] == [OSLO, ROME]
-        assert reader.places(0) == [Place(1, True, 578), Place(2, False, 978)]
-        assert reader.places(1, after=1) == [Place(2, True, 978)]
+        assert list(reader.places(0)) == [Place(1, True, 578), Place(2, False, 978)]
+        assert list(reader.places(1, after=1)) == [Place(2, True, 978)]
 
 
 async def test_another_number_of_shards_is_refused_and_shuts_nobody_out(
@@ -154,6 +157,30 @@ async def test_readers_of_one_process_may_overtake_the_writer(open_journal: Open
 
 
 # ----------------------------------------------------------------------------------- on the fake --
+
+
+async def test_a_reader_is_asked_the_end_of_the_stream_while_its_writer_moves_it() -> None:
+    """What the journal says may be older than what was taken in meanwhile; nothing is lost then."""
+
+    class Slow(FakeJournal):
+        asked: asyncio.Event | None = None
+        answer = asyncio.Event()
+
+        async def last(self) -> Position | None:
+            seen = self.stream.last
+            if self.asked is not None:
+                self.asked.set()
+                await self.answer.wait()
+            return seen
+
+    journal = Slow(MemoryStream())
+    writer = await start(journal)
+    journal.asked = asyncio.Event()
+    refreshing = asyncio.create_task(writer._reader.refresh())
+    await journal.asked.wait()
+    await writer.add_skus([COLA])
+    journal.answer.set()
+    assert await refreshing == journal.stream.last
 
 
 class CountingJournal(FakeJournal):
@@ -449,7 +476,7 @@ async def serve() -> AsyncIterator[Serve]:
     channels: list[grpc.aio.Channel] = []
 
     async def begin(reader: CatalogueReader, writer: CatalogueWriter | None) -> Service:
-        server = grpc.aio.server()
+        server = grpc.aio.server(options=OPTIONS)
         servicer = catalog.CatalogServicer(reader, writer)
         catalog_pb2_grpc.add_CatalogServicer_to_server(servicer, server)
         port = server.add_insecure_port("127.0.0.1:0")
@@ -508,6 +535,118 @@ async def test_what_was_added_is_listed(gateway: Service) -> None:
         (2, "L1", "CHF", 1),
         (3, "L2", "CHF", 0),
     ]
+
+
+async def test_a_bundle_is_added_and_listed_by_its_components(gateway: Service) -> None:
+    add = gateway.stub.AddSkus
+    parts = [
+        catalog_pb2.Component(sku=common_pb2.Sku(code="COLA"), quantity=6),
+        catalog_pb2.Component(sku=common_pb2.Sku(id=2), quantity=250),
+    ]
+    box = entry("BOX", components=parts)
+    call = add(catalog_pb2.AddSkusRequest(skus=[entry("COLA"), box]))
+    reason = "is not in the catalogue; add components before what is made of them"
+    assert await violation(call) == ("skus[1].components[0].sku", reason)
+    await add(catalog_pb2.AddSkusRequest(skus=[entry("COLA"), entry("HAM", unit=1)]))
+    for _ in range(2):
+        assert list((await add(catalog_pb2.AddSkusRequest(skus=[box]))).ids) == [3]
+    listed = await gateway.stub.ListSkus(catalog_pb2.ListSkusRequest(from_id=3))
+    assert [(part.sku.id, part.sku.code, part.quantity) for part in listed.skus[0].components] == [
+        (1, "COLA", 6),
+        (2, "HAM", 250),
+    ]
+
+
+async def test_a_channel_is_set_and_listed(
+    gateway: Service, serve: Serve, stream: MemoryStream
+) -> None:
+    rows = [catalog_pb2.LocationEntry(code=f"L{n}", currency="CHF") for n in range(3)]
+    await gateway.stub.AddLocations(catalog_pb2.AddLocationsRequest(locations=rows))
+    web = catalog_pb2.Channel(code="web", buffer=2)
+    web.locations.add(location=common_pb2.Location(code="L2"), buffer=0)
+    web.locations.add(location=common_pb2.Location(id=1))
+    app = catalog_pb2.Channel(code="app", only_listed=True)
+    for channel, answer in ((web, (1, True)), (app, (2, True)), (web, (1, False))):
+        reply = await gateway.stub.SetChannel(catalog_pb2.SetChannelRequest(channel=channel))
+        assert (reply.number, reply.changed) == answer
+    reader = CatalogueReader(FakeJournal(stream))
+    await reader.refresh()
+    shard = await serve(reader, None)
+    for service in (gateway, shard):
+        listed = await service.stub.ListChannels(catalog_pb2.ListChannelsRequest())
+        assert (listed.next_number, len(listed.channels)) == (0, 2)
+        found, other = listed.channels
+        assert (found.number, found.code, found.buffer, found.only_listed) == (1, "web", 2, False)
+        assert [
+            (at.location.id, at.location.code, at.HasField("buffer"), at.buffer)
+            for at in found.locations
+        ] == [(1, "L0", False, 0), (3, "L2", True, 0)]
+        assert (other.number, other.code, other.only_listed) == (2, "app", True)
+    assert [place.buffers for place in reader.places(0)] == [(0, 2, -1), (), (0, 0, -1)]
+    code, details = await code_of(shard.stub.SetChannel(catalog_pb2.SetChannelRequest()))
+    assert (code, "gateway" in details) == (grpc.StatusCode.FAILED_PRECONDITION, True)
+
+
+async def test_channels_that_make_no_sense_are_told_what_is_wrong(gateway: Service) -> None:
+    async def told(**fields: Any) -> tuple[str, str]:
+        channel = catalog_pb2.Channel(**fields)
+        request = catalog_pb2.SetChannelRequest(channel=channel)
+        return await violation(gateway.stub.SetChannel(request))
+
+    assert (await told())[0] == "channel.code"
+    assert (await told(code="web", buffer=-1))[0] == "channel.buffer"
+    at = catalog_pb2.ChannelLocation(location=common_pb2.Location(code="nowhere"))
+    assert await told(code="web", locations=[at]) == (
+        "channel.locations[0].location",
+        "is not in the catalogue",
+    )
+    listed = await gateway.stub.ListChannels(catalog_pb2.ListChannelsRequest())
+    assert len(listed.channels) == 0
+
+
+async def test_channels_come_in_pages(gateway: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gateway.writer is not None
+    for n in range(5):
+        await gateway.writer.set_channel(Channel(f"c{n}"))
+    monkeypatch.setattr(catalog, "PAGE_BYTES", 12)  # two channels of six bytes
+    numbers, at = [], 1
+    while at:
+        page = await gateway.stub.ListChannels(catalog_pb2.ListChannelsRequest(from_number=at))
+        numbers.append([channel.number for channel in page.channels])
+        at = page.next_number
+    assert numbers == [[1, 2], [3, 4], [5]]
+
+
+async def test_rules_of_channels_are_read_by_every_shard_before_they_are_answered() -> None:
+    stream = MemoryStream()
+    shard = CatalogueReader(FakeJournal(stream))
+    told = []
+
+    async def tell(at: Position) -> None:
+        told.append((at, await shard.refresh()))
+
+    writer = CatalogueWriter(CatalogueReader(FakeJournal(stream)), shards=1, on_change=tell)
+    await writer.start()
+    await writer.add_locations([OSLO])
+    assert await writer.set_channel(Channel("web", 4)) == (1, True)
+    assert [place.buffers for place in shard.places(0)] == [(0, 4)]
+    assert await writer.set_channel(Channel("web", 4)) == (1, False)
+    assert told[-1][0] == told[-1][1] == stream.last
+    assert len(told) == 2
+
+
+async def test_a_request_that_is_too_long_says_so(gateway: Service) -> None:
+    """Before gRPC refuses it by its own limit; entries are fewer when they are long."""
+    most, notes = limits.MAX_CATALOG_BYTES, "\U0001f9c0" * limits.MAX_DESCRIPTION
+    rows = [entry(f"S{n}", description=notes) for n in range(9_000)]
+    request = catalog_pb2.AddSkusRequest(skus=rows)
+    field, description = await violation(gateway.stub.AddSkus(request))
+    assert field == "skus"
+    limit = f"must be at most {most}; send fewer at a time"
+    assert description == f"{request.ByteSize()} bytes, {limit}"
+    del rows[7_500:]
+    reply = await gateway.stub.AddSkus(catalog_pb2.AddSkusRequest(skus=rows))
+    assert reply.added == 7_500
 
 
 async def pages(service: Service, page_size: int) -> list[list[int]]:

@@ -3,27 +3,29 @@
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import currencies, limits
-from engine.block import BlockDamaged
-from engine.catalogue import (
-    Catalogue,
-    CatalogueBlock,
+from engine.block import NOT_SOLD, BlockDamaged
+from engine.catalogue import Catalogue, CatalogueBlock, decode, encode
+from engine.channels import NO_SUCH_CHANNEL
+from engine.entries import (
     CatalogueFull,
+    Channel,
+    Component,
     InvalidEntry,
     Location,
     Sku,
     Unit,
-    decode,
-    encode,
     gtin_check_digit,
 )
 
 COLA = Sku("COLA-33", Unit.EA, "Cola, 0.33 l", ("4006381333931", "96385074"))
 HAM = Sku("HAM", Unit.G)
+BOX = Sku("BOX", Unit.EA, "Cola and ham", (), (Component(1, 6), Component(2, 250)))
 MILK = Sku("MILK", Unit.ML, "Milch, frisch, Weißglas", ("036000291452",))
 OSLO = Location("OSL-1", "NOK", "Oslo, Karl Johans gate")
 ROME = Location("ROM-1", "EUR")
@@ -64,12 +66,47 @@ def test_ids_are_dense_from_one_and_lead_back() -> None:
 def test_what_exists_keeps_its_id_and_data() -> None:
     catalogue = Catalogue()
     add(catalogue, COLA, HAM)
-    ids, new = catalogue.plan_skus([MILK, Sku("HAM", Unit.EA, "other"), MILK._replace(unit=0)])
+    ids, new = catalogue.plan_skus([MILK, Sku("HAM", Unit.G, "other"), MILK._replace(gtins=())])
     assert (ids, new) == ([3, 2, 3], [MILK])
     add_locations(catalogue, OSLO)
-    assert catalogue.plan_locations([Location("OSL-1", "USD"), ROME]) == ([1, 2], [ROME])
+    assert catalogue.plan_locations([Location("OSL-1", "NOK", "x"), ROME]) == ([1, 2], [ROME])
     assert catalogue.sku(2) == HAM
     assert catalogue.location(1) == OSLO
+
+
+def test_what_counts_for_stock_cannot_come_again_as_something_else() -> None:
+    catalogue = Catalogue()
+    add(catalogue, COLA, HAM)
+    add(catalogue, BOX)
+    add_locations(catalogue, OSLO)
+
+    def told(*entries: Sku) -> tuple[str, str]:
+        with pytest.raises(InvalidEntry) as refused:
+            catalogue.plan_skus(entries)
+        return refused.value.field, refused.value.description
+
+    assert told(COLA, HAM._replace(unit=Unit.EA)) == (
+        "skus[1].unit",
+        "'HAM' is counted in G, which never changes",
+    )
+    assert told(MILK, MILK._replace(unit=Unit.G)) == (
+        "skus[1].unit",
+        "'MILK' is counted in ML, which never changes",
+    )
+    other = BOX._replace(components=(Component(1, 6), Component(2, 251)))
+    made = "'BOX' is a bundle of 2 components, and what it is made of never changes"
+    for entry in (other, BOX._replace(components=())):
+        assert told(entry) == ("skus[0].components", made)
+    no_bundle = "'COLA-33' is no bundle, and what it is made of never changes"
+    assert told(COLA._replace(components=BOX.components)) == ("skus[0].components", no_bundle)
+    bag = BOX._replace(code="BAG")
+    assert told(bag, bag._replace(components=()))[0] == "skus[1].components"
+    turned = BOX._replace(components=BOX.components[::-1])
+    assert catalogue.plan_skus([turned, bag, bag]) == ([3, 4, 4], [bag])
+    for places in ([OSLO._replace(currency="USD")], [ROME, ROME._replace(currency="CHF")]):
+        with pytest.raises(InvalidEntry, match="which never changes") as refused:
+            catalogue.plan_locations(places)
+        assert refused.value.field == f"locations[{len(places) - 1}].currency"
 
 
 def test_a_plan_changes_nothing() -> None:
@@ -111,6 +148,131 @@ def test_the_catalogue_may_be_full(monkeypatch: pytest.MonkeyPatch) -> None:
         catalogue.plan_skus([MILK])
     with pytest.raises(CatalogueFull):
         catalogue.plan_locations([OSLO, ROME])
+
+
+# -------------------------------------------------------------------------------------- bundles --
+
+
+def test_a_bundle_is_made_of_what_is_there() -> None:
+    catalogue = Catalogue()
+    add(catalogue, COLA, HAM)
+    assert not catalogue.has_bundles
+    assert not catalogue.are_bundles(np.array([0, 1, 2, 2**32 - 1], np.uint32)).any()
+    assert add(catalogue, MILK, BOX) == [3, 4]
+    assert catalogue.has_bundles
+    assert catalogue.sku(4) == BOX
+    assert [catalogue.components(i) for i in (0, 1, 4, 5)] == [(), (), BOX.components, ()]
+    add(catalogue, Sku("E"), BOX._replace(code="F"))
+    ids = np.array([0, 4, 6, 5, 7, 2**32 - 1, 4], np.uint32)
+    assert catalogue.are_bundles(ids).tolist() == [False, True, True, False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("components", "field", "reason"),
+    [
+        ([(3, 1)], "components[0].sku", "'BOX' is a bundle itself"),
+        ([(1, 1), (4, 1)], "components[1].sku", "not in the catalogue"),
+        ([(0, 1)], "components[0].sku", "not in the catalogue"),
+        ([(2**32 - 1, 1)], "components[0].sku", "not in the catalogue"),
+        ([(1, 1), (1, 2)], "components[1].sku", "a component already"),
+        ([(1, 0)], "components[0].quantity", "0, must be 1 to 1000000000 base units"),
+        ([(1, 10**9 + 1)], "components[0].quantity", "must be 1 to 1000000000 base units"),
+        ([(i, 1) for i in range(1, 18)], "components", "17, must be at most 16"),
+    ],
+)
+def test_a_bundle_that_cannot_be_is_named(
+    components: list[tuple[int, int]], field: str, reason: str
+) -> None:
+    catalogue = Catalogue()
+    add(catalogue, COLA, HAM)
+    add(catalogue, BOX)
+    entry = Sku("x", components=tuple(Component(*each) for each in components))
+    with pytest.raises(InvalidEntry) as refused:
+        catalogue.plan_skus([COLA, entry])
+    assert refused.value.field == f"skus[1].{field}"
+    assert reason in refused.value.description
+    with pytest.raises(InvalidEntry, match=r"skus\[0\].unit: a bundle is counted in pieces"):
+        catalogue.plan_skus([Sku("x", Unit.G, components=(Component(1, 1),))])
+
+
+# ------------------------------------------------------------------------------------- channels --
+
+
+def set_channel(catalogue: Catalogue, entry: Channel) -> int:
+    number, planned = catalogue.plan_channel(entry)
+    assert planned is not None
+    catalogue.apply(following(catalogue, channel=planned))
+    return number
+
+
+def test_channels_have_numbers_that_stay_and_rules_that_change() -> None:
+    catalogue = Catalogue()
+    add_locations(catalogue, OSLO, ROME)
+    channels = catalogue.channels
+    assert channels.buffers(1) == ()
+    assert set_channel(catalogue, Channel("web", 3, False, ((2, 5),))) == 1
+    assert set_channel(catalogue, Channel("app", 1, True, ((2, None),))) == 2
+    assert [catalogue.channel_number(code) for code in ("", "web", "app", "pos")] == [
+        0, 1, 2, NO_SUCH_CHANNEL,
+    ]  # fmt: skip
+    assert [channels.buffers(at) for at in (1, 2, 3)] == [
+        (0, 3, NOT_SOLD), (0, 5, 1), (0, 3, NOT_SOLD),
+    ]  # fmt: skip
+    assert [channels.buffer(2, at) for at in (1, 2)] == [None, 1]
+    assert channels.buffer_column(1, np.array([2, 1, 2, 9])).tolist() == [5, 3, 5, 3]
+    version = channels.version
+    assert set_channel(catalogue, Channel("web")) == 1
+    assert channels.version > version
+    assert (channels.buffers(2), len(channels)) == ((0, 0, 1), 2)
+    assert channels.channel(2) == Channel("app", 1, True, ((2, None),))
+    for number in (0, 3, NO_SUCH_CHANNEL):
+        with pytest.raises(KeyError):
+            channels.buffer(number, 1)
+
+
+def test_a_rule_that_is_so_already_changes_nothing() -> None:
+    catalogue = Catalogue()
+    add_locations(catalogue, OSLO, ROME)
+    assert set_channel(catalogue, Channel("web", 3, True, ((2, 5), (1, None)))) == 1
+    assert catalogue.plan_channel(Channel("web", 3, True, ((1, None), (2, 5)))) == (1, None)
+    assert catalogue.plan_channel(Channel("web", 3, True, ((1, 3), (2, 5))))[1] is not None
+
+
+@pytest.mark.parametrize(
+    ("entry", "field", "reason"),
+    [
+        (Channel(""), "code", "0 characters, must be 1 to 64"),
+        (Channel("x" * 65), "code", "65 characters"),
+        (Channel("web", -1), "buffer", "-1, must be 0 to 1000000000 base units"),
+        (Channel("web", 10**9 + 1), "buffer", "must be 0 to 1000000000 base units"),
+        (Channel("web", 0, False, ((1, -1),)), "locations[0].buffer", "-1, must be 0 to"),
+        (Channel("web", 0, True, ((1, 0), (1, 2))), "locations[1].location", "listed twice"),
+        (
+            Channel("web", 0, True, ((1, 0), (2, 2))),
+            "locations[1].location",
+            "not in the catalogue",
+        ),
+        (Channel("web", 0, True, ((0, 0),)), "locations[0].location", "not in the catalogue"),
+        (Channel("web", 0, True, ((1, 0),) * 10_001), "locations", "must be at most 10000"),
+    ],
+)
+def test_a_malformed_channel_is_named(entry: Channel, field: str, reason: str) -> None:
+    catalogue = Catalogue()
+    add_locations(catalogue, OSLO)
+    with pytest.raises(InvalidEntry) as refused:
+        catalogue.plan_channel(entry)
+    assert refused.value.field == f"channel.{field}"
+    assert reason in refused.value.description
+    assert len(catalogue.channels) == 0
+
+
+def test_there_are_as_many_channels_as_a_shard_has_room_for() -> None:
+    catalogue = Catalogue()
+    for number in range(1, limits.MAX_CHANNELS):
+        assert set_channel(catalogue, Channel(f"marketplace:{number}")) == number
+    with pytest.raises(CatalogueFull, match="31 channels is the most"):
+        catalogue.plan_channel(Channel("web"))
+    assert set_channel(catalogue, Channel("marketplace:31", 1)) == 31
 
 
 # ------------------------------------------------------------------------------------- refusals --
@@ -233,12 +395,22 @@ codes = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_si
 numbers = st.integers(0, 10**13 - 1).map(lambda n: f"{n:013}")
 barcodes = numbers.map(lambda digits: digits + gtin_check_digit(digits))
 notes = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
+components = st.builds(Component, st.integers(1, (1 << 31) - 2), st.integers(1, 10**9))
 skus = st.builds(
     Sku,
     codes,
     st.sampled_from(list(Unit)),
     notes,
     st.lists(barcodes, max_size=4).map(tuple),
+    st.lists(components, max_size=limits.MAX_BUNDLE_COMPONENTS).map(tuple),
+)
+listed = st.tuples(st.integers(1, 1 << 20), st.none() | st.integers(0, 10**9))
+channels = st.builds(
+    Channel,
+    codes,
+    st.integers(0, 10**9),
+    st.booleans(),
+    st.lists(listed, max_size=4).map(tuple),
 )
 stores = st.builds(Location, codes, st.sampled_from(sorted(currencies.NUMBERS)), notes)
 counts = st.integers(0, 1 << 31)
@@ -253,6 +425,7 @@ blocks = st.builds(
     st.lists(stores, max_size=5),
     st.binary(max_size=20),
     st.binary(max_size=16),
+    st.none() | channels,
 )
 
 
@@ -278,10 +451,10 @@ def test_a_block_that_is_not_whole_is_refused(block: CatalogueBlock, data: st.Da
 
 
 def test_a_block_of_another_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.catalogue.FORMAT", 2)
+    monkeypatch.setattr("engine.catalogue.FORMAT", 1)
     payload = encode(CatalogueBlock(1, 0))
     monkeypatch.undo()
-    with pytest.raises(BlockDamaged, match="format 2, this is 1"):
+    with pytest.raises(BlockDamaged, match="format 1, this is 2"):
         decode(payload)
 
 
@@ -293,7 +466,8 @@ def test_a_block_too_large_to_be_read_back_is_not_written() -> None:
 def test_the_largest_request_fits_a_block() -> None:
     fifteen = [f"{n:013}" for n in range(16)]
     gtins = tuple(g + gtin_check_digit(g) for g in fifteen)
-    wide = Sku("\U0001f9c0" * 64, Unit.ML, "\U0001f9c0" * 200, gtins)
+    parts = tuple(Component(2**31 - 2 - n, 10**9) for n in range(limits.MAX_BUNDLE_COMPONENTS))
+    wide = Sku("\U0001f9c0" * 64, Unit.ML, "\U0001f9c0" * 200, gtins, parts)
     payload = encode(CatalogueBlock(1, 1, skus=[wide] * limits.MAX_CATALOG_ENTRIES))
     assert len(payload) < limits.MAX_BLOCK_BYTES
 
@@ -309,6 +483,8 @@ def test_the_largest_request_fits_a_block() -> None:
         CatalogueBlock(1, 2, 0, 1, 1, [MILK, HAM._replace(gtins=MILK.gtins)]),
         CatalogueBlock(1, 2, 0, 1, 1, [HAM], [OSLO]),
         CatalogueBlock(1, 2, 0, 1, 1, [HAM], [ROME, Location("x", "QQQ")]),
+        CatalogueBlock(1, 2, 0, 1, 1, [HAM, Sku("B", components=(Component(2, 1),))]),
+        CatalogueBlock(1, 2, 0, 1, 1, [HAM], [ROME], channel=Channel("web", 0, True, ((2, 1),))),
     ],
 )
 def test_a_block_that_does_not_fit_changes_nothing(block: CatalogueBlock) -> None:
@@ -319,6 +495,7 @@ def test_a_block_that_does_not_fit_changes_nothing(block: CatalogueBlock) -> Non
         catalogue.apply(block)
     assert (catalogue.skus, catalogue.locations) == (1, 1)
     assert (catalogue.sku_id("HAM"), catalogue.location_id("ROM-1")) == (0, 0)
+    assert (len(catalogue.channels), catalogue.has_bundles) == (0, False)
     assert add(catalogue, HAM, MILK) == [2, 3]
     assert add_locations(catalogue, ROME) == [2]
 

@@ -26,7 +26,8 @@ from adapters.rpc.price import PriceServicer
 from adapters.rpc.server import MAX_MESSAGE_BYTES, Gate, Server, open_server
 from adapters.rpc.stock import StockServicer
 from engine import limits
-from engine.catalogue import Catalogue, CatalogueBlock, Location, Sku
+from engine.catalogue import Catalogue, CatalogueBlock
+from engine.entries import Location, Sku
 from engine.operations import COLUMNS, Kind, Request, id_to_pair
 from engine.shard_map import ShardMap
 from engine.status import MESSAGES, Status

@@ -325,6 +325,57 @@ async def test_new_locations_and_skus_are_learnt_and_replayed(world: World) -> N
         assert shard.machine.state_hash == state_hash
 
 
+async def test_changed_rules_of_channels_are_learnt_and_replayed(world: World) -> None:
+    async with world.serving() as shard:
+        await shard.submit(receive(1, 1))
+        assert shard.machine.places[2].buffers == ()
+        world.catalogue.buffers, world.catalogue.rules = (0, 7), 1
+        await shard.refresh_catalogue()
+        await shard.submit(receive(1, 1))
+        assert {place.buffers for place in shard.machine.places.values()} == {(0, 7)}
+        blocks = [decode(payload) for _, payload in world.stream.entries]
+        assert [len(block.places) for block in blocks] == [0, 5, 5]
+        await shard.submit(receive(1, 1))
+        state_hash = shard.machine.state_hash
+    assert decode(world.stream.entries[-1][1]).places == [], "rules are told once"
+    async with world.serving() as shard:
+        assert {place.buffers for place in shard.machine.places.values()} == {(0, 7)}
+        assert shard.machine.state_hash == state_hash
+        await shard.submit(receive(1, 1))
+    assert decode(world.stream.entries[-1][1]).places == []
+
+
+async def test_rules_that_changed_while_a_shard_was_down_are_in_its_next_block(
+    world: World,
+) -> None:
+    async with world.serving() as shard:
+        await shard.submit(receive(1, 1))
+    world.catalogue.buffers, world.catalogue.rules = (0, 7), 1
+    async with world.serving() as shard:
+        await shard.submit(receive(1, 1))
+    block = decode(world.stream.entries[-1][1])
+    assert [place.buffers for place in block.places] == [(0, 7)] * 5
+
+
+async def test_news_of_more_locations_than_a_block_holds_come_before_what_is_submitted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world.serving() as shard:
+        await shard.submit(receive(1, 1))
+        monkeypatch.setattr(limits, "MAX_BLOCK_PLACES", 2)
+        first = len(world.stream.entries)
+        world.catalogue.buffers, world.catalogue.rules = (0, 7), 1
+        await shard.refresh_catalogue()
+        answer = await shard.submit(receive(1, 1))
+        assert answer.status == OK
+    blocks = [decode(payload) for _, payload in world.stream.entries[first:]]
+    assert [(len(block.places), len(block.requests)) for block in blocks] == [
+        (2, 0),
+        (2, 0),
+        (1, 1),
+    ]
+
+
 async def test_a_stopped_shard_says_so(world: World) -> None:
     shard = world.shard()
     with pytest.raises(Unavailable):
