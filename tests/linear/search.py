@@ -1,0 +1,210 @@
+"""Is a history linearizable? A search for an order that explains every answer (Wing & Gong, Lowe).
+
+Depth first: of the operations that may come next, take one whose answer is what the rules say of the
+state, until all that were answered are placed. A set of placed operations and a state that have been
+met before are not tried again. An operation may come next when none that is left over was answered
+before it was invoked, nor is of an earlier block. It knows no stock: that is `spec`'s.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tests.linear import spec
+from tests.linear.history import Operation, parts, shown
+
+MOST_STEPS: Final = 2_000_000  # of one part; a history that needs more is not decided
+SHOWN: Final = 8  # operations before the point at which the search got stuck
+
+_NEVER: Final = 1 << 63
+
+
+class NotLinearizableError(AssertionError):
+    """No order of the operations explains the answers; the message shows where it ended."""
+
+
+class UndecidedError(Exception):
+    """Too many orders to try."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was checked: parts that are independent, operations, and steps of the search."""
+
+    parts: int
+    operations: int
+    steps: int
+
+
+def check(history: Iterable[Operation]) -> Checked:
+    """Look at every part of a history. Raises NotLinearizableError or UndecidedError."""
+    found = [Search(part) for part in parts(history)]
+    steps = sum(search.run() for search in found)
+    return Checked(len(found), sum(len(search.operations) for search in found), steps)
+
+
+class Search:
+    """The search in one part of a history."""
+
+    def __init__(self, operations: list[Operation]) -> None:
+        """`operations` in order of invocation."""
+        self.operations = operations
+        count = len(operations)
+        self._blocks = sorted(each.at_ns for each in operations if each.at_ns is not None)
+        self._left = sum(each.is_answered for each in operations)
+        # The operations that are not placed yet, as a list with a head (`count`) that lifts out and
+        # puts back in no time.
+        self._next = [*range(1, count + 1), 0]
+        self._before = [count, *range(count)]
+        self._head = count
+        self._state: dict[Any, Any] = {}
+        self._state_hash = 0
+        self._placed = 0  # a bit for each operation
+        self._blocks_placed = 0
+        self._path: list[tuple[int, spec.Changes]] = []  # placed operations, and what they replaced
+        self._stuck_at = -1
+        self._stuck = ""
+
+    def run(self) -> int:
+        """Find an order, and return in how many steps."""
+        moves = [self._moves()]
+        # The states are known by a hash of 64 bits; the placed operations, which go with it, exactly.
+        met: set[tuple[int, int]] = set()
+        steps = 0
+        while self._left:
+            move = next(moves[-1], None)
+            if move is None:
+                self._remember_stuck()
+                moves.pop()
+                if not moves:
+                    raise NotLinearizableError(self._stuck)
+                self._take_back()
+                continue
+            steps += 1
+            if steps > MOST_STEPS:
+                raise UndecidedError(f"{MOST_STEPS} steps; it got as far as this. {self._stuck}")
+            self._place(*move)
+            at = (self._placed, self._state_hash)
+            if at in met:
+                self._take_back()
+                continue
+            met.add(at)
+            moves.append(self._moves())
+        return steps
+
+    def _moves(self) -> Iterator[tuple[int, spec.Changes]]:
+        """The operations that may come next, with what they change; likely ones first."""
+        before_ns = self._next_block_ns()
+        candidates = self._candidates(before_ns)
+        reads = [
+            (each, changes)
+            for each in candidates
+            if (operation := self.operations[each]).is_answered and operation.at_ns is None
+            for changes in spec.effects(self._state, operation, before_ns)
+        ]
+        for each, changes in reads:
+            if not changes:
+                # It takes nothing away from what may come later, so there is no need to try others.
+                yield each, changes
+                return
+        yield from reads
+        for each in candidates:
+            if self.operations[each].at_ns is not None:
+                for changes in spec.effects(self._state, self.operations[each], before_ns):
+                    yield each, changes
+        for each in candidates:
+            if not self.operations[each].is_answered:
+                for changes in spec.effects(self._state, self.operations[each], before_ns):
+                    if changes:
+                        yield each, changes
+
+    def _candidates(self, before_ns: int) -> list[int]:
+        found = []
+        first_answer_ns = _NEVER
+        each = self._next[self._head]
+        while each != self._head:
+            operation = self.operations[each]
+            if operation.invoked_ns > first_answer_ns:
+                break
+            if operation.at_ns is None or operation.at_ns == before_ns:
+                found.append(each)
+            if operation.answered_ns is not None:
+                first_answer_ns = min(first_answer_ns, operation.answered_ns)
+            each = self._next[each]
+        return found
+
+    def _next_block_ns(self) -> int:
+        # They are placed in order of their blocks, so the ones that are placed are the first ones.
+        left = self._blocks_placed < len(self._blocks)
+        return self._blocks[self._blocks_placed] if left else spec.FOREVER
+
+    def _place(self, each: int, changes: spec.Changes) -> None:
+        before, after = self._before[each], self._next[each]
+        self._next[before], self._before[after] = after, before
+        self._count(each, 1)
+        self._path.append((each, self._exchange(changes)))
+
+    def _take_back(self) -> None:
+        each, replaced = self._path.pop()
+        self._exchange(replaced)
+        self._count(each, -1)
+        self._next[self._before[each]] = self._before[self._next[each]] = each
+
+    def _count(self, each: int, by: int) -> None:
+        operation = self.operations[each]
+        self._placed ^= 1 << each
+        self._left -= by * operation.is_answered
+        self._blocks_placed += by * (operation.at_ns is not None)
+
+    def _exchange(self, changes: spec.Changes) -> spec.Changes:
+        """Change the state; returns what changes it back."""
+        state, replaced = self._state, {}
+        for name, value in changes.items():
+            old = replaced[name] = state.get(name)
+            self._state_hash ^= hash((name, old)) ^ hash((name, value))
+            if value is None:
+                del state[name]
+            else:
+                state[name] = value
+        return replaced
+
+    # --- for people -------------------------------------------------------------------------------
+
+    def _remember_stuck(self) -> None:
+        """Keep what it looks like where the most operations were placed."""
+        if len(self._path) > self._stuck_at:
+            self._stuck_at = len(self._path)
+            self._stuck = self._told()
+
+    def _told(self) -> str:
+        operations, since_ns = self.operations, self.operations[0].invoked_ns
+        before_ns = self._next_block_ns()
+        cells = [
+            f"  {sku}@{at}: {value}, available {value.available}"
+            for (sku, at), value in (
+                (name, value) for name, value in self._state.items() if isinstance(value, spec.Cell)
+            )
+        ]
+        last = [f"  {operations[each].told(since_ns)}" for each, _ in self._path[-SHOWN:]]
+        next_ones = [
+            f"  {operations[each].told(since_ns)}\n{self._must_be(operations[each], before_ns)}"
+            for each in self._candidates(before_ns)
+        ]
+        return "\n".join(
+            (
+                f"no order explains all answers: {len(self._path)} of {len(operations)} operations "
+                "can be placed, the last of them",
+                *(last or ["  none"]),
+                "which leaves",
+                *(cells or ["  nothing"]),
+                "and none of those that may come next can:",
+                *(next_ones or ["  the next block's were invoked after others were answered"]),
+            )
+        )
+
+    def _must_be(self, operation: Operation, before_ns: int) -> str:
+        outcomes = spec.outcomes(self._state, operation, before_ns)
+        if not operation.is_answered:
+            return "    which leads nowhere"
+        seen = {"; ".join(map(shown, expected)) for _, expected in outcomes}
+        return "\n".join(f"    must be {each}" for each in sorted(seen))
