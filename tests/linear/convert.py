@@ -6,19 +6,22 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.operations import COLUMNS, Flag, id_to_pair, line_id
+from engine.operations import COLUMNS, Flag, Kind, id_to_pair, line_id
 from engine.status import Status
 from tests.linear.history import Answer, Call
 
 _NO_LINE: Final = ((0, 0), 0)
+_COLUMNS: Final = (
+    "kind", "flags", "sku", "location", "quantity", "value", "hold_hi", "hold_lo",
+)  # fmt: skip
 
 
 def columns(calls: Sequence[Call]) -> dict[str, NDArray[Any]]:
     """The lines of some calls as `engine.operations.COLUMNS`."""
     rows = [row for call in calls for row in _rows(call)]
     return {
-        name: np.array(values, dtype)
-        for (name, dtype), values in zip(COLUMNS.items(), zip(*rows, strict=True), strict=True)
+        name: np.array(values, COLUMNS[name])
+        for name, values in zip(_COLUMNS, zip(*rows, strict=True), strict=True)
     }
 
 
@@ -27,7 +30,7 @@ def _rows(call: Call) -> list[tuple[int, ...]]:
     linked = [int(Flag.LINKED)] * (len(lines) - 1)
     last = int(Flag.RELEASE_REST) if call.release_rest else 0
     return [
-        (int(call.kind), flags, *key, quantity, call.value, 0, *id_to_pair(call.hold))
+        (int(call.kind), flags, *key, quantity, call.value, *id_to_pair(call.hold))
         for (key, quantity), flags in zip(lines, [*linked, last], strict=True)
     ]
 
@@ -47,7 +50,7 @@ def named(op_id: bytes, calls: Sequence[Call]) -> tuple[Call, ...]:
 
 
 def _with_hold(call: Call, hold: bytes) -> Call:
-    return call._replace(hold=hold) if call.kind == 1 else call
+    return call._replace(hold=hold) if call.kind == Kind.RESERVE else call
 
 
 def answers(
@@ -55,9 +58,7 @@ def answers(
 ) -> tuple[Answer, ...]:
     """The answers to calls out of the columns that answer their lines."""
     told: Sequence[int | None] = [None] * len(status) if available is None else available
-    lines = [
-        (Status(code), amount) for code, amount in zip(status, told, strict=True)
-    ]
+    lines = [(Status(code), amount) for code, amount in zip(status, told, strict=True)]
     found, first = [], 0
     for call in calls:
         found.append(tuple(lines[first : first + lines_of(call)]))

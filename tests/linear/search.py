@@ -187,24 +187,39 @@ class Search:
         ]
         last = [f"  {operations[each].told(since_ns)}" for each, _ in self._path[-SHOWN:]]
         next_ones = [
-            f"  {operations[each].told(since_ns)}\n{self._must_be(operations[each], before_ns)}"
+            f"  {operations[each].told(since_ns)}\n    {self._verdict(operations[each], before_ns)}"
             for each in self._candidates(before_ns)
         ]
+        done = f"{len(self._path)} of {len(operations)} operations"
         return "\n".join(
             (
-                f"no order explains all answers: {len(self._path)} of {len(operations)} operations "
-                "can be placed, the last of them",
+                f"no order explains all answers: {done} can be placed, the last of them",
                 *(last or ["  none"]),
                 "which leaves",
                 *(cells or ["  nothing"]),
-                "and none of those that may come next can:",
-                *(next_ones or ["  the next block's were invoked after others were answered"]),
+                "and none of those that may come next leads to the end:",
+                *(next_ones or self._two_orders(before_ns, since_ns)),
             )
         )
 
-    def _must_be(self, operation: Operation, before_ns: int) -> str:
+    def _verdict(self, operation: Operation, before_ns: int) -> str:
+        """Why an operation may not come next, or that it may."""
         outcomes = spec.outcomes(self._state, operation, before_ns)
-        if not operation.is_answered:
-            return "    which leads nowhere"
-        seen = {"; ".join(map(shown, expected)) for _, expected in outcomes}
-        return "\n".join(f"    must be {each}" for each in sorted(seen))
+        expected = {"; ".join(map(shown, answers)) for _, answers in outcomes}
+        if operation.answers is None or "; ".join(map(shown, operation.answers)) in expected:
+            return "was tried"
+        return "must be " + " or ".join(sorted(expected))
+
+    def _two_orders(self, before_ns: int, since_ns: int) -> list[str]:
+        """The operations of which each must be before the other."""
+        left = [
+            operation
+            for each, operation in enumerate(self.operations)
+            if not self._placed >> each & 1
+        ]
+        blocks = [each for each in left if each.at_ns == before_ns]
+        first = min(left, key=lambda each: each.answered_ns or _NEVER)
+        return [
+            *(f"  by the times of their blocks: {each.told(since_ns)}" for each in blocks),
+            f"  by the clients' clock: {first.told(since_ns)}",
+        ]

@@ -134,8 +134,7 @@ def outcomes(
 def agrees(told: Answer, expected: Answer) -> bool:
     """Whether an answer is as it must be, in all that it tells."""
     return len(told) == len(expected) and all(
-        len(one) == len(other)
-        and all(a is None or a == b for a, b in zip(one, other, strict=True))
+        len(one) == len(other) and all(a is None or a == b for a, b in zip(one, other, strict=True))
         for one, other in zip(told, expected, strict=True)
     )
 
@@ -162,7 +161,9 @@ def _swept(state: State, now_ns: int) -> Iterator[Draft]:
         for hold_id, expires in zip(overdue, fate, strict=True):
             hold = draft.get(hold_id)
             if expires:
-                lines = tuple(_moved(draft, Kind.RELEASE, each, each.pending) for each in hold.lines)
+                lines = tuple(
+                    _moved(draft, Kind.RELEASE, each, each.pending) for each in hold.lines
+                )
                 _settle(draft, hold_id, hold._replace(lines=lines), HoldState.EXPIRED)
             else:
                 draft.put_hold(hold_id, hold._replace(deadline_ns=now_ns))
@@ -309,9 +310,7 @@ def _moved(draft: Draft, kind: Kind | str, line: HoldLine, units: int) -> HoldLi
         return line._replace(pending=line.pending - units)
     if kind == Kind.FULFIL:
         draft.add(line.cell, committed=-units, on_hand=-units)
-        return line._replace(
-            committed=line.committed - units, fulfilled=line.fulfilled + units
-        )
+        return line._replace(committed=line.committed - units, fulfilled=line.fulfilled + units)
     assert kind == Kind.CANCEL
     draft.add(line.cell, committed=-units)
     return line._replace(committed=line.committed - units)
