@@ -34,7 +34,8 @@ class Call(NamedTuple):
     def __str__(self) -> str:
         name = self.kind.name if isinstance(self.kind, Kind) else self.kind
         words = [name.lower().replace("_", " ")]
-        words += [f"{quantity} of {sku}@{at}" for (sku, at), quantity in self.lines]
+        of = "" if self.kind == READ else "{} of "
+        words += [f"{of.format(quantity)}{sku}@{at}" for (sku, at), quantity in self.lines]
         words += [f"hold {self.hold.hex()[-8:]}"] if self.hold else []
         words += [f"value {self.value}"] if self.value else []
         words += ["and release the rest"] if self.release_rest else []

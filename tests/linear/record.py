@@ -7,14 +7,15 @@ client library repeats meanwhile. All clients are in one process and read one cl
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
 
 import grpc.aio
 import numpy as np
 
 from adapters.client import Batch, Client, Unavailable
 from adapters.client.peers import Peer, Peers
-from adapters.client.values import ReturnLine
+from adapters.client.values import Result, ReturnLine
 from engine.operations import Disposition, Kind
 from onhand.v1 import availability_pb2, common_pb2, directory_pb2
 from tests.linear import convert
@@ -25,55 +26,53 @@ READ_TIMEOUT_S: Final = 2.0
 REASON: Final = 7  # of all adjustments
 
 
-class Recorder:
-    """The history, and the ways to add to it. One for all clients, whose `name`s tell them apart.
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is sent, the first time and again. `batch`: by Submit, answered with availability or not.
 
-    Calls have the ids of their holds already (`convert.named`): a reserve that nobody answers may
-    have made its hold all the same.
+    Its calls have the ids of their holds already (`convert.named`): a reserve that nobody answers
+    may have made its hold all the same.
     """
+
+    op_id: bytes
+    calls: tuple[Call, ...]
+    batch: bool = False
+    want_available: bool = True
+
+
+class Recorder:
+    """The history, and the ways to add to it. One for all clients, whose `name`s tell them apart."""
 
     def __init__(self) -> None:
         self.history: list[Operation] = []
+        self._open: list[tuple[str, int, Request]] = []  # without an answer so far
 
-    async def unary(self, client: Client, name: str, op_id: bytes, calls: tuple[Call, ...]) -> None:
-        """One unary call: an order, or facts of one kind, or parts of one hold."""
-        began = time.perf_counter_ns()
+    async def ask(self, client: Client, name: str, request: Request) -> None:
+        """Send a request until the client's patience ends."""
+        await self._ask(client, name, request, time.perf_counter_ns())
+
+    async def ask_again(self, client: Client, *, but: int) -> int:
+        """Send what was not answered once more, but for the first few: who asked has given up.
+
+        Returns how many were sent.
+        """
+        again, self._open = self._open[but:], self._open[:but]
+        for name, began, request in again:
+            await self._ask(client, name, request, began)
+        for name, began, request in self._open:
+            self.history.append(Operation(name, began, None, request.calls))
+        return len(again)
+
+    async def _ask(self, client: Client, name: str, request: Request, began: int) -> None:
+        send = _submit if request.batch else _call
         try:
-            result = await _ask(client, calls, op_id)
+            status, available, at_ns = await send(client, request)
         except Unavailable:
-            self._lost(name, began, calls)
+            self._open.append((name, began, request))
             return
         ended = time.perf_counter_ns()
-        status = [line.status for line in result.lines]
-        answers = convert.answers(calls, status, [line.available for line in result.lines])
-        self._note(name, began, ended, calls, answers, result.now_ns)
-
-    async def batch(
-        self,
-        client: Client,
-        name: str,
-        op_id: bytes,
-        calls: tuple[Call, ...],
-        *,
-        want_available: bool,
-    ) -> None:
-        """One Submit of any calls."""
-        columns: dict[str, Any] = convert.columns(calls)
-        high, low = columns.pop("hold_hi"), columns.pop("hold_lo")
-        hold = np.stack([high, low], axis=1).astype(">u8").view(np.uint8)
-        began = time.perf_counter_ns()
-        try:
-            result = await client.submit(
-                Batch(**columns, hold=hold), op_id=op_id, want_available=want_available
-            )
-        except Unavailable:
-            self._lost(name, began, calls)
-            return
-        ended = time.perf_counter_ns()
-        (now_ns,) = set(result.now_ns.tolist())
-        available = None if result.available is None else result.available.tolist()
-        answers = convert.answers(calls, result.status.tolist(), available)
-        self._note(name, began, ended, calls, answers, now_ns)
+        answers = convert.answers(request.calls, status, available)
+        self._note(name, began, ended, request.calls, answers, at_ns)
 
     async def look_up(self, client: Client, name: str, hold_id: bytes) -> None:
         """Look a hold up; one that is not answered is not kept, because it says nothing."""
@@ -107,9 +106,6 @@ class Recorder:
         at_ns: int | None,
     ) -> None:
         self.history.append(Operation(name, began, ended, calls, answers, at_ns))
-
-    def _lost(self, name: str, began: int, calls: tuple[Call, ...]) -> None:
-        self.history.append(Operation(name, began, None, calls))
 
 
 class ShardReader:
@@ -157,7 +153,29 @@ class ShardReader:
         return self._peers.at(self._address)
 
 
-async def _ask(client: Client, calls: Sequence[Call], op_id: bytes) -> Any:
+Answered: TypeAlias = tuple[list[int], list[int] | None, int]  # status and available a line; at_ns
+
+
+async def _submit(client: Client, request: Request) -> Answered:
+    columns: dict[str, Any] = convert.columns(request.calls)
+    high, low = columns.pop("hold_hi"), columns.pop("hold_lo")
+    hold = np.stack([high, low], axis=1).astype(">u8").view(np.uint8)
+    told = request.want_available
+    result = await client.submit(
+        Batch(**columns, hold=hold), op_id=request.op_id, want_available=told
+    )
+    (now_ns,) = set(result.now_ns.tolist())
+    available = None if result.available is None else result.available.tolist()
+    return result.status.tolist(), available, now_ns
+
+
+async def _call(client: Client, request: Request) -> Answered:
+    result: Result = await _unary(client, request.calls, request.op_id)
+    status = [int(line.status) for line in result.lines]
+    return status, [line.available for line in result.lines], result.now_ns
+
+
+async def _unary(client: Client, calls: Sequence[Call], op_id: bytes) -> Any:
     """Send calls of one kind as one unary call, and give its Result."""
     first = calls[0]
     lines = [(*key, quantity) for call in calls for key, quantity in call.lines]

@@ -269,7 +269,7 @@ class Life:
             op_id = HOLDS[self.held]
             self.held += 1
             call = call._replace(hold=op_id)
-        request = Request.of(op_id, convert.lines_of(call), **convert.columns([call]))
+        request = Request.of(op_id, convert.lines_of(call), **convert.columns([call]))  # type: ignore[arg-type]
         ((status, available),) = self.machine.apply(self.now_ns, [request]).answers
         self._note(call, convert.answers([call], list(status), available)[0], self.now_ns)
 

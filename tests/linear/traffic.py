@@ -9,9 +9,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
+from adapters.client.ids import new_batch_id, new_op_id
 from engine.operations import Disposition, Kind
 from tests.linear import convert
 from tests.linear.history import Call, Key
+from tests.linear.record import Request
 
 RECENT: Final = 12  # holds that calls are about
 TTLS_MS: Final = (2, 10, 40, 150, 600, 60_000)
@@ -26,23 +28,26 @@ class Traffic:
         self._rng = rng
         self._holds: deque[tuple[bytes, tuple[Key, ...]]] = deque(maxlen=RECENT)
 
-    def unary(self, op_id: bytes) -> tuple[Call, ...]:
-        """What goes into one unary call of this id."""
-        return self._remembered(convert.named(op_id, self._unary()))
-
-    def batch(self, op_id: bytes) -> tuple[Call, ...]:
-        """What goes into a batch of this id: some of everything."""
-        return self._remembered(convert.named(op_id, self._batch()))
+    def request(self) -> Request:
+        """One unary call, or a batch."""
+        rng = self._rng
+        if rng.random() < 0.15:
+            op_id = new_batch_id()
+            calls = convert.named(op_id, self._batch())
+            request = Request(op_id, calls, batch=True, want_available=rng.random() < 0.7)
+        else:
+            op_id = new_op_id()
+            request = Request(op_id, convert.named(op_id, self._unary()))
+        self._holds += [
+            (call.hold, tuple(key for key, _ in call.lines))
+            for call in request.calls
+            if call.kind == Kind.RESERVE
+        ]
+        return request
 
     def hold(self) -> bytes | None:
         """One of the recent holds; None before there is any."""
         return self._rng.choice(self._holds)[0] if self._holds else None
-
-    def _remembered(self, calls: tuple[Call, ...]) -> tuple[Call, ...]:
-        for call in calls:
-            if call.kind == Kind.RESERVE:
-                self._holds.append((call.hold, tuple(key for key, _ in call.lines)))
-        return calls
 
     def _unary(self) -> list[Call]:
         draw = self._rng.random()
