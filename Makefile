@@ -89,9 +89,10 @@ check: setup ## Lint, format, types, import rules
 	@echo "check: import-linter"
 	@$(VENV)/bin/lint-imports --no-logo
 
-bench: setup ## Measure: batches, then single calls
+bench: setup ## Measure: batches, single calls, a storm of expiries
 	@$(VENV)/bin/python -m bench.submit $(ARGS)
 	@$(VENV)/bin/python -m bench.unary $(ARGS)
+	@$(VENV)/bin/python -m bench.storm $(ARGS)
 
 proto: setup ## Generate the gRPC code again if the contract has changed
 	@$(VENV)/bin/python protos/build.py

@@ -53,6 +53,7 @@ GATHER_LINES: Final = 1_024  # so many lines are worth a block
 # Each block expires what is due before its lines are judged, so no request ever meets a hold that is
 # overdue. Blocks for expiries alone are for readers and subscribers, and so may be fewer.
 SWEEP_EVERY_S: Final = 0.02
+TIDY_HOLDS: Final = 4_096  # that are moved on towards their expiry between two blocks
 HISTORY_STEP: Final = 128  # blocks that a search for a hold's history looks at in one go
 RETRY_APPEND_S: Final = 0.25  # between tries when the journal is not reachable
 
@@ -343,6 +344,7 @@ class Shard:
                     # successor was on its way already could leave one.
                     await self._settle()
                     self._appending = asyncio.create_task(self._append(staged))
+                    self._machine.tidy(TIDY_HOLDS)  # while the block is being written
                 else:
                     await self._settle()  # what waits may wait for the answers of that block
             self._do_reads()
@@ -377,6 +379,10 @@ class Shard:
         if self._queue or self._reads or self._appending is not None or not self._serving:
             return
         self._wake.clear()
+        while self._machine.tidy(TIDY_HOLDS):
+            await asyncio.sleep(0)
+            if self._wake.is_set():
+                return
         timeout = IDLE_CHECK_S
         deadline = self._machine.next_deadline_ns()
         if deadline >= 0:

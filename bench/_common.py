@@ -25,7 +25,7 @@ from adapters.stack import Stack
 from bench.load import Cells
 from engine import limits
 
-SKUS: Final = 20_000
+SKUS: Final = 25_000
 LOCATIONS: Final = 400
 STOCK: Final = 1_000_000  # base units a cell: nothing is refused
 _POLL_S: Final = 0.05

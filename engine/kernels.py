@@ -93,8 +93,11 @@ NONE = -1  # "no slot" in links
 TICK_BITS = limits.EXPIRY_TICK_BITS
 L0_BITS, L1_BITS, L2_BITS = 12, 16, 14
 L0_SIZE, L1_SIZE, L2_SIZE = 1 << L0_BITS, 1 << L1_BITS, 1 << L2_BITS
-L1_AT, L2_AT = L0_SIZE, L0_SIZE + L1_SIZE
-WHEEL_SLOTS = L0_SIZE + L1_SIZE + L2_SIZE
+# The first level has room for two of its turns: while one is swept, the holds of the next one move
+# in, some at a time, so that the turn of a million holds stalls nobody.
+L0_MASK = 2 * L0_SIZE - 1
+L1_AT, L2_AT = 2 * L0_SIZE, 2 * L0_SIZE + L1_SIZE
+WHEEL_SLOTS = 2 * L0_SIZE + L1_SIZE + L2_SIZE
 
 _RESERVE, _COMMIT, _RELEASE, _FULFIL, _CANCEL = (int(Kind(k)) for k in range(1, 6))
 _SALE, _RETURN, _RECEIVE, _ADJUST, _COUNT = (int(Kind(k)) for k in range(6, 11))
@@ -444,13 +447,12 @@ def total_hash(cells, counted, holds, lines, count, used):
 
 @_inlined
 def bucket_of(tick, at_tick):
-    """The bucket of a tick, as seen from the tick the wheel stands at.
+    """The bucket of a tick by the wheel's levels, as seen from the tick the wheel stands at.
 
-    The level is that of the highest digit in which the two differ, so all holds of one tick are
-    always in one bucket, and their order there is the order in which they came.
+    The level is that of the highest digit in which the two differ.
     """
     if tick >> L0_BITS == at_tick >> L0_BITS:
-        return tick & (L0_SIZE - 1)
+        return tick & L0_MASK
     tick >>= L0_BITS
     at_tick >>= L0_BITS
     if tick >> L1_BITS == at_tick >> L1_BITS:
@@ -459,9 +461,15 @@ def bucket_of(tick, at_tick):
 
 
 @_inlined
-def wheel_put(holds, lines, wheel, wheel_bits, meta, slot):
-    """Append a hold to the bucket of its deadline."""
-    bucket = bucket_of(holds[slot, DEADLINE] >> TICK_BITS, meta[WHEEL_TICK])
+def is_next_turn(tick, at_tick):
+    """Whether a tick is in the turn of the first level after this one (and no higher level turns)."""
+    turn, now = tick >> L0_BITS, at_tick >> L0_BITS
+    return turn == now + 1 and turn >> L1_BITS == now >> L1_BITS
+
+
+@_inlined
+def append_to_bucket(lines, wheel, wheel_bits, bucket, slot):
+    """Link a hold in as the last of a bucket."""
     tail = wheel[bucket, 1]
     lines[slot, NEXT] = NONE
     lines[slot, PREV] = tail
@@ -471,25 +479,73 @@ def wheel_put(holds, lines, wheel, wheel_bits, meta, slot):
         wheel_bits[bucket >> 6] |= _U1 << np.uint64(bucket & 63)
     else:
         lines[tail, NEXT] = slot
+
+
+@_inlined
+def wheel_put(holds, lines, wheel, wheel_bits, meta, slot):
+    """Append a hold to the bucket of its deadline.
+
+    A hold of the next turn goes where it will be swept, unless others of that turn still wait on
+    the second level: then behind those. So all holds of one tick stay in the order they came.
+    """
+    tick = holds[slot, DEADLINE] >> TICK_BITS
+    bucket = bucket_of(tick, meta[WHEEL_TICK])
+    if is_next_turn(tick, meta[WHEEL_TICK]) and wheel[bucket, 0] < 0:
+        bucket = tick & L0_MASK
+    append_to_bucket(lines, wheel, wheel_bits, bucket, slot)
     meta[WHEEL_COUNT] += 1
 
 
 @_inlined
 def wheel_take(holds, lines, wheel, wheel_bits, meta, slot):
     """Take a hold out of its bucket."""
-    bucket = bucket_of(holds[slot, DEADLINE] >> TICK_BITS, meta[WHEEL_TICK])
+    tick = holds[slot, DEADLINE] >> TICK_BITS
+    bucket = bucket_of(tick, meta[WHEEL_TICK])
     before, after = lines[slot, PREV], lines[slot, NEXT]
-    if before < 0:
-        wheel[bucket, 0] = after
-    else:
+    if (
+        is_next_turn(tick, meta[WHEEL_TICK])
+        and wheel[bucket, 0] != slot
+        and wheel[bucket, 1] != slot
+    ):
+        bucket = tick & L0_MASK  # or in the middle of the other one, which is then left as it is
+    if before >= 0:
         lines[before, NEXT] = after
-    if after < 0:
-        wheel[bucket, 1] = before
     else:
+        wheel[bucket, 0] = after
+    if after >= 0:
         lines[after, PREV] = before
+    else:
+        wheel[bucket, 1] = before
     if wheel[bucket, 0] < 0:
         wheel_bits[bucket >> 6] &= ~(_U1 << np.uint64(bucket & 63))
     meta[WHEEL_COUNT] -= 1
+
+
+@_jit
+def tidy(holds, lines, wheel, wheel_bits, meta, most):
+    """Move up to `most` holds of the next turn to where they will be swept; tell whether more wait.
+
+    It changes nothing that anyone can see, so it may be called at any time between two blocks, and
+    what is not moved by then is moved when the turn comes.
+    """
+    begins = ((meta[WHEEL_TICK] >> L0_BITS) + 1) << L0_BITS
+    if meta[WHEEL_COUNT] == 0 or not is_next_turn(begins, meta[WHEEL_TICK]):
+        return False
+    bucket = bucket_of(begins, meta[WHEEL_TICK])
+    slot = wheel[bucket, 0]
+    while slot >= 0 and most > 0:
+        after = lines[slot, NEXT]
+        tick = holds[slot, DEADLINE] >> TICK_BITS
+        append_to_bucket(lines, wheel, wheel_bits, tick & L0_MASK, slot)
+        slot = after
+        most -= 1
+    wheel[bucket, 0] = slot
+    if slot >= 0:
+        lines[slot, PREV] = NONE
+        return True
+    wheel[bucket, 1] = NONE
+    wheel_bits[bucket >> 6] &= ~(_U1 << np.uint64(bucket & 63))
+    return False
 
 
 @_jit
@@ -511,17 +567,24 @@ def next_bucket(wheel_bits, first, end):
 @_jit
 def next_event(wheel_bits, tick):
     """The next tick after `tick` at which a bucket begins that is not empty, or -1."""
-    bucket = next_bucket(wheel_bits, (tick & (L0_SIZE - 1)) + 1, L0_SIZE)
+    turn = tick >> L0_BITS
+    begins = (turn << L0_BITS) & L0_MASK  # this turn's half of the first level
+    bucket = next_bucket(wheel_bits, (tick & L0_MASK) + 1, begins + L0_SIZE)
     if bucket >= 0:
-        return (tick >> L0_BITS << L0_BITS) + bucket
-    high = tick >> L0_BITS
-    bucket = next_bucket(wheel_bits, L1_AT + (high & (L1_SIZE - 1)) + 1, L2_AT)
+        return (turn << L0_BITS) + bucket - begins
+    waiting = next_bucket(wheel_bits, L1_AT + (turn & (L1_SIZE - 1)) + 1, L2_AT)
+    upcoming = (turn >> L1_BITS << L1_BITS) + waiting - L1_AT
+    if waiting < 0 or upcoming > turn + 1:
+        begins ^= L0_SIZE  # the next turn's half
+        bucket = next_bucket(wheel_bits, begins, begins + L0_SIZE)
+        if bucket >= 0:
+            return ((turn + 1) << L0_BITS) + bucket - begins
+    if waiting >= 0:
+        return upcoming << L0_BITS
+    turn >>= L1_BITS
+    bucket = next_bucket(wheel_bits, L2_AT + (turn & (L2_SIZE - 1)) + 1, WHEEL_SLOTS)
     if bucket >= 0:
-        return ((high >> L1_BITS << L1_BITS) + bucket - L1_AT) << L0_BITS
-    high >>= L1_BITS
-    bucket = next_bucket(wheel_bits, L2_AT + (high & (L2_SIZE - 1)) + 1, WHEEL_SLOTS)
-    if bucket >= 0:
-        return ((high >> L2_BITS << L2_BITS) + bucket - L2_AT) << (L0_BITS + L1_BITS)
+        return ((turn >> L2_BITS << L2_BITS) + bucket - L2_AT) << (L0_BITS + L1_BITS)
     return -1
 
 
@@ -548,7 +611,7 @@ def next_deadline(holds, lines, wheel, wheel_bits, meta):
     """
     if meta[WHEEL_COUNT] == 0:
         return np.int64(-1)
-    slot = wheel[meta[WHEEL_TICK] & (L0_SIZE - 1), 0]
+    slot = wheel[meta[WHEEL_TICK] & L0_MASK, 0]
     if slot < 0:
         return np.int64(next_event(wheel_bits, meta[WHEEL_TICK]) << TICK_BITS)
     earliest = holds[slot, DEADLINE]
@@ -739,7 +802,7 @@ def sweep(
     done = 0
     while True:
         tick = meta[WHEEL_TICK]
-        slot = np.int64(wheel[tick & (L0_SIZE - 1), 0])
+        slot = np.int64(wheel[tick & L0_MASK, 0])
         if tick < target:
             warm_bucket(cells, holds, lines, hold_index, ring, meta, slot, budget - done)
         while slot >= 0:

@@ -22,7 +22,7 @@ DEFAULT_TTL_MS: Final = 15 * 60 * 1000  # what a caller gets who names none
 MAX_HOLD_LINES: Final = 512  # lines of one hold (one order at one location)
 MAX_ENDANGERED: Final = 64  # holds that one fact names when it leaves a shortage
 RESOLVED_HOLDS_REMEMBERED: Final = 1 << 20  # late calls on them get the precise status, per shard
-EXPIRIES_PER_BLOCK: Final = 1 << 15  # bounds one block's work when very many fall due at once
+EXPIRIES_PER_BLOCK: Final = 1 << 14  # bounds one block's work when very many fall due at once
 
 # Ids.
 OP_ID_BYTES: Final = 16

@@ -125,6 +125,16 @@ class Machine:
         s = self.state
         return int(kernels.next_deadline(s.holds, s.lines, s.wheel, s.wheel_bits, s.meta))
 
+    def tidy(self, most: int) -> bool:
+        """Move up to `most` holds on towards their expiry, and tell whether more wait for that.
+
+        It changes nothing that shows. Called between blocks, it spares the block in which the turn
+        of very many holds comes the work of moving them all.
+        """
+        s = self.state
+        with _wrapping():
+            return bool(kernels.tidy(s.holds, s.lines, s.wheel, s.wheel_bits, s.meta, most))
+
     def nbytes(self) -> dict[str, int]:
         """Bytes allocated for cells, holds and movements, index entries included."""
         return self._columns.nbytes()

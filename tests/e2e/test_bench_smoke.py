@@ -42,3 +42,13 @@ def test_single_calls_against_an_echo(tmp_path: Path) -> None:
     assert result["ratio_echo"] == pytest.approx(
         result["calls_per_s"] / result["echo_calls_per_s"], abs=0.001
     )
+
+
+@pytest.mark.timeout(120)
+def test_holds_that_run_out_together(tmp_path: Path) -> None:
+    result = run("storm", tmp_path / "storm.json", "--cells", "4000", "--holds", "20000")
+    assert result["conserved"] is True
+    assert result["hash_after_restart_equal"] is True
+    assert result["holds_expired"] >= 20_000
+    assert 0 < result["calm_ms_p99"] <= result["calm_ms_max"]
+    assert result["stall_ms"] >= result["storm_ms_p99"] > 0

@@ -81,6 +81,7 @@ class Pair:
         assert outcome.available.tolist() == self.available
         assert outcome.expired == expected.expired
         self._reflect(outcome.image)
+        self.machine.tidy(2)
         self.compare()
         return statuses
 

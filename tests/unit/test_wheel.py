@@ -43,10 +43,15 @@ class Alarm:
         assert not outcome.status.any()
         due = bisect_left(self.deadlines, now_ns)
         assert outcome.expired == due
+        self.tidy(self._blocks % 3)
         self.deadlines = sorted(self.deadlines[due:] + [now_ns + x.value * MS for x in lines])
         assert self._pending() == self.deadlines
         bound = self.next_deadline_ns
         assert (now_ns <= bound <= self.deadlines[0]) if self.deadlines else bound == -1
+
+    def tidy(self, most: int) -> bool:
+        """Move holds of the next turn on; tell whether more wait."""
+        return self._machine.tidy(most)
 
     def resolve_some(self, number: int) -> None:
         """Release holds from the middle of their buckets; a nanosecond goes by."""
@@ -140,4 +145,22 @@ def test_holds_of_one_bucket_can_be_resolved_in_any_order() -> None:
             alarm.resolve_some(1)
             alarm.resolve_some(2)
     alarm.at(alarm.now_ns + 200 * MS)
+    assert alarm.deadlines == []
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3, 5])
+def test_holds_of_the_next_turn_can_be_resolved_while_they_move_on(number: int) -> None:
+    """From either place, first, last or between; those that come meanwhile keep the order too."""
+    turn_ns = (BEGAN_NS // FIRST_LEVEL + 2) * FIRST_LEVEL
+    alarm = Alarm(turn_ns - FIRST_LEVEL - 1)  # two turns before, so that they gather above
+    alarm.at(alarm.now_ns + 1, [4_300] * 7 + [4_400] * 4)
+    assert min(alarm.deadlines) >= turn_ns
+    alarm.at(turn_ns - FIRST_LEVEL + MS)
+    for _ in range(11):
+        alarm.tidy(number)
+        alarm.resolve_some(2)
+        alarm.at(alarm.now_ns + MS, [4_300])
+    alarm.tidy(20)
+    assert not alarm.tidy(1), "all have moved"
+    alarm.at(turn_ns + 2 * FIRST_LEVEL)
     assert alarm.deadlines == []
