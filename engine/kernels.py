@@ -102,6 +102,7 @@ WHEEL_SLOTS = 2 * L0_SIZE + L1_SIZE + L2_SIZE
 _RESERVE, _COMMIT, _RELEASE, _FULFIL, _CANCEL = (int(Kind(k)) for k in range(1, 6))
 _SALE, _RETURN, _RECEIVE, _ADJUST, _COUNT = (int(Kind(k)) for k in range(6, 11))
 _SET_SAFETY_STOCK, _SET_PRICE = int(Kind.SET_SAFETY_STOCK), int(Kind.SET_PRICE)
+_CLAIM_RETURN = int(Kind.CLAIM_RETURN)
 _INSPECT, _WRITE_OFF = int(Kind.INSPECT), int(Kind.WRITE_OFF)
 _LAST_KIND = int(max(Kind))
 _LINKED, _RELEASE_REST = int(Flag.LINKED), int(Flag.RELEASE_REST)
@@ -121,6 +122,7 @@ _INVALID_TTL, _INVALID_DISPOSITION = int(Status.INVALID_TTL), int(Status.INVALID
 _INVALID_REASON, _INVALID_PRICE = int(Status.INVALID_REASON), int(Status.INVALID_PRICE)
 _INVALID_MOMENT, _MOMENT_TOO_OLD = int(Status.INVALID_MOMENT), int(Status.MOMENT_TOO_OLD)
 _EXCEEDS_SET_ASIDE = int(Status.EXCEEDS_SET_ASIDE)
+_ALREADY_RECORDED, _NOT_FULFILLED = int(Status.ALREADY_RECORDED), int(Status.HOLD_NOT_FULFILLED)
 _UNKNOWN_LOCATION, _UNKNOWN_SKU = int(Status.UNKNOWN_LOCATION), int(Status.UNKNOWN_SKU)
 _WRONG_SHARD, _CURRENCY = int(Status.WRONG_SHARD), int(Status.CURRENCY_MISMATCH)
 _HOLD_EXISTS, _UNKNOWN_HOLD = int(Status.HOLD_EXISTS), int(Status.UNKNOWN_HOLD)
@@ -1149,6 +1151,83 @@ def on_hold(
     return status, row
 
 
+# --- returns of what was handed over ------------------------------------------------------------
+
+
+@_jit
+def judge_return(cells, lines, head, sku, quantity):
+    """Whether so much of a SKU was handed over, at any location, and is not back yet.
+
+    `head` is the first line of an order or a sale, or -1.
+    """
+    if head < 0 or lines[head, STATE] >= H_INCOMING:
+        return _UNKNOWN_HOLD
+    handed_over, out, is_in_hold = np.int64(0), np.int64(0), False
+    slot = head
+    while slot >= 0:
+        handed_over += lines[slot, FULFILLED]
+        if cells[lines[slot, CELL], KEY] & _LOW32 == sku:
+            is_in_hold = True
+            out += lines[slot, FULFILLED] - lines[slot, RETURNED]
+        slot = np.int64(lines[slot, NEXT_LINE])
+    if handed_over == 0:
+        return _NOT_FULFILLED
+    if not is_in_hold:
+        return _NOT_IN_HOLD
+    return _OK if quantity <= out else _EXCEEDS_HOLD
+
+
+@_jit
+def take_back(cells, holds, lines, sums, head, sku, quantity):
+    """Write down what was judged, in the hold's lines of that SKU from the first one on."""
+    counts = is_live(lines[head, STATE])
+    if counts:
+        drop_hash(holds, lines, sums, head)
+    slot, left = head, quantity
+    while left > 0:
+        if cells[lines[slot, CELL], KEY] & _LOW32 == sku:
+            units = min(left, np.int64(lines[slot, FULFILLED] - lines[slot, RETURNED]))
+            lines[slot, RETURNED] += units
+            left -= units
+        slot = np.int64(lines[slot, NEXT_LINE])
+    if counts:
+        add_hash(holds, lines, sums, head)
+
+
+@_jit
+def claim_return(cells, holds, lines, hold_index, sums, flags, sku, quantity, hi, lo):
+    """CLAIM_RETURN: what comes back elsewhere is written down here; no stock moves."""
+    if flags:
+        return _INVALID_FLAGS
+    status = check_quantity(_CLAIM_RETURN, quantity)
+    if status != _OK:
+        return status
+    head = find_hold(holds, hold_index, hi, lo)
+    status = judge_return(cells, lines, head, sku, quantity)
+    if status == _OK:
+        take_back(cells, holds, lines, sums, head, sku, quantity)
+    return status
+
+
+@_jit
+def record_sale(holds, lines, hold_index, ring, meta, row, quantity, hi, lo):
+    """Remember a sale as a hold of one line that was handed over at once."""
+    slot = take_slot(lines, meta)
+    holds[slot, ID_HI] = hi
+    holds[slot, ID_LO] = lo
+    holds[slot, DEADLINE] = 0
+    lines[slot, CELL] = row
+    lines[slot, PENDING] = 0
+    lines[slot, POSTED] = 0
+    lines[slot, FULFILLED] = quantity
+    lines[slot, NEXT_LINE] = NONE
+    lines[slot, SERIAL] = next_serial(meta)
+    lines[slot, STATE] = H_FULFILLED
+    lines[slot, RETURNED] = 0
+    enter(hold_index, id_tag(hi, lo), slot)
+    remember_resolved(holds, lines, hold_index, ring, meta, slot)
+
+
 # --- facts --------------------------------------------------------------------------------------
 
 
@@ -1251,13 +1330,14 @@ def set_counted(cells, counted, sums, row, moment):
 
 @_inlined
 def fact(
-    cells, cell_index, touched, counted, movements, places, meta, sums,
-    now, kind, flags, sku, location, quantity, value, occurred_at,
+    cells, cell_index, touched, counted, movements, holds, lines, hold_index, ring, places, meta,
+    sums, now, kind, flags, sku, location, quantity, value, occurred_at, hi, lo,
 ):  # fmt: skip
     """What has happened to goods: never refused for lack of stock. Returns (status, row or -1).
 
     Only a fact that says when it happened can be from before its cell's newest count. A fact of now
-    never is, and a count of now has nothing after it: neither looks at what is remembered.
+    never is, and a count of now has nothing after it: neither looks at what is remembered. A sale
+    with an id is recorded once; a return that names an order or a sale is of what it handed over.
     """
     status = check_fact(
         places, meta, now, kind, flags, sku, location, quantity, value, occurred_at
@@ -1266,6 +1346,14 @@ def fact(
         return status, np.int64(-1)
     moment = now if occurred_at == 0 else min(occurred_at, now)
     row = find_cell(cells, cell_index, location << 32 | sku)
+    is_named = (hi | lo) != 0 and (kind == _SALE or kind == _RETURN)
+    head = find_hold(holds, hold_index, hi, lo) if is_named else np.int64(-1)
+    if is_named and kind == _RETURN:
+        status = judge_return(cells, lines, head, sku, quantity)
+        if status != _OK:
+            return status, row
+    elif head >= 0:
+        return _ALREADY_RECORDED, row
     is_late = moment < now and row >= 0 and moment < counted[row]
     moved, damaged, quality = np.int64(0), np.int64(0), np.int64(0)
     if kind != _COUNT:
@@ -1294,6 +1382,10 @@ def fact(
             set_counted(cells, counted, sums, row, moment)
     elif moved != 0:
         note_movement(movements, meta, row, moved, moment)
+    if is_named and kind == _RETURN:
+        take_back(cells, holds, lines, sums, head, sku, quantity)
+    elif is_named:
+        record_sale(holds, lines, hold_index, ring, meta, row, quantity, hi, lo)
     return _OK, row
 
 
@@ -1422,8 +1514,14 @@ def apply_block(state, now, budget, block, rows, out_status, out_available):
                 )  # fmt: skip
             elif (kind >= _SALE and kind <= _COUNT) or kind == _INSPECT or kind == _WRITE_OFF:
                 status, row = fact(
-                    cells, cell_index, touched, counted, movements, places, meta, sums,
-                    now, kind, flags, sku, location, quantities[i], values[i], occurred_at[i],
+                    cells, cell_index, touched, counted, movements, holds, lines, hold_index, ring,
+                    places, meta, sums, now, kind, flags, sku, location, quantities[i], values[i],
+                    occurred_at[i], hold_hi[i], hold_lo[i],
+                )  # fmt: skip
+            elif kind == _CLAIM_RETURN:
+                status = claim_return(
+                    cells, holds, lines, hold_index, sums, flags, sku, quantities[i], hold_hi[i],
+                    hold_lo[i],
                 )  # fmt: skip
             elif kind == _SET_SAFETY_STOCK or kind == _SET_PRICE:
                 status, row = setting(

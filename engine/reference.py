@@ -42,6 +42,7 @@ _DISPOSITIONS: Final[dict[int, tuple[int, ...]]] = {
     Kind.INSPECT: (Disposition.RESTOCK, Disposition.DAMAGED),
 }
 
+NO_HOLD: Final = bytes(limits.OP_ID_BYTES)
 _NO_CELL: Final[Key] = (0, 0)  # an operation on a hold that names no line
 
 # The state hash: odd constants from the digits of pi, and the finalizer of splitmix64.
@@ -79,6 +80,11 @@ class Line(NamedTuple):
     def key(self) -> Key:
         """The cell that the line names."""
         return self.sku, self.location
+
+    @property
+    def hold_id(self) -> bytes:
+        """The hold that the line names, or NO_HOLD."""
+        return pair_to_id(self.hold_hi, self.hold_lo)
 
 
 class Movement(NamedTuple):
@@ -240,6 +246,8 @@ class ReferenceMachine:
             return [self._on_hold(line)]
         if line.kind in FACTS:
             return [self._fact(line)]
+        if line.kind == Kind.CLAIM_RETURN:
+            return [self._claim_return(line)]
         if line.kind in SETTINGS:
             return [self._setting(line)]
         return [(Status.INVALID_KIND, None)]
@@ -414,6 +422,10 @@ class ReferenceMachine:
             return
         was_fulfilled = any(line.fulfilled for line in hold.lines)
         hold.state = HoldState.FULFILLED if was_fulfilled else resolved
+        self._remember_resolved(hold_id)
+
+    def _remember_resolved(self, hold_id: bytes) -> None:
+        """Keep a resolved hold for late calls; the oldest one goes when there are too many."""
         if len(self._resolved) == self._resolved_remembered:
             oldest = self._resolved.popleft()
             if oldest is not None:
@@ -427,27 +439,55 @@ class ReferenceMachine:
         status = self._check_fact(line)
         if status != Status.OK:
             return status, None
-        moment_ns = min(line.occurred_at_ns or self._now_ns, self._now_ns)
-        # The newest count has seen what happened before it, whenever that is heard of.
-        is_late = moment_ns < self.counted_at_ns(*line.key)
-        if line.kind == Kind.COUNT and not is_late and moment_ns < self._forgotten_ns:
-            return Status.MOMENT_TOO_OLD, line.key
-        before = self._cells.get(line.key, Cell())
-        after = self._after_fact(line, before, moment_ns)
-        if is_late:
-            after.on_hand = before.on_hand
+        after = self._after_fact(line)
+        status = self._judge_fact(line, after)
+        if status == Status.OK:
+            self._record_fact(line, after)
+        return status, line.key
+
+    def _moment_ns(self, line: Line) -> int:
+        """When it happened; what clocks differ by is not the future."""
+        return min(line.occurred_at_ns or self._now_ns, self._now_ns)
+
+    def _is_late(self, line: Line) -> bool:
+        """Whether the newest count of the cell has seen it already."""
+        return self._moment_ns(line) < self.counted_at_ns(*line.key)
+
+    def _judge_fact(self, line: Line, after: Cell) -> Status:
+        status = self._judge_named(line)
+        if status != Status.OK:
+            return status
+        is_old = self._moment_ns(line) < self._forgotten_ns
+        if line.kind == Kind.COUNT and is_old and not self._is_late(line):
+            return Status.MOMENT_TOO_OLD
         if min(after.damaged, after.quality_control) < 0:
-            return Status.EXCEEDS_SET_ASIDE, line.key
+            return Status.EXCEEDS_SET_ASIDE
         counters = (after.on_hand, after.damaged, after.quality_control)
-        if any(abs(each) > limits.MAX_BALANCE for each in counters):
-            return Status.BALANCE_LIMIT, line.key
+        is_within = all(abs(each) <= limits.MAX_BALANCE for each in counters)
+        return Status.OK if is_within else Status.BALANCE_LIMIT
+
+    def _record_fact(self, line: Line, after: Cell) -> None:
+        moved = after.on_hand - self._cells.get(line.key, Cell()).on_hand
         self._cells[line.key] = after
         if line.kind == Kind.COUNT:
-            self._counted_at_ns[line.key] = max(moment_ns, self.counted_at_ns(*line.key))
-        elif after.on_hand != before.on_hand:
-            units = after.on_hand - before.on_hand
-            self._note_movement(Movement(line.key, units, moment_ns))
-        return Status.OK, line.key
+            counted_at_ns = max(self._moment_ns(line), self.counted_at_ns(*line.key))
+            self._counted_at_ns[line.key] = counted_at_ns
+        elif moved:
+            self._note_movement(Movement(line.key, moved, self._moment_ns(line)))
+        if line.kind == Kind.SALE and line.hold_id != NO_HOLD:
+            sold = HoldLine(line.sku, line.location, pending=0, fulfilled=line.quantity)
+            self._holds[line.hold_id] = Hold(HoldState.FULFILLED, 0, [sold])
+            self._remember_resolved(line.hold_id)
+        if line.kind == Kind.RETURN and line.hold_id != NO_HOLD:
+            self._take_back(line)
+
+    def _judge_named(self, line: Line) -> Status:
+        """A sale with an id is recorded once; a return may name what handed the goods over."""
+        if line.kind == Kind.SALE and line.hold_id != NO_HOLD and line.hold_id in self._holds:
+            return Status.ALREADY_RECORDED
+        if line.kind == Kind.RETURN and line.hold_id != NO_HOLD:
+            return self._judge_return(line)
+        return Status.OK
 
     def _check_fact(self, line: Line) -> Status:
         """The checks that do not need the cell."""
@@ -467,11 +507,12 @@ class ReferenceMachine:
             return Status.INVALID_MOMENT
         return self._check_place(line)
 
-    def _after_fact(self, line: Line, before: Cell, moment_ns: int) -> Cell:
-        """What the cell would be, had it not been counted since."""
-        cell, units = replace(before), line.quantity
+    def _after_fact(self, line: Line) -> Cell:
+        """What the cell would be. What the newest count has seen changes its buckets alone."""
+        before, units = self._cells.get(line.key, Cell()), line.quantity
+        cell = replace(before)
         if line.kind == Kind.COUNT:
-            cell.on_hand = units + self._moved_since(line.key, moment_ns)
+            cell.on_hand = units + self._moved_since(line.key, self._moment_ns(line))
         elif line.kind in (Kind.SALE, Kind.WRITE_OFF):
             cell.on_hand -= units
         elif line.kind != Kind.INSPECT:
@@ -484,6 +525,8 @@ class ReferenceMachine:
             cell.quality_control += units
         if line.kind in _DISPOSITIONS and line.value == Disposition.DAMAGED:
             cell.damaged += units
+        if self._is_late(line):
+            cell.on_hand = before.on_hand
         return cell
 
     def _note_movement(self, movement: Movement) -> None:
@@ -497,6 +540,38 @@ class ReferenceMachine:
         return sum(
             each.units for each in self._movements if each.key == key and each.moment_ns > moment_ns
         )
+
+    # --- returns of what was handed over ------------------------------------------------------
+
+    def _claim_return(self, line: Line) -> Answer:
+        """What comes back elsewhere is written down here."""
+        status = Status.INVALID_FLAGS if line.flags else _check_quantity(line)
+        if status == Status.OK:
+            status = self._judge_return(line)
+        if status == Status.OK:
+            self._take_back(line)
+        return status, None  # no stock moves
+
+    def _judge_return(self, line: Line) -> Status:
+        """Whether so much of the SKU was handed over, at any location, and is not back yet."""
+        hold = self._holds.get(line.hold_id)
+        if hold is None or hold.state >= HoldState.INCOMING:
+            return Status.UNKNOWN_HOLD
+        if not any(each.fulfilled for each in hold.lines):
+            return Status.HOLD_NOT_FULFILLED
+        of_sku = [each for each in hold.lines if each.sku == line.sku]
+        if not of_sku:
+            return Status.NOT_IN_HOLD
+        out = sum(each.fulfilled - each.returned for each in of_sku)
+        return Status.OK if line.quantity <= out else Status.EXCEEDS_HOLD
+
+    def _take_back(self, line: Line) -> None:
+        left = line.quantity
+        for each in self._holds[line.hold_id].lines:
+            if each.sku == line.sku:
+                units = min(left, each.fulfilled - each.returned)
+                each.returned += units
+                left -= units
 
     # --- settings -----------------------------------------------------------------------------
 

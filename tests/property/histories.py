@@ -55,7 +55,7 @@ SKEW = limits.MAX_CLOCK_SKEW_MS * MS
 
 # What may stand in a column though it should not; some of it is good for some kinds.
 SPOILS: list[tuple[str, int]] = [
-    *(("kind", odd) for odd in (0, 1, 2, 6, 10, 12, 13, 19, 20, 255)),
+    *(("kind", odd) for odd in (0, 1, 2, 6, 7, 10, 12, 13, 17, 19, 20, 255)),
     *(("flags", odd) for odd in (0, 1, 2, 3, 4, 32, 64, 96, 255)),
     *(("sku", odd) for odd in (0, SKUS + 1, 1 << 31, (1 << 32) - 1)),
     *(("location", odd) for odd in (0, ELSEWHERE, SPLIT, UNKNOWN)),
@@ -235,9 +235,27 @@ FACTS = [
         ),
     )
 ]
+RETURNS = [
+    Call(Kind.RETURN, units, 0, hold, named)
+    for units in (1, 1, 2, 3)
+    for hold in range(8)
+    for named in (0, 1, 2)
+]
+CLAIMS = [each._replace(kind=Kind.CLAIM_RETURN) for each in RETURNS]
+NAMED_FACTS = [  # a few ids, which holds may have too
+    line(kind, cell, units, value, hold=line_id(base, index))
+    for base, index in product(BASES[2:], range(2))
+    for cell in CELLS[:3]
+    for units in (1, 2)
+    for kind, value in [
+        *[(Kind.SALE, 0)] * 3,
+        *((Kind.RETURN, disposition) for disposition in Disposition),
+        (Kind.CLAIM_RETURN, 0),
+    ]
+]
 LATE_FACTS = [
     Late(fact, ago_ns)
-    for fact in FACTS
+    for fact in [*FACTS, *NAMED_FACTS[::5]]
     for ago_ns in [1, 2, MS, MS, 2 * MS, TICK, 45 * MS, 60_000 * MS, 0, -1, -SKEW, -SKEW - 1]
 ]
 LATE_COUNTS = [late for late in LATE_FACTS if late.fact.kind == Kind.COUNT]
@@ -274,6 +292,8 @@ _parts = st.lists(
         st.sampled_from(CALLS_BY_ID).map(_alone),
         *(st.sampled_from(FACTS).map(_alone) for _ in range(2)),
         st.sampled_from(LATE_FACTS).map(_alone),
+        st.sampled_from(NAMED_FACTS).map(_alone),
+        st.sampled_from([*RETURNS, *CLAIMS]).map(_alone),
         st.sampled_from(LATE_COUNTS).map(_alone),
         *(st.sampled_from(RESERVES).map(_alone) for _ in range(2)),
         st.lists(st.sampled_from(RESERVES), min_size=2, max_size=4).map(linked),

@@ -130,7 +130,8 @@ class Pair:
         for each in self._ids:
             hold = self.machine.hold(each)
             for line in hold.lines if hold else ():
-                assert min(line.pending, line.committed, line.fulfilled) >= 0
+                assert min(line.pending, line.committed, line.fulfilled, line.returned) >= 0
+                assert line.returned <= line.fulfilled
                 pending[line.sku, line.location] += line.pending
                 committed[line.sku, line.location] += line.committed
         for key in keys:

@@ -76,6 +76,10 @@ class Shop:
     def state(self, name: str) -> HoldState:
         return self.hold(name).state
 
+    def returned(self, name: str) -> list[int]:
+        """What came back of each line of a hold or a sale."""
+        return [each.returned for each in self.hold(name).lines]
+
     def units(self, name: str) -> list[tuple[int, int, int]]:
         """(pending, committed, fulfilled) of each line of a hold."""
         return [(each.pending, each.committed, each.fulfilled) for each in self.hold(name).lines]
@@ -120,6 +124,10 @@ def adjust(units: int, reason: int = 1, cell: Key = TEA, **more: Any) -> Line:
 
 def count(units: int, cell: Key = TEA, **more: Any) -> Line:
     return line(Kind.COUNT, cell, units, **more)
+
+
+def claim(name: str, units: int, sku: int = TEA[0]) -> Line:
+    return line(Kind.CLAIM_RETURN, (sku, 0), units, hold=hold_id(name))
 
 
 def inspect(units: int, disposition: Disposition, cell: Key = TEA) -> Line:

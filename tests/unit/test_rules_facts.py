@@ -2,27 +2,33 @@
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from engine import limits
 from engine.machine import Machine
-from engine.operations import Disposition, Flag, Kind
-from engine.reference import Line
+from engine.operations import Disposition, Flag, Kind, id_to_pair
+from engine.reference import Key, Line
 from engine.status import Status
+from engine.views import HoldLine, HoldState
 from tests.property.histories import BERLIN, MS, UNKNOWN, line
 from tests.property.shop import (
+    FAR,
     JAM,
     TEA,
     Shop,
     adjust,
+    claim,
     comes_back,
     commit,
     count,
     fulfil,
+    hold_id,
     inspect,
     price,
     receive,
+    release,
     reserve,
     safety_stock,
     sale,
@@ -389,6 +395,215 @@ def test_the_first_reason_in_the_order_of_statuses_is_the_answer(bad: Line, stat
     assert shop.pair.machine.state_hash == before
 
 
+# --- sales with an id -----------------------------------------------------------------------------
+
+
+def test_a_sale_with_an_id_is_recorded_once() -> None:
+    shop = Shop(tea=10)
+    till = sale(2, hold=hold_id("receipt"))
+    shop.does(till)
+    before = shop.pair.machine.state_hash
+    assert shop.answer(till) is Status.ALREADY_RECORDED
+    assert shop.answer(sale(5, JAM, hold=hold_id("receipt"))) is Status.ALREADY_RECORDED
+    assert shop.pair.machine.state_hash == before
+    assert on_hand(shop) == 8
+    assert shop.pair.machine.cell(*JAM) is None
+
+
+def test_the_same_sale_twice_in_one_request_has_one_effect() -> None:
+    shop = Shop(tea=10)
+    answers = shop.answers(*[sale(2, hold=hold_id("receipt"))] * 2, sale(2), sale(2))
+    assert answers == [Status.OK, Status.ALREADY_RECORDED, Status.OK, Status.OK]
+    assert on_hand(shop) == 4
+
+
+def test_a_sale_with_an_id_is_looked_up_like_an_order_that_was_handed_over() -> None:
+    shop = Shop(tea=10)
+    shop.does(sale(2, hold=hold_id("receipt")))
+    assert shop.state("receipt") is HoldState.FULFILLED
+    assert shop.hold("receipt").lines == [HoldLine(*TEA, pending=0, fulfilled=2)]
+    assert shop.answer(commit("receipt")) is Status.HOLD_NOT_PENDING
+    assert shop.answer(fulfil("receipt")) is Status.HOLD_NOT_COMMITTED
+    assert shop.answer(reserve(1), name="receipt") is Status.HOLD_EXISTS
+
+
+def test_a_sale_that_was_refused_is_not_recorded() -> None:
+    shop = Shop(tea=1)
+    shop.pair.force(TEA, "on_hand", 1 - limits.MAX_BALANCE)
+    assert shop.answer(sale(2, hold=hold_id("receipt"))) is Status.BALANCE_LIMIT
+    shop.does(sale(1, hold=hold_id("receipt")))
+
+
+def test_an_id_that_an_order_has_is_no_sales() -> None:
+    shop = Shop(tea=10)
+    shop.holds("order", reserve(1))
+    assert shop.answer(sale(1, hold=hold_id("order"))) is Status.ALREADY_RECORDED
+    assert on_hand(shop) == 10
+
+
+def test_sales_are_remembered_among_the_resolved_holds_and_as_long() -> None:
+    shop = Shop(tea=10, resolved_remembered=2)
+    shop.does(sale(1, hold=hold_id("a")))
+    shop.holds("order", reserve(1))
+    shop.does(release("order"))
+    assert shop.answer(sale(1, hold=hold_id("a"))) is Status.ALREADY_RECORDED
+    shop.does(sale(1, hold=hold_id("b")))  # the first one is forgotten
+    assert shop.answer(release("order")) is Status.HOLD_RELEASED
+    assert shop.answer(comes_back(1, RESTOCK, hold=hold_id("a"))) is Status.UNKNOWN_HOLD
+
+
+def test_the_limit_and_the_place_are_said_before_a_sale_is_known() -> None:
+    shop = Shop(tea=10)
+    shop.does(sale(1, hold=hold_id("receipt")))
+    assert shop.answer(sale(1, NOWHERE, hold=hold_id("receipt"))) is Status.UNKNOWN_LOCATION
+    shop.pair.force(TEA, "on_hand", -limits.MAX_BALANCE)
+    assert shop.answer(sale(1, hold=hold_id("receipt"))) is Status.ALREADY_RECORDED
+
+
+# --- returns of what was handed over --------------------------------------------------------------
+
+
+def sold(shop: Shop) -> None:
+    """An order of three teas and two jams: two teas were handed over."""
+    shop.holds("order", reserve(1), reserve(2, JAM), reserve(2))
+    shop.does(commit("order"))
+    shop.does(fulfil("order", 2, TEA))
+
+
+def back(units: int, disposition: Disposition = RESTOCK, cell: Key = TEA, **more: Any) -> Line:
+    return comes_back(units, disposition, cell, hold=hold_id("order"), **more)
+
+
+def test_no_more_comes_back_than_was_handed_over() -> None:
+    shop = Shop(tea=10, jam=10)
+    sold(shop)
+    assert shop.answer(back(3)) is Status.EXCEEDS_HOLD
+    shop.does(back(1))
+    assert shop.answer(back(2)) is Status.EXCEEDS_HOLD
+    shop.does(back(1, DAMAGED))
+    assert shop.answer(back(1)) is Status.EXCEEDS_HOLD
+    assert shop.returned("order") == [1, 0, 1]
+    cell = shop.cell()
+    assert (cell.on_hand, cell.damaged) == (10, 1)
+    shop.does(fulfil("order"))
+    shop.does(back(1))
+    assert shop.returned("order") == [1, 0, 2]
+
+
+def test_what_comes_back_may_come_to_any_location_and_counts_over_all_of_them() -> None:
+    shop = Shop(tea=10, jam=10)
+    sold(shop)
+    shop.does(back(1, cell=FAR), claim("order", 1))
+    assert (shop.cell(FAR).on_hand, on_hand(shop)) == (1, 8)
+    for late in (back(1), back(1, cell=FAR), claim("order", 1)):
+        assert shop.answer(late) is Status.EXCEEDS_HOLD
+
+
+def test_goods_of_one_sku_come_back_that_were_handed_over_at_two_locations() -> None:
+    shop = Shop(tea=10)
+    shop.does(receive(10, FAR))
+    shop.holds("order", reserve(2), reserve(3, FAR))
+    shop.does(commit("order"))
+    shop.does(fulfil("order"))
+    assert shop.answer(back(6)) is Status.EXCEEDS_HOLD
+    shop.does(back(4))
+    assert shop.returned("order") == [2, 2]
+    assert (on_hand(shop), shop.cell(FAR).on_hand) == (12, 7)
+
+
+def test_a_claim_moves_no_stock() -> None:
+    shop = Shop(tea=10, jam=10)
+    sold(shop)
+    before = shop.cell()
+    shop.answers(claim("order", 2))
+    assert shop.pair.available == [0]
+    assert shop.cell() == before
+    assert shop.returned("order") == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("come_back", "status"),
+    [
+        (back(1), Status.OK),
+        (claim("order", 1), Status.OK),
+        (back(1, cell=JAM), Status.EXCEEDS_HOLD),
+        (claim("order", 1, JAM[0]), Status.EXCEEDS_HOLD),
+        (back(1, cell=(3, BERLIN)), Status.NOT_IN_HOLD),
+        (claim("order", 1, 3), Status.NOT_IN_HOLD),
+        (claim("order", 1, 0), Status.NOT_IN_HOLD),
+    ],
+)
+def test_a_return_names_what_was_handed_over(come_back: Line, status: Status) -> None:
+    shop = Shop(tea=10, jam=10)
+    assert shop.answer(come_back) is Status.UNKNOWN_HOLD
+    sold(shop)
+    for name, call in (("pending", None), ("committed", commit), ("released", release)):
+        shop.holds(name, reserve(1))
+        if call:
+            shop.does(call(name))
+        hi, lo = id_to_pair(hold_id(name))
+        other = come_back._replace(hold_hi=hi, hold_lo=lo)
+        assert shop.answer(other) is Status.HOLD_NOT_FULFILLED
+    assert shop.pair.machine.cell(3, BERLIN) is None
+    assert shop.answer(come_back) is status
+
+
+def test_a_sale_with_an_id_comes_back_like_an_order() -> None:
+    shop = Shop(tea=10)
+    shop.does(sale(2, hold=hold_id("order")))
+    shop.does(back(1, QUALITY))
+    assert shop.returned("order") == [1]
+    assert shop.answer(back(2)) is Status.EXCEEDS_HOLD
+    shop.does(claim("order", 1))
+    assert shop.cell().quality_control == 1
+
+
+def test_a_return_that_names_nothing_is_blind() -> None:
+    shop = Shop()
+    shop.does(comes_back(4, RESTOCK))
+    assert on_hand(shop) == 4
+
+
+def test_a_return_against_an_order_from_before_a_count_is_written_down_in_the_order() -> None:
+    shop = Shop(tea=10)
+    sold_at = shop.now_ns
+    shop.does(sale(2, hold=hold_id("order")))
+    shop.wait(MINUTE)
+    shop.does(count(9))
+    shop.does(back(1, occurred_at_ns=sold_at + 2))
+    assert (on_hand(shop), shop.returned("order")) == (9, [1])
+
+
+def test_a_return_that_passes_a_limit_is_not_written_down() -> None:
+    shop = Shop(tea=10)
+    shop.does(sale(2, hold=hold_id("order")))
+    shop.pair.force(TEA, "damaged", limits.MAX_BALANCE)
+    assert shop.answer(back(1, DAMAGED)) is Status.BALANCE_LIMIT
+    assert shop.answer(back(3, DAMAGED)) is Status.EXCEEDS_HOLD
+    assert shop.returned("order") == [0]
+
+
+@pytest.mark.parametrize(
+    ("bad", "status"),
+    [
+        (claim("order", 0)._replace(flags=1), Status.INVALID_FLAGS),
+        (claim("order", 0), Status.INVALID_QUANTITY),
+        (claim("order", -1), Status.INVALID_QUANTITY),
+        (claim("order", TOO_MANY), Status.QUANTITY_TOO_LARGE),
+        (back(1, cell=NOWHERE, occurred_at_ns=-1), Status.INVALID_MOMENT),
+        (back(1, cell=NOWHERE), Status.UNKNOWN_LOCATION),
+    ],
+)
+def test_what_a_return_says_of_itself_is_looked_at_before_the_order(
+    bad: Line, status: Status
+) -> None:
+    shop = Shop(tea=5, jam=5)
+    assert shop.answer(bad) is status
+    sold(shop)
+    assert shop.answer(bad) is status
+    assert shop.returned("order") == [0, 0, 0]
+
+
 # --- a bound of its own ---------------------------------------------------------------------------
 
 
@@ -409,14 +624,39 @@ def test_a_day_that_arrives_shuffled_around_a_count_leaves_what_is_there(seed: i
     """Whatever the order of arrival: what was counted at noon, and what moved after noon."""
     draw = random.Random(seed)
     shop = Shop(tea=100)
-    start = shop.now_ns
-    shop.wait(1_000 * MINUTE)
-    noon = start + 500 * MINUTE
-    moments = draw.sample(range(start + 1, start + 1_000 * MINUTE), 40)
-    day = [sale(draw.randint(1, 3), occurred_at_ns=moment) for moment in moments]
-    sold_after = sum(each.quantity for each in day if each.occurred_at_ns > noon)
+    day, noon = offline_day(draw, shop)
     heard = [*day, count(80, occurred_at_ns=noon)]
     draw.shuffle(heard)
     for each in heard:
         shop.does(each)
-    assert on_hand(shop) == 80 - sold_after
+    assert on_hand(shop) == 80 - sold_after(day, noon)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_offline_till_uploads_its_day_twice_shuffled_with_one_effect(seed: int) -> None:
+    draw = random.Random(seed)
+    shop = Shop(tea=100)
+    day, noon = offline_day(draw, shop)
+    uploads = [draw.sample(day, len(day)) for _ in range(2)]
+    heard = [each for upload in uploads for each in upload]
+    heard.insert(draw.randrange(len(heard)), count(80, occurred_at_ns=noon))
+    statuses = [shop.answer(each) for each in heard]
+    assert statuses.count(Status.ALREADY_RECORDED) == len(day)
+    assert statuses.count(Status.OK) == len(day) + 1
+    assert on_hand(shop) == 80 - sold_after(day, noon)
+
+
+def offline_day(draw: random.Random, shop: Shop) -> tuple[list[Line], int]:
+    """A till's sales of the hours before now, each with its id, and a moment among them."""
+    start = shop.now_ns
+    shop.wait(1_000 * MINUTE)
+    moments = draw.sample(range(start + 1, start + 1_000 * MINUTE), 40)
+    day = [
+        sale(draw.randint(1, 3), occurred_at_ns=moment, hold=hold_id(f"receipt {number}"))
+        for number, moment in enumerate(moments)
+    ]
+    return day, start + 500 * MINUTE
+
+
+def sold_after(day: list[Line], noon: int) -> int:
+    return sum(each.quantity for each in day if each.occurred_at_ns > noon)
