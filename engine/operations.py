@@ -23,8 +23,8 @@ class Kind(IntEnum):
     RELEASE = 3  # request: hold, quantity (0 = all that is pending)
     FULFIL = 4  # request: hold, quantity (0 = all that is committed)
     CANCEL = 5  # request: hold, quantity (0 = all that is committed)
-    SALE = 6  # fact: sku, location, quantity, occurred_at_ns
-    RETURN = 7  # fact: sku, location, quantity, value = Disposition, occurred_at_ns
+    SALE = 6  # fact: sku, location, quantity, occurred_at_ns, hold = its id (0: it has none)
+    RETURN = 7  # like SALE, value = Disposition, hold = what handed it over (0: it is blind)
     RECEIVE = 8  # fact: sku, location, quantity, occurred_at_ns
     ADJUST = 9  # fact: sku, location, quantity (signed), value = reason code, occurred_at_ns
     COUNT = 10  # fact: sku, location, quantity (absolute, as of occurred_at_ns)
