@@ -31,12 +31,15 @@ class Columns:
         meta = _zeros(kernels.META_SLOTS, np.int64)
         meta[kernels.FREE_HOLD] = NONE
         meta[kernels.MOVEMENT_ROOM] = self.movements_remembered
+        # A bucket of links for each movement, at least; see `kernels.MOVEMENT_WORDS`.
+        buckets = max(_power_of_two(self.movements_remembered), kernels.MOVEMENT_WORDS)
+        room = self.movements_remembered + buckets // kernels.MOVEMENT_WORDS
         self.state = State(
             cells=_zeros((_FIRST, kernels.CELL_WORDS), np.int64),
             cell_index=_zeros(2 * _FIRST, np.int64),
             touched=_zeros(_FIRST, np.int32),
             counted=_zeros(_FIRST, np.int64),
-            movements=_zeros((self.movements_remembered, kernels.MOVEMENT_WORDS), np.int64),
+            movements=_zeros((room, kernels.MOVEMENT_WORDS), np.int64),
             holds=holds,
             lines=holds.view(np.int32),
             hold_index=_zeros(2 * _FIRST, np.int64),

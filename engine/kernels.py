@@ -41,12 +41,12 @@ HOLD_WORDS = 8
 NUMBER_AT = 8  # STATE's bit where a line's number in its hold begins
 SERIALS = 0x7FFFFFFF  # serial numbers wrap: a hold's age is (meta[HOLDS_MADE] - SERIAL) & SERIALS
 
-# Columns of a movement of stock in `State.movements`: int64, 40 bytes. The last two are its index:
-# the one before it among the cells that share its bucket, and the newest of the bucket that has
-# this row's number. A movement's number is its place among all that there ever were, from 1 on; it
-# stands in the row `number % rows`.
-MOMENT, ARRIVED, WHAT, BEFORE, NEWEST = range(5)
-MOVEMENT_WORDS = 5
+# Columns of a movement of stock in `State.movements`: int64, 32 bytes. A movement's number is its
+# place among all that there ever were, from 1 on; it stands in the row `number % MOVEMENT_ROOM`.
+# BEFORE is the number of the one before it among the cells that share its bucket. Behind the
+# MOVEMENT_ROOM rows stand the numbers of each bucket's newest movement, four a row.
+MOMENT, ARRIVED, WHAT, BEFORE = range(4)
+MOVEMENT_WORDS = 4
 _CENTRE = 1 << 31  # WHAT is row << 32 | units + _CENTRE
 
 # Columns of `State.places` (int32), a row a location id.
@@ -151,7 +151,7 @@ class State(NamedTuple):
     cell_index: np.ndarray  # int64 (2**k,): 31 bits of hash << 32 | row + 1; 0 is empty
     touched: np.ndarray  # int32 (cells,): the rows touched in this block, in order
     counted: np.ndarray  # int64 (cells,): the moment of each cell's newest count, 0: never
-    movements: np.ndarray  # int64 (MOVEMENT_ROOM, MOVEMENT_WORDS): the newest changes of on_hand
+    movements: np.ndarray  # int64 (rows, MOVEMENT_WORDS): the newest changes of on_hand
     holds: np.ndarray  # int64 (slots, HOLD_WORDS)
     lines: np.ndarray  # int32 (slots, 2 * HOLD_WORDS): the same memory as `holds`
     hold_index: np.ndarray  # int64 (2**k,): like cell_index, of the holds' first slots
@@ -312,41 +312,50 @@ def finish_block(cells, touched, meta, sums):
 #
 # A count that arrives late needs what has moved since its moment. The newest movements stand in a
 # ring; those of a cell are found by links from the newest one back. Cells whose row numbers are
-# equal modulo the ring's length share a bucket of links. A link to a movement that the ring has
+# equal modulo the number of buckets share their links. A link to a movement that the ring has
 # forgotten is known by its number, so nothing is ever taken out.
 
 
 @_inlined
-def link_movement(movements, number):
+def bucket_row(movements, meta, row):
+    """The row in `movements` of a cell's bucket; its word there is `row & 3`."""
+    room = meta[MOVEMENT_ROOM]
+    buckets = 4 * (len(movements) - room)  # a power of two
+    return room + ((row & (buckets - 1)) >> 2)
+
+
+@_inlined
+def link_movement(movements, meta, number, slot):
     """Put a movement before all others of its bucket."""
-    slot = number % len(movements)
-    bucket = (movements[slot, WHAT] >> 32) % len(movements)
-    movements[slot, BEFORE] = movements[bucket, NEWEST]
-    movements[bucket, NEWEST] = number
+    row = movements[slot, WHAT] >> 32
+    bucket = bucket_row(movements, meta, row)
+    movements[slot, BEFORE] = movements[bucket, row & 3]
+    movements[bucket, row & 3] = number
 
 
 @_inlined
 def note_movement(movements, meta, row, units, moment):
     """Remember a change of a cell's on_hand; the oldest one goes when the ring is full."""
     number = meta[MOVED] + 1
-    slot = number % len(movements)
-    if number > len(movements):
+    slot = number % meta[MOVEMENT_ROOM]
+    if number > meta[MOVEMENT_ROOM]:
         meta[FORGOTTEN] = max(meta[FORGOTTEN], movements[slot, MOMENT])
     meta[MOVED] = number
     movements[slot, MOMENT] = moment
     movements[slot, ARRIVED] = meta[NOW_NS]
     movements[slot, WHAT] = row << 32 | (units + _CENTRE)
-    link_movement(movements, number)
+    link_movement(movements, meta, number, slot)
 
 
 @_jit
 def moved_since(movements, meta, row, moment):
     """What the movements of a cell after `moment` add up to."""
     units = np.int64(0)
-    gone = max(meta[MOVED] - len(movements), 0)
-    number = movements[row % len(movements), NEWEST]
+    room = meta[MOVEMENT_ROOM]
+    gone = max(meta[MOVED] - room, 0)
+    number = movements[bucket_row(movements, meta, row), row & 3]
     while number > gone:
-        slot = number % len(movements)
+        slot = number % room
         if movements[slot, ARRIVED] <= moment:
             break  # and so did all before it, and none of them happens after it arrives
         if movements[slot, WHAT] >> 32 == row and movements[slot, MOMENT] > moment:
@@ -358,8 +367,8 @@ def moved_since(movements, meta, row, moment):
 @_jit
 def rebuild_movement_links(movements, meta):
     """Link the movements of a ring whose links are all zero."""
-    for number in range(max(meta[MOVED] - len(movements), 0) + 1, meta[MOVED] + 1):
-        link_movement(movements, number)
+    for number in range(max(meta[MOVED] - meta[MOVEMENT_ROOM], 0) + 1, meta[MOVED] + 1):
+        link_movement(movements, meta, number, number % meta[MOVEMENT_ROOM])
 
 
 # --- the index of holds -------------------------------------------------------------------------
@@ -634,7 +643,7 @@ WARM_LINES = 256  # what they need is 256 * (2 + 1 + 1 + 1) cache lines, 80 KB
 
 
 @_jit
-def warm_lines(cells, cell_index, hold_index, meta, block, hi, lo, start, end):
+def warm_lines(cells, cell_index, counted, movements, hold_index, meta, block, hi, lo, start, end):
     """Load what the lines [start, end) of one request will look up: index entries, rows.
 
     `hi`, `lo` are the id of line `start`.
@@ -647,7 +656,11 @@ def warm_lines(cells, cell_index, hold_index, meta, block, hi, lo, start, end):
         seen += cells[row, 0] + cells[row, CELL_WORDS - 1]
         if block.kind[i] == _RESERVE:
             seen += hold_index[id_tag(hi, lo + (i - start)) & hold_mask]
-        elif block.kind[i] <= _CANCEL:
+        elif block.kind[i] == _COUNT:
+            seen += counted[row]
+        elif block.kind[i] > _CANCEL:
+            seen += movements[bucket_row(movements, meta, row), row & 3]
+        else:
             seen += hold_index[id_tag(block.hold_hi[i], block.hold_lo[i]) & hold_mask]
     meta[WARM] = seen
 
@@ -1487,7 +1500,9 @@ def apply_block(state, now, budget, block, rows, out_status, out_available):
                 hi += 1
             if i >= warm and i + 1 < end:
                 warm = min(i + WARM_LINES, end)
-                warm_lines(cells, cell_index, hold_index, meta, block, hi, lo, i, warm)
+                warm_lines(
+                    cells, cell_index, counted, movements, hold_index, meta, block, hi, lo, i, warm
+                )  # fmt: skip
             after = i + 1
             row = np.int64(-1)
             status = _INVALID_KIND

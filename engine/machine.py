@@ -98,7 +98,8 @@ class Machine:
     @property
     def movements_used(self) -> int:
         """Rows of the ring of movements that were ever written; they are its first ones."""
-        return min(int(self.state.meta[kernels.MOVED]) + 1, len(self.state.movements))
+        meta = self.state.meta
+        return min(int(meta[kernels.MOVED]) + 1, int(meta[kernels.MOVEMENT_ROOM]))
 
     @property
     def sku_limit(self) -> int:
@@ -247,7 +248,7 @@ class Machine:
         meta = arrays["meta"]
         if len(arrays["ring"]) != len(columns.state.ring):
             raise ValueError(f"ring: {len(arrays['ring'])} holds, not {len(columns.state.ring)}")
-        room = len(columns.state.movements)
+        room = int(columns.state.meta[kernels.MOVEMENT_ROOM])
         if meta[kernels.MOVEMENT_ROOM] != room:
             raise ValueError(f"movements: room for {meta[kernels.MOVEMENT_ROOM]}, not {room}")
         with _wrapping():

@@ -209,7 +209,7 @@ def test_how_far_back_a_count_reaches_is_by_the_moments_that_are_forgotten() -> 
 
 
 def test_many_cells_share_the_ring_and_each_finds_its_own() -> None:
-    """Cells whose rows are equal modulo the ring's length are linked together."""
+    """Cells whose rows are equal modulo the number of buckets (four here) share links."""
     shop = Shop(tea=10, movements_remembered=3)
     cells = [TEA, JAM, (3, BERLIN), (1, 2), (2, 2)]
     shop.does(*[receive(10, cell) for cell in cells[1:]])
