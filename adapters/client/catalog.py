@@ -1,4 +1,4 @@
-"""SKUs and locations by way of the client: adding, listing, and from a code to its id."""
+"""SKUs, locations and channels by way of the client: adding, listing, from a code to its id."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -7,7 +7,7 @@ from contextlib import suppress
 from adapters.client import messages
 from adapters.client.calls import Caller
 from adapters.client.errors import OnhandError
-from adapters.client.values import Location, Name, Sku
+from adapters.client.values import Channel, Location, Name, Sku
 from onhand.v1 import catalog_pb2
 
 
@@ -24,7 +24,7 @@ class CatalogCalls:
     async def add_skus(self, skus: Sequence[Sku]) -> list[int]:
         """Add SKUs and give their ids, in order; a code that exists keeps its id and its data.
 
-        Answered when they are durable and every shard knows them.
+        InvalidArgument when it has another unit, or is made of something else. Answered when they are durable and every shard knows them.
         """
         request = catalog_pb2.AddSkusRequest(skus=[messages.sku_entry_of(sku) for sku in skus])
         reply = await self._caller.call(lambda peer: peer.catalog.AddSkus, request)
@@ -54,6 +54,25 @@ class CatalogCalls:
         request = catalog_pb2.ListLocationsRequest()
         reply = await self._caller.call(lambda peer: peer.catalog.ListLocations, request)
         return messages.locations_from(reply.locations)
+
+    async def set_channel(self, channel: Channel) -> int:
+        """Make a channel, or give one all its rules anew; its number.
+
+        Answered when every shard judges by the new rules.
+        """
+        request = catalog_pb2.SetChannelRequest(channel=messages.channel_entry_of(channel))
+        reply = await self._caller.call(lambda peer: peer.catalog.SetChannel, request)
+        return reply.number
+
+    async def list_channels(self) -> list[Channel]:
+        """Every channel with its rules, in order of number."""
+        channels, at = list[Channel](), 1
+        while at:
+            request = catalog_pb2.ListChannelsRequest(from_number=at)
+            reply = await self._caller.call(lambda peer: peer.catalog.ListChannels, request)
+            channels += messages.channels_from(reply.channels)
+            at = reply.next_number
+        return channels
 
     async def _location_id(self, name: Name) -> int:
         """The id of a location; 0 for a code that is not known here.

@@ -216,8 +216,10 @@ class Client(Operations):
 
     # ---------------------------------------------------------------------------------- reads ----
 
-    async def get_cells(self, names: Sequence[tuple[Name, Name]]) -> list[Cell]:
-        """Look up cells by (SKU, location), in order.
+    async def get_cells(
+        self, names: Sequence[tuple[Name, Name]], *, channel: str = ""
+    ) -> list[Cell]:
+        """Look up cells by (SKU, location), in order; those that a channel sees, and may sell.
 
         The shards themselves are asked, so what one has written is there, unless they are out of
         reach: the gateway's mirror lags by milliseconds.
@@ -228,7 +230,7 @@ class Client(Operations):
         async def ask(shard: int) -> None:
             places = [place for place, owner in enumerate(shards) if owner == shard]
             request = availability_pb2.GetCellsRequest(
-                cells=[messages.cell_name_of(*names[place]) for place in places]
+                cells=[messages.cell_name_of(*names[place]) for place in places], channel=channel
             )
             reply = await self._caller.call(lambda peer: peer.availability.GetCells, request, shard)
             found.update(zip(places, map(messages.cell_from, reply.cells), strict=True))
@@ -236,19 +238,21 @@ class Client(Operations):
         await asyncio.gather(*map(ask, dict.fromkeys(shards)))
         return [found[place] for place in range(len(names))]
 
-    async def list_cells(self, locations: Iterable[Name] = ()) -> AsyncIterator[CellPage]:
+    async def list_cells(
+        self, locations: Iterable[Name] = (), *, channel: str = ""
+    ) -> AsyncIterator[CellPage]:
         """Yield every cell of some locations, or of all, as pages of columns.
 
-        Not retried: Unavailable means to begin again.
+        With a channel, those where it sells. Not retried: Unavailable means to begin again.
         """
         names = list(locations)
         request = availability_pb2.ListCellsRequest(
-            locations=[messages.location_of(name) for name in names]
+            locations=[messages.location_of(name) for name in names], channel=channel
         )
         shard = await self._owner([(0, name) for name in names])
         pages = self._caller.stream(lambda peer: peer.availability.ListCells, request, shard)
         async for page in pages:
-            yield messages.page_from(page)
+            yield messages.page_from(page, of_channel=bool(channel))
 
     async def get_prices(self, location: Name, skus: Sequence[Name]) -> list[Price]:
         """Look up prices at one location, in order."""

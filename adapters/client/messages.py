@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from adapters.client.values import (
     Cell,
     CellPage,
+    Channel,
     Frame,
     FrameKind,
     History,
@@ -90,6 +91,10 @@ def sku_entry_of(sku: Sku) -> catalog_pb2.SkuEntry:
         unit=catalog_pb2.Unit.Value(f"UNIT_{sku.unit}"),
         description=sku.description,
         gtins=sku.gtins,
+        components=[
+            catalog_pb2.Component(sku=sku_of(part), quantity=quantity)
+            for part, quantity in sku.components
+        ],
     )
 
 
@@ -97,6 +102,19 @@ def location_entry_of(location: Location) -> catalog_pb2.LocationEntry:
     """A location to add."""
     return catalog_pb2.LocationEntry(
         code=location.code, currency=location.currency, description=location.description
+    )
+
+
+def channel_entry_of(channel: Channel) -> catalog_pb2.Channel:
+    """A channel to set."""
+    return catalog_pb2.Channel(
+        code=channel.code,
+        buffer=channel.buffer,
+        only_listed=channel.only_listed,
+        locations=[
+            catalog_pb2.ChannelLocation(location=location_of(name), buffer=buffer)
+            for name, buffer in channel.locations.items()
+        ],
     )
 
 
@@ -176,6 +194,7 @@ def cell_from(message: availability_pb2.Cell) -> Cell:
         available=message.available,
         price_minor=message.price_minor,
         price_version=message.price_version,
+        available_to_channel=message.available_to_channel,
     )
 
 
@@ -192,8 +211,9 @@ def prices_from(message: price_pb2.GetPricesReply) -> list[Price]:
     ]
 
 
-def page_from(message: availability_pb2.CellPage) -> CellPage:
+def page_from(message: availability_pb2.CellPage, *, of_channel: bool = False) -> CellPage:
     """One page of cells; its columns are read-only views of the message's bytes."""
+    to_channel = _column(message.available_to_channel, "<i8", message.cells)
     return CellPage(
         sku=_column(message.sku, "<u4", message.cells),
         location=_column(message.location, "<u4", message.cells),
@@ -201,6 +221,7 @@ def page_from(message: availability_pb2.CellPage) -> CellPage:
         price_minor=_column(message.price_minor, "<i8", message.cells),
         price_version=_column(message.price_version, "<u4", message.cells),
         at=tuple((place.shard, place.epoch, place.seq) for place in message.at),
+        available_to_channel=to_channel if of_channel else None,
     )
 
 
@@ -229,6 +250,7 @@ def skus_from(entries: Iterable[catalog_pb2.SkuEntry]) -> list[Sku]:
             each.description,
             tuple(each.gtins),
             each.id,
+            tuple((part.sku.id, part.quantity) for part in each.components),
         )
         for each in entries
     ]
@@ -238,6 +260,20 @@ def locations_from(entries: Iterable[catalog_pb2.LocationEntry]) -> list[Locatio
     """Locations of the catalogue."""
     return [
         Location(each.code, each.currency, each.description, each.id, each.shard)
+        for each in entries
+    ]
+
+
+def channels_from(entries: Iterable[catalog_pb2.Channel]) -> list[Channel]:
+    """Channels of the catalogue; their locations by id."""
+    return [
+        Channel(
+            each.code,
+            each.buffer,
+            each.only_listed,
+            {at.location.id: at.buffer if at.HasField("buffer") else None for at in each.locations},
+            each.number,
+        )
         for each in entries
     ]
 

@@ -3,8 +3,8 @@
 SKUs and locations are named by their dense id (int, from the catalogue) or by their code (str).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple, TypeAlias
 
@@ -146,7 +146,10 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One SKU at one location, in base units; all zero when not `found`."""
+    """One SKU at one location, in base units; all zero when not `found`.
+
+    Of a bundle, only what is available is told, in pieces of it.
+    """
 
     sku: int
     location: int
@@ -161,6 +164,7 @@ class Cell:
     available: int
     price_minor: int
     price_version: int
+    available_to_channel: int = 0  # when one was asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +196,7 @@ class CellPage:
     price_minor: NDArray[np.int64]
     price_version: NDArray[np.uint32]
     at: tuple[tuple[int, int, int], ...]
+    available_to_channel: NDArray[np.int64] | None = None  # when one was asked for
 
     def __len__(self) -> int:
         return len(self.sku)
@@ -246,13 +251,18 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Sku:
-    """A SKU of the catalogue. `unit`: EA, G or ML. `id` is given by the catalogue."""
+    """A SKU of the catalogue. `unit`: EA, G or ML. `id` is given by the catalogue.
+
+    With `components`, pairs of a SKU and the base units of it in one piece, it is a bundle: it has
+    no stock of its own, and its components are in the catalogue already.
+    """
 
     code: str
     unit: str = "EA"
     description: str = ""
     gtins: tuple[str, ...] = ()
     id: int = 0
+    components: tuple[tuple[Name, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +274,21 @@ class Location:
     description: str = ""
     id: int = 0
     shard: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A way of selling, with its rules. `number` is given by the catalogue.
+
+    `buffer`: so many base units of each cell it may not sell. `locations` have rules of their own: a
+    buffer, or None for the channel's; with `only_listed` it sells from no others.
+    """
+
+    code: str
+    buffer: int = 0
+    only_listed: bool = False
+    locations: Mapping[Name, int | None] = field(default_factory=dict)
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,12 @@ from numpy.typing import NDArray
 
 from actors.ports import CellTable
 from adapters.rpc import replies, requests
+from adapters.rpc.replies import Part
 from adapters.rpc.requests import InvalidField
 from engine import kernels, limits
+from engine.block import NOT_SOLD
 from engine.catalogue import Catalogue
+from engine.channels import NO_SUCH_CHANNEL
 from engine.views import Cell
 from onhand.v1 import availability_pb2, availability_pb2_grpc
 
@@ -27,6 +30,13 @@ _WORDS: Final = (
     ("price_minor", kernels.PRICE, "<i8"),
     ("price_version", kernels.VERSION, "<u4"),
 )
+_KEPT: Final = [
+    kernels.RESERVED,
+    kernels.COMMITTED,
+    kernels.DAMAGED,
+    kernels.QUALITY_CONTROL,
+    kernels.SAFETY_STOCK,
+]
 
 
 class Reader(Protocol):
@@ -53,13 +63,28 @@ class AvailabilityServicer(availability_pb2_grpc.AvailabilityServicer):
     ) -> availability_pb2.GetCellsReply:
         """Answer cells in the order asked."""
         names = requests.cells(request, self._catalogue)
-        found = await self._reader.cells(names)
-        return availability_pb2.GetCellsReply(
-            cells=[
-                replies.cell(asked, *name, cell)
-                for asked, name, cell in zip(request.cells, names, found, strict=True)
-            ]
-        )
+        channel = self._channel(request.channel)
+        # The cells of a bundle's components are looked up behind all that were asked for.
+        made_of = self._catalogue.components
+        parts = [(i, *part) for i, (sku, _) in enumerate(names) for part in made_of(sku)]
+        found = await self._reader.cells(names + [(sku, names[i][1]) for i, sku, _ in parts])
+        made: dict[int, list[Part]] = {}
+        for (i, _, quantity), cell in zip(parts, found[len(names) :], strict=True):
+            made.setdefault(i, []).append((quantity, cell))
+        reply = availability_pb2.GetCellsReply()
+        for i, (asked, name) in enumerate(zip(request.cells, names, strict=True)):
+            buffer = self._catalogue.channels.buffer(channel, name[1]) if channel else 0
+            if buffer is None:
+                told = replies.cell(asked, *name, None)
+            elif i in made:
+                told = replies.bundle(asked, *name, found[i], made[i])
+            else:
+                told = replies.cell(asked, *name, found[i])
+            if channel and buffer is not None:
+                of = made.get(i) or [(1, found[i])]
+                told.available_to_channel = replies.pieces(of, buffer)
+            reply.cells.append(told)
+        return reply
 
     async def ListCells(
         self, request: availability_pb2.ListCellsRequest, context: Any
@@ -74,9 +99,33 @@ class AvailabilityServicer(availability_pb2_grpc.AvailabilityServicer):
             requests.location_id(f"locations[{i}]", location, self._catalogue)
             for i, location in enumerate(request.locations)
         ]
+        channel = self._channel(request.channel)
         async for shard, table in self._reader.tables(locations or None):
             for first in range(0, len(table.cells), CELLS_PER_PAGE):
-                yield _page(shard, table, table.cells[first : first + CELLS_PER_PAGE])
+                cells = table.cells[first : first + CELLS_PER_PAGE]
+                if not channel:
+                    yield _page(shard, table, cells)
+                    continue
+                at = cells[:, kernels.KEY] >> 32
+                buffers = self._catalogue.channels.buffer_column(channel, at)
+                is_sold = buffers != NOT_SOLD
+                page = _page(shard, table, cells[is_sold])
+                to_channel = np.maximum(_available(cells) - buffers, 0)[is_sold]
+                page.available_to_channel = to_channel.astype("<i8").tobytes()
+                yield page
+
+    def _channel(self, code: str) -> int:
+        """The number of a channel; 0 for no code."""
+        number = self._catalogue.channel_number(code)
+        if number == NO_SUCH_CHANNEL:
+            raise InvalidField("channel", "not in the catalogue")
+        return number
+
+
+def _available(cells: NDArray[np.int64]) -> NDArray[np.int64]:
+    kept: NDArray[np.int64] = cells[:, _KEPT].sum(axis=1)
+    available: NDArray[np.int64] = cells[:, kernels.ON_HAND] - kept
+    return available
 
 
 def _page(shard: int, table: CellTable, cells: NDArray[np.int64]) -> availability_pb2.CellPage:

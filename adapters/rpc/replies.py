@@ -1,6 +1,7 @@
 """From the engine's answers to the contract's messages. Knows no gRPC and no shard."""
 
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 from engine import limits
@@ -129,6 +130,36 @@ def cell(
         reply.price_minor = found.price_minor
         reply.price_version = found.price_version
     return reply
+
+
+Part = tuple[int, Cell | None]
+"""How many base units of a component are in one piece of a bundle, and its cell."""
+
+
+def bundle(
+    name: availability_pb2.CellName,
+    sku: int,
+    location: int,
+    own: Cell | None,
+    parts: Sequence[Part],
+) -> availability_pb2.Cell:
+    """A bundle at a location, by the name it was asked by; `own` has its price."""
+    found = all(part is not None for _, part in parts)
+    reply = availability_pb2.Cell(sku=name.sku, location=name.location, found=found)
+    if found:
+        reply.sku.id, reply.location.id = sku, location
+        reply.available = min(part.available // each for each, part in parts if part is not None)
+    if own is not None:
+        reply.price_minor = own.price_minor
+        reply.price_version = own.price_version
+    return reply
+
+
+def pieces(parts: Sequence[Part], buffer: int) -> int:
+    """How many pieces can be sold when so much of each component is kept back."""
+    return min(
+        max(part.available - buffer, 0) // each if part is not None else 0 for each, part in parts
+    )
 
 
 def _add_line(reply: common_pb2.OperationReply, code: int, available: int) -> None:

@@ -1,0 +1,240 @@
+"""Bundles in single calls: a line of a bundle stands for lines of its components.
+
+The shards know no bundles: what is reserved, sold and returned is stock of the components. So lines
+are expanded before they are sent on, and the answers of a bundle's lines become one again. A batch
+has no bundles: its lines' places are their ids.
+
+A component that was sold under a receipt's id has an id of its own, made of that and the component
+(`part_id`); one of an order is in the order's hold like any other line.
+"""
+
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.router import Router
+from adapters.rpc.requests import InvalidField
+from engine import limits
+from engine.catalogue import Catalogue
+from engine.operations import COLUMNS, Answer, Flag, Kind, Request, id_to_pair, pair_to_id
+from engine.status import Status
+
+EXPANDED: Final = (
+    Kind.RESERVE,
+    Kind.COMMIT,
+    Kind.RELEASE,
+    Kind.FULFIL,
+    Kind.CANCEL,
+    Kind.SALE,
+    Kind.RETURN,
+    Kind.MOVE,
+    Kind.UNFULFIL,
+)
+# Answers of a component that are those of its bundle only when no other component says more.
+_LESS_TELLING: Final = (Status.OK, Status.ALREADY_RECORDED, Status.LINKED_LINE_REFUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Expanded:
+    """A request with lines of components in place of those of bundles.
+
+    `origin` (n,) tells of each of its lines which line of the original it is of, in order; `times`
+    (n,) how many base units of it are in one piece of that, 1 where that is no bundle.
+    """
+
+    request: Request
+    origin: NDArray[np.int64]
+    times: NDArray[np.int64]
+
+    def folded(self, answer: Answer) -> Answer:
+        """The answer to the original: a line a line, `available` of a bundle in whole pieces."""
+        starts = np.flatnonzero(np.diff(self.origin, prepend=-1))
+        ends = [*starts[1:].tolist(), len(self.origin)]
+        lines = zip(starts.tolist(), ends, strict=True)
+        status = bytes(_first_refusal(answer.status[first:end]) for first, end in lines)
+        available = answer.available
+        if available:
+            pieces = np.frombuffer(available, "<i8") // self.times
+            available = np.minimum.reduceat(pieces, starts).astype("<i8").tobytes()
+        return replace(answer, status=status, available=available)
+
+
+class BundleRouter:
+    """A router for callers who may name bundles; what it raises besides is InvalidField."""
+
+    def __init__(self, router: Router, catalogue: Catalogue) -> None:
+        self._router = router
+        self._catalogue = catalogue
+
+    async def submit(self, request: Request) -> tuple[int, Answer]:
+        """Apply lines that are judged one by one, as `Router.submit`."""
+        expanded = await self._expanded(request)
+        if expanded is None:
+            return await self._router.submit(request)
+        shard, answer = await self._router.submit(expanded.request)
+        return shard, expanded.folded(answer)
+
+    async def reserve(self, request: Request) -> tuple[int, Answer]:
+        """Hold all lines of one order, as `Router.reserve`."""
+        expanded = await self._expanded(request)
+        if expanded is None:
+            return await self._router.reserve(request)
+        shard, answer = await self._router.reserve(expanded.request)
+        return shard, expanded.folded(answer)
+
+    async def on_hold(self, request: Request, location: int = 0) -> tuple[int, Answer]:
+        """Apply lines on one hold, as `Router.on_hold`."""
+        expanded = await self._expanded(request)
+        if expanded is None:
+            return await self._router.on_hold(request, location)
+        shard, answer = await self._router.on_hold(expanded.request, location)
+        return shard, expanded.folded(answer)
+
+    async def _expanded(self, request: Request) -> Expanded | None:
+        """Expand a request; None when it names no bundle."""
+        catalogue = self._catalogue
+        if not catalogue.has_bundles or not names_bundles(request, catalogue):
+            return None
+        # What came back may be of an order or of a sale, and only looking it up tells.
+        orders = {
+            each
+            for each in returned_of(request, catalogue)
+            if await self._router.hold(each) is not None
+        }
+        return expand(request, catalogue, orders)
+
+
+def names_bundles(request: Request, catalogue: Catalogue) -> bool:
+    """Whether a line of stock is of a bundle; a price of one is its own."""
+    return bool(_bundle_lines(request, catalogue).any())
+
+
+def refuse_in_batch(request: Request, catalogue: Catalogue) -> None:
+    """Refuse a batch whose stock lines name a bundle."""
+    if catalogue.has_bundles:
+        found = np.flatnonzero(_bundle_lines(request, catalogue))
+        if len(found):
+            told = "is a bundle: use single calls, or name its components"
+            raise InvalidField("sku", f"that of line {found[0]} {told}")
+
+
+def returned_of(request: Request, catalogue: Catalogue) -> list[bytes]:
+    """The ids of orders or sales of which lines bring bundles back, each once."""
+    lines = _bundle_lines(request, catalogue) & (_column(request, "kind") == Kind.RETURN)
+    high, low = (_column(request, name)[lines].tolist() for name in ("hold_hi", "hold_lo"))
+    pairs = dict.fromkeys(zip(high, low, strict=True))
+    return [pair_to_id(*pair) for pair in pairs if any(pair)]
+
+
+def part_id(sale_id: bytes, sku: int) -> bytes:
+    """The id of the sale of one component of a bundle that was sold under an id."""
+    part = sku.to_bytes(4, "little")
+    return hashlib.blake2b(sale_id + part, digest_size=limits.OP_ID_BYTES).digest()
+
+
+def expand(request: Request, catalogue: Catalogue, orders: Collection[bytes] = ()) -> Expanded:
+    """The request with the components of its bundles.
+
+    `orders`: which of `returned_of` are orders; the others are taken for sales. InvalidField when a
+    bundle cannot be meant, or when what it stands for is beyond a limit.
+    """
+    is_bundle = _bundle_lines(request, catalogue)
+    skus, quantities = _column(request, "sku").tolist(), _column(request, "quantity").tolist()
+    kinds, flags = _column(request, "kind").tolist(), _column(request, "flags").tolist()
+    origin, times, sku_column, quantity_column = [], [], [], []
+    for i, (sku, quantity) in enumerate(zip(skus, quantities, strict=True)):
+        parts: Sequence[tuple[int, int]] = ((sku, 1),)
+        if is_bundle[i]:
+            _check(i, sku, kinds[i], flags[i], catalogue)
+            parts = catalogue.components(sku)
+        for part, per_piece in parts:
+            # Zero means all of it, and below zero nothing is meant.
+            units = quantity * per_piece if quantity > 0 else quantity
+            if is_bundle[i] and units > limits.MAX_QUANTITY:
+                bundle, component = catalogue.sku(sku).code, catalogue.sku(part).code
+                told = f"{quantity} of bundle {bundle!r} are {units} of {component!r}"
+                most = f"must be at most {limits.MAX_QUANTITY}"
+                raise InvalidField(f"lines[{i}].quantity", f"{told}, {most}")
+            origin.append(i)
+            times.append(per_piece)
+            sku_column.append(part)
+            quantity_column.append(units)
+    if len(origin) > limits.MAX_UNARY_LINES:
+        most = f"must be at most {limits.MAX_UNARY_LINES}"
+        raise InvalidField("lines", f"{len(origin)} with the components of bundles, {most}")
+    of = np.array(origin)
+    columns = {name: column[of] for name, column in request.columns.items()}
+    columns["sku"] = np.array(sku_column, COLUMNS["sku"])
+    columns["quantity"] = np.array(quantity_column, COLUMNS["quantity"])
+    is_part = is_bundle[of]
+    _set_flags(columns, of)
+    _name_sales(columns, is_part, orders)
+    # The digest stays that of what the caller sent.
+    expanded = Request(request.op_id, len(of), columns, request.want_available, request.digest)
+    return Expanded(expanded, of, np.array(times))
+
+
+def _check(i: int, sku: int, kind: int, flags: int, catalogue: Catalogue) -> None:
+    """InvalidField unless a call may name a bundle."""
+    code = catalogue.sku(sku).code
+    if kind not in EXPANDED:
+        told = "is a bundle, which has no stock of its own: name its components"
+        raise InvalidField(f"lines[{i}].sku", f"{code!r} {told}")
+    if flags & Flag.PARTIAL:
+        told = "is a bundle, of which no part can be held: name its components"
+        raise InvalidField(f"lines[{i}].sku", f"{code!r} {told}")
+
+
+def _set_flags(columns: dict[str, NDArray[Any]], origin: NDArray[np.int64]) -> None:
+    """The parts of a line to reserve stand or fall together; what is said once stays said once."""
+    is_first = np.diff(origin, prepend=-1) != 0
+    is_last = np.diff(origin, append=-1) != 0
+    reserves = columns["kind"] == Kind.RESERVE
+    flags = columns.get("flags", np.zeros(len(origin), COLUMNS["flags"]))
+    supersedes = (flags & Flag.SUPERSEDE) != 0
+    flags[reserves & ~is_last] |= np.uint8(Flag.LINKED)
+    flags[reserves & ~is_first] &= np.uint8(0xFF ^ Flag.SUPERSEDE)
+    flags[~reserves & ~is_last] &= np.uint8(0xFF ^ Flag.RELEASE_REST)
+    columns["flags"] = flags
+    for half in ("hold_hi", "hold_lo"):
+        if half in columns:
+            columns[half][supersedes & ~is_first] = 0
+
+
+def _name_sales(
+    columns: dict[str, NDArray[Any]], is_part: NDArray[np.bool_], orders: Collection[bytes]
+) -> None:
+    """Give the parts of a bundle that was sold under an id their own ids."""
+    if "hold_hi" not in columns and "hold_lo" not in columns:
+        return
+    lines = len(is_part)
+    halves = [columns.get(name, np.zeros(lines, "<u8")) for name in ("hold_hi", "hold_lo")]
+    kinds, skus = columns["kind"], columns["sku"]
+    for i in np.flatnonzero(is_part & np.isin(kinds, (Kind.SALE, Kind.RETURN))).tolist():
+        pair = int(halves[0][i]), int(halves[1][i])
+        sale_id = pair_to_id(*pair)
+        if any(pair) and (kinds[i] == Kind.SALE or sale_id not in orders):
+            halves[0][i], halves[1][i] = id_to_pair(part_id(sale_id, int(skus[i])))
+    columns["hold_hi"], columns["hold_lo"] = halves
+
+
+def _bundle_lines(request: Request, catalogue: Catalogue) -> NDArray[np.bool_]:
+    """Which lines are of a bundle's stock."""
+    of_stock: NDArray[np.bool_] = _column(request, "kind") != Kind.SET_PRICE
+    return of_stock & catalogue.are_bundles(_column(request, "sku"))
+
+
+def _first_refusal(status: bytes) -> int:
+    for code in status:
+        if code not in _LESS_TELLING:
+            return code
+    return max(status)
+
+
+def _column(request: Request, name: str) -> NDArray[Any]:
+    column = request.columns.get(name)
+    return np.zeros(request.lines, COLUMNS[name]) if column is None else column

@@ -1,0 +1,250 @@
+"""Bundles: from lines of bundles to lines of components, and from their answers to one answer."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.rpc import bundles
+from adapters.rpc.requests import InvalidField
+from engine import limits
+from engine.catalogue import Catalogue, CatalogueBlock
+from engine.entries import Component, Location, Sku
+from engine.operations import Answer, Flag, Kind, Request, id_to_pair, pair_to_id
+from engine.reference import ReferenceMachine
+from engine.status import Status
+
+ID = bytes(range(16))
+COLA, HAM, MILK = 1, 2, 3
+BOX, CASE = 4, 5  # 6 cola and 250 g of ham; 24 cola
+SECOND = 10**9
+
+
+def some_catalogue() -> Catalogue:
+    catalogue = Catalogue()
+    plain = [Sku("COLA"), Sku("HAM", 1), Sku("MILK", 2)]
+    catalogue.apply(CatalogueBlock(1, 1, skus=plain, locations=[Location("L1", "EUR")]))
+    box = Sku("BOX", components=(Component(COLA, 6), Component(HAM, 250)))
+    case = Sku("CASE", components=(Component(COLA, 24),))
+    catalogue.apply(CatalogueBlock(1, 2, 0, 3, 1, [box, case]))
+    return catalogue
+
+
+CATALOGUE = some_catalogue()
+
+
+def request_of(
+    kind: Kind,
+    *lines: tuple[int, int],
+    flags: list[int] | None = None,
+    holds: list[bytes] | None = None,
+    value: int = 0,
+    op_id: bytes = ID,
+) -> Request:
+    skus, quantities = zip(*lines, strict=True)
+    high, low = zip(*map(id_to_pair, holds), strict=True) if holds else (0, 0)
+    return Request.of(
+        op_id, len(lines), want_available=True, kind=int(kind), location=1, value=value,
+        sku=np.array(skus), quantity=np.array(quantities), flags=np.array(flags or 0),
+        hold_hi=np.array(high, np.uint64), hold_lo=np.array(low, np.uint64),
+    )  # fmt: skip
+
+
+def order(*lines: tuple[int, int], flags: int = 0, op_id: bytes = ID) -> Request:
+    """A reserve as the edge makes it: each line but the last is linked to the next."""
+    linked = [flags | Flag.LINKED] * (len(lines) - 1) + [flags]
+    return request_of(Kind.RESERVE, *lines, flags=linked, value=60_000, op_id=op_id)
+
+
+def rows(request: Request, *names: str) -> list[tuple[int, ...]]:
+    zeros = np.zeros(request.lines, int)
+    columns = [request.columns.get(name, zeros).tolist() for name in names]
+    return list(zip(*columns, strict=True))
+
+
+def answer_of(*lines: tuple[Status, int]) -> Answer:
+    statuses, available = zip(*lines, strict=True)
+    return Answer(bytes(statuses), np.array(available, "<i8").tobytes(), 1, 2, 3)
+
+
+def told(answer: Answer) -> list[tuple[Status, int]]:
+    statuses = [Status(code) for code in answer.status]
+    return list(zip(statuses, np.frombuffer(answer.available, "<i8").tolist(), strict=True))
+
+
+# --- lines ----------------------------------------------------------------------------------------
+
+
+def test_a_line_of_a_bundle_stands_for_linked_lines_of_its_components() -> None:
+    request = order((MILK, 7), (BOX, 2), (CASE, 1), (HAM, 9))
+    assert bundles.names_bundles(request, CATALOGUE)
+    expanded = bundles.expand(request, CATALOGUE)
+    assert rows(expanded.request, "kind", "sku", "quantity", "location", "value", "flags") == [
+        (Kind.RESERVE, MILK, 7, 1, 60_000, Flag.LINKED),
+        (Kind.RESERVE, COLA, 12, 1, 60_000, Flag.LINKED),
+        (Kind.RESERVE, HAM, 500, 1, 60_000, Flag.LINKED),
+        (Kind.RESERVE, COLA, 24, 1, 60_000, Flag.LINKED),
+        (Kind.RESERVE, HAM, 9, 1, 60_000, 0),
+    ]
+    assert (expanded.request.op_id, expanded.request.digest) == (ID, request.digest)
+    alone = bundles.expand(request_of(Kind.RESERVE, (BOX, 1)), CATALOGUE)
+    assert rows(alone.request, "flags") == [(Flag.LINKED,), (0,)]
+
+
+def test_what_names_no_bundle_is_left_alone() -> None:
+    assert not bundles.names_bundles(order((COLA, 1), (2**32 - 1, 2)), CATALOGUE)
+    price = request_of(Kind.SET_PRICE, (BOX, 0))
+    assert not bundles.names_bundles(price, CATALOGUE), "a bundle has a price of its own"
+    bundles.refuse_in_batch(price, CATALOGUE)
+    bundles.refuse_in_batch(order((COLA, 1)), CATALOGUE)
+    bundles.refuse_in_batch(order((COLA, 1)), Catalogue())
+
+
+def test_a_batch_that_names_a_bundle_is_refused() -> None:
+    with pytest.raises(InvalidField) as refused:
+        bundles.refuse_in_batch(order((COLA, 1), (HAM, 1), (BOX, 1)), CATALOGUE)
+    told = "that of line 2 is a bundle: use single calls, or name its components"
+    assert (refused.value.field, refused.value.description) == ("sku", told)
+
+
+def test_flags_that_are_said_once_stay_so() -> None:
+    older = [b"o" * 16, bytes(16)]
+    flags = [Flag.SUPERSEDE | Flag.COMMIT_NOW | Flag.LINKED, Flag.COMMIT_NOW]
+    request = request_of(Kind.RESERVE, (BOX, 1), (BOX, 1), flags=flags, holds=older)
+    expanded = bundles.expand(request, CATALOGUE).request
+    now = Flag.COMMIT_NOW
+    linked = now | Flag.LINKED
+    assert rows(expanded, "flags") == [(linked | Flag.SUPERSEDE,), (linked,), (linked,), (now,)]
+    halves = rows(expanded, "hold_hi", "hold_lo")
+    assert halves == [id_to_pair(b"o" * 16), (0, 0), (0, 0), (0, 0)]
+
+    part = request_of(Kind.COMMIT, (BOX, 1), flags=[Flag.RELEASE_REST], holds=[ID])
+    expanded = bundles.expand(part, CATALOGUE).request
+    assert rows(expanded, "flags") == [(0,), (Flag.RELEASE_REST,)]
+    assert rows(expanded, "hold_hi", "hold_lo") == [id_to_pair(ID)] * 2
+
+
+def test_parts_of_a_sale_have_ids_of_their_own_and_those_of_an_order_its_own() -> None:
+    sale, sold_order = b"s" * 16, b"o" * 16
+    sold = bundles.expand(
+        request_of(Kind.SALE, (BOX, 1), (COLA, 1), holds=[sale, b"c" * 16]), CATALOGUE
+    )
+    ids = [pair_to_id(*pair) for pair in rows(sold.request, "hold_hi", "hold_lo")]
+    assert ids == [bundles.part_id(sale, COLA), bundles.part_id(sale, HAM), b"c" * 16]
+    assert len(set(ids)) == 3
+
+    back = request_of(
+        Kind.RETURN, (BOX, 1), (BOX, 1), (COLA, 1), (BOX, 1),
+        holds=[sale, sold_order, b"c" * 16, bytes(16)],
+    )  # fmt: skip
+    assert bundles.returned_of(back, CATALOGUE) == [sale, sold_order]
+    returned = bundles.expand(back, CATALOGUE, {sold_order})
+    of = [pair_to_id(*pair) for pair in rows(returned.request, "hold_hi", "hold_lo")]
+    assert of == [*ids[:2], sold_order, sold_order, b"c" * 16, bytes(16), bytes(16)]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in bundles.EXPANDED])
+def test_what_only_components_have_is_refused(kind: Kind) -> None:
+    if kind == Kind.SET_PRICE:
+        return
+    with pytest.raises(InvalidField) as refused:
+        bundles.expand(request_of(kind, (COLA, 1), (BOX, 1)), CATALOGUE)
+    told = "'BOX' is a bundle, which has no stock of its own: name its components"
+    assert (refused.value.field, refused.value.description) == ("lines[1].sku", told)
+
+
+def test_limits_hold_for_what_a_bundle_stands_for() -> None:
+    most = limits.MAX_QUANTITY // 250
+    bundles.expand(order((BOX, most)), CATALOGUE)
+    with pytest.raises(InvalidField) as refused:
+        bundles.expand(order((COLA, limits.MAX_QUANTITY + 1), (BOX, most + 1)), CATALOGUE)
+    assert refused.value.field == "lines[1].quantity"
+    told = "4000001 of bundle 'BOX' are 1000000250 of 'HAM', must be at most 1000000000"
+    assert refused.value.description == told
+    with pytest.raises(InvalidField):
+        bundles.expand(order((BOX, 2**63 - 1)), CATALOGUE)
+    half = limits.MAX_UNARY_LINES // 2
+    assert bundles.expand(order(*[(BOX, 1)] * half), CATALOGUE).request.lines == 2 * half
+    with pytest.raises(InvalidField, match="lines: 513 with the components of bundles, must be at"):
+        bundles.expand(order(*[(BOX, 1)] * half, (COLA, 1)), CATALOGUE)
+    with pytest.raises(InvalidField, match="of which no part can be held"):
+        bundles.expand(order((BOX, 1), flags=Flag.PARTIAL), CATALOGUE)
+
+
+@pytest.mark.parametrize("quantity", [0, -1, -(2**63)])
+def test_a_quantity_that_makes_no_sense_is_left_to_the_machine(quantity: int) -> None:
+    expanded = bundles.expand(request_of(Kind.RESERVE, (BOX, quantity)), CATALOGUE)
+    assert rows(expanded.request, "quantity") == [(quantity,), (quantity,)]
+
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+def test_the_answers_of_components_become_one() -> None:
+    expanded = bundles.expand(order((MILK, 1), (BOX, 1), (CASE, 1)), CATALOGUE)
+    short, linked = Status.INSUFFICIENT_STOCK, Status.LINKED_LINE_REFUSED
+    ok = answer_of((Status.OK, 5), (Status.OK, 18), (Status.OK, 800), (Status.OK, 47))
+    assert told(expanded.folded(ok)) == [(Status.OK, 5), (Status.OK, 3), (Status.OK, 1)]
+    refused = answer_of((linked, 5), (linked, 18), (short, 249), (linked, -1))
+    assert told(expanded.folded(refused)) == [(linked, 5), (short, 0), (linked, -1)]
+    unasked = expanded.folded(replace(ok, available=b""))
+    assert (unasked.status, unasked.available) == (bytes(3), b"")
+    again = answer_of(
+        (Status.OK, 5), (Status.ALREADY_RECORDED, 18), (Status.OK, 800),
+        (Status.ALREADY_RECORDED, 47),
+    )  # fmt: skip
+    assert expanded.folded(again).status[1:] == bytes([Status.ALREADY_RECORDED] * 2)
+
+
+def judged(machine: ReferenceMachine, request: Request) -> Answer:
+    status, available, *_ = machine.apply(2 * SECOND, [request]).answers[0]
+    return Answer(status, np.array(available, "<i8").tobytes(), 1, 2, 3)
+
+
+lines_of_orders = st.lists(
+    st.tuples(st.sampled_from([COLA, HAM, MILK, BOX, CASE]), st.integers(1, 3)),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(lines_of_orders, st.lists(st.integers(0, 60), min_size=3, max_size=3))
+def test_an_order_of_bundles_is_judged_as_its_components_are(
+    lines: list[tuple[int, int]], stock: list[int]
+) -> None:
+    """It is held if and only if the components of all its lines together are there."""
+    stock[1] *= 25
+    machine = ReferenceMachine()
+    machine.set_sku_limit(CATALOGUE.skus)
+    machine.set_location(1, owned=True, currency=978)
+    on_hand = [(sku, n) for sku, n in zip((COLA, HAM, MILK), stock, strict=True) if n]
+    if on_hand:
+        machine.apply(SECOND, [request_of(Kind.RECEIVE, *on_hand, op_id=b"r" * 16)])
+
+    request = order(*lines, op_id=b"q" * 16)
+    needed = dict.fromkeys((COLA, HAM, MILK), 0)
+    for sku, quantity in lines:
+        for part, each in CATALOGUE.components(sku) or ((sku, 1),):
+            needed[part] += quantity * each
+    if bundles.names_bundles(request, CATALOGUE):
+        expanded = bundles.expand(request, CATALOGUE)
+        answer = expanded.folded(judged(machine, expanded.request))
+    else:
+        answer = judged(machine, request)
+
+    fits = all(needed[sku] <= n for sku, n in zip((COLA, HAM, MILK), stock, strict=True))
+    assert len(answer.status) == len(lines)
+    assert (not any(answer.status)) == fits
+    held = needed if fits else dict.fromkeys(needed, 0)
+    for sku, n in zip((COLA, HAM, MILK), stock, strict=True):
+        cell = machine.cell(sku, 1)
+        found = (0, 0) if cell is None else (cell.reserved, cell.available)
+        assert found == (held[sku], n - held[sku])
+    if fits:
+        left = {sku: n - held[sku] for sku, n in zip((COLA, HAM, MILK), stock, strict=True)}
+        last, _ = lines[-1]
+        parts = CATALOGUE.components(last) or ((last, 1),)
+        assert told(answer)[-1][1] == min(left[part] // each for part, each in parts)
+    assert machine.cell(BOX, 1) is None
