@@ -108,5 +108,8 @@ def answers_of(
     for request in requests:
         end = first + request.lines
         available = outcome.available[first:end].tobytes() if request.want_available else b""
-        yield Answer(status[first:end], available, now_ns, position.epoch, position.seq)
+        granted = b""
+        if outcome.granted is not None and request.is_partial:
+            granted = outcome.granted[first:end].tobytes()
+        yield Answer(status[first:end], available, now_ns, position.epoch, position.seq, granted)
         first = end

@@ -71,6 +71,17 @@ class Place:
 NOT_SOLD: Final = -1  # in `Place.buffers`: the channel does not sell from the location
 
 
+def check_place(place: Place) -> None:
+    """Raise ValueError for a place that no shard can have; says what is wrong."""
+    if not 1 <= place.location <= limits.MAX_LOCATIONS:
+        raise ValueError(f"location: {place.location}, not 1 to {limits.MAX_LOCATIONS}")
+    if len(place.buffers) > limits.MAX_CHANNELS:
+        raise ValueError(f"buffers: {len(place.buffers)}, at most {limits.MAX_CHANNELS}")
+    for units in place.buffers:
+        if not NOT_SOLD <= units <= limits.MAX_QUANTITY:
+            raise ValueError(f"buffers: {units}, not {NOT_SOLD} to {limits.MAX_QUANTITY}")
+
+
 @dataclass(slots=True)
 class AfterImage:
     """The touched cells' state after a block.

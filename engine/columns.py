@@ -25,6 +25,7 @@ class Columns:
     resolved_remembered: int = limits.RESOLVED_HOLDS_REMEMBERED
     movements_remembered: int = limits.MOVEMENTS_REMEMBERED
     state: State = field(init=False)
+    _rules: int = field(init=False, default=1)  # rows of `buffers` in use
 
     def __post_init__(self) -> None:
         holds = _zeros((_FIRST, kernels.HOLD_WORDS), np.int64)
@@ -46,7 +47,8 @@ class Columns:
             wheel=np.full((kernels.WHEEL_SLOTS, 2), NONE, np.int32),
             wheel_bits=_zeros(kernels.WHEEL_SLOTS // 64, np.uint64),
             ring=_zeros(self.resolved_remembered, np.int32),
-            places=_zeros((1, 4), np.int32),
+            places=_zeros((1, kernels.PLACE_WORDS), np.int32),
+            buffers=np.full((1, limits.MAX_CHANNELS), kernels.NO_RULES, np.int32),
             meta=meta,
             sums=_zeros(1, np.uint64),
         )
@@ -64,6 +66,14 @@ class Columns:
         if highest >= len(self.state.places):
             size = max(highest + 1, 2 * len(self.state.places))
             self.state = self.state._replace(places=_grown(self.state.places, size))
+
+    def add_rules(self) -> int:
+        """One more row of `buffers`, for a location that channels have rules for."""
+        row = self._rules
+        self._rules += 1
+        if row == len(self.state.buffers):
+            self.state = self.state._replace(buffers=_grown(self.state.buffers, 2 * row))
+        return row
 
     def make_room_for_cells(self, needed: int) -> None:
         """Room for `needed` cells in all. Raises MemoryError beyond MAX_CELLS."""

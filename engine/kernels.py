@@ -49,8 +49,12 @@ MOMENT, ARRIVED, WHAT, BEFORE = range(4)
 MOVEMENT_WORDS = 4
 _CENTRE = 1 << 31  # WHAT is row << 32 | units + _CENTRE
 
-# Columns of `State.places` (int32), a row a location id.
-OWNED, CURRENCY, SPLIT, PART = range(4)
+# Columns of `State.places` (int32), a row a location id. RULES is its row of `State.buffers`.
+OWNED, CURRENCY, SPLIT, PART, RULES = range(5)
+PLACE_WORDS = 5
+
+# In `State.buffers`, beside quantities; row 0 is of all locations that no channel has rules for.
+NOT_SOLD, NO_RULES = -1, -2
 
 # Slots of `State.meta` (int64).
 (
@@ -104,15 +108,19 @@ _SALE, _RETURN, _RECEIVE, _ADJUST, _COUNT = (int(Kind(k)) for k in range(6, 11))
 _SET_SAFETY_STOCK, _SET_PRICE = int(Kind.SET_SAFETY_STOCK), int(Kind.SET_PRICE)
 _CLAIM_RETURN = int(Kind.CLAIM_RETURN)
 _INSPECT, _WRITE_OFF = int(Kind.INSPECT), int(Kind.WRITE_OFF)
+_EXTEND, _UNFULFIL = int(Kind.EXTEND), int(Kind.UNFULFIL)
 _LAST_KIND = int(max(Kind))
 _LINKED, _RELEASE_REST = int(Flag.LINKED), int(Flag.RELEASE_REST)
+_PARTIAL, _SUPERSEDE = int(Flag.PARTIAL), int(Flag.SUPERSEDE)
+_RE_RESERVE, _COMMIT_NOW = int(Flag.RE_RESERVE), int(Flag.COMMIT_NOW)
+_RESERVE_FLAGS = _LINKED | _PARTIAL | _SUPERSEDE | _COMMIT_NOW
 _OF_DAMAGED, _OF_QUALITY = int(Flag.DAMAGED), int(Flag.QUALITY_CONTROL)
 _RESTOCK, _QUALITY, _DAMAGE = (int(Disposition(d)) for d in range(3))
 
 _MAX_QUANTITY, _MAX_BALANCE = limits.MAX_QUANTITY, limits.MAX_BALANCE
 _MIN_TTL, _MAX_TTL, _NS_PER_MS = limits.MIN_TTL_MS, limits.MAX_TTL_MS, limits.NS_PER_MS
 _MAX_PRICE, _MAX_REASON = limits.MAX_PRICE_MINOR, limits.MAX_REASON
-_MAX_HOLD_LINES = limits.MAX_HOLD_LINES
+_MAX_HOLD_LINES, _MAX_CHANNELS = limits.MAX_HOLD_LINES, limits.MAX_CHANNELS
 _MAX_SKEW_NS = limits.MAX_CLOCK_SKEW_MS * limits.NS_PER_MS
 
 _OK = int(Status.OK)
@@ -125,6 +133,7 @@ _EXCEEDS_SET_ASIDE = int(Status.EXCEEDS_SET_ASIDE)
 _ALREADY_RECORDED, _NOT_FULFILLED = int(Status.ALREADY_RECORDED), int(Status.HOLD_NOT_FULFILLED)
 _UNKNOWN_LOCATION, _UNKNOWN_SKU = int(Status.UNKNOWN_LOCATION), int(Status.UNKNOWN_SKU)
 _WRONG_SHARD, _CURRENCY = int(Status.WRONG_SHARD), int(Status.CURRENCY_MISMATCH)
+_UNKNOWN_CHANNEL, _NOT_IN_CHANNEL = int(Status.UNKNOWN_CHANNEL), int(Status.NOT_IN_CHANNEL)
 _HOLD_EXISTS, _UNKNOWN_HOLD = int(Status.HOLD_EXISTS), int(Status.UNKNOWN_HOLD)
 _HOLD_EXPIRED, _HOLD_RELEASED = int(Status.HOLD_EXPIRED), int(Status.HOLD_RELEASED)
 _NOT_PENDING, _NOT_COMMITTED = int(Status.HOLD_NOT_PENDING), int(Status.HOLD_NOT_COMMITTED)
@@ -158,7 +167,8 @@ class State(NamedTuple):
     wheel: np.ndarray  # int32 (WHEEL_SLOTS, 2): first and last hold of each bucket
     wheel_bits: np.ndarray  # uint64 (WHEEL_SLOTS / 64,): the buckets that are not empty
     ring: np.ndarray  # int32: first slots of the resolved holds, oldest first; NONE: revived
-    places: np.ndarray  # int32 (locations, 4)
+    places: np.ndarray  # int32 (locations, PLACE_WORDS)
+    buffers: np.ndarray  # int32 (places with rules + 1, MAX_CHANNELS): kept from a channel
     meta: np.ndarray  # int64 (META_SLOTS,)
     sums: np.ndarray  # uint64 (1,): sum of the hashes of all cells, counts and live hold lines
 
@@ -787,9 +797,15 @@ def settle(holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head, 
 
 
 @_jit
-def expire(cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head):
-    """Everything that is pending in a hold goes back to available."""
+def lapse(
+    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head, ends_as
+):  # fmt: skip
+    """Everything that is pending in a hold goes back to available.
+
+    NEXT of each line, which links nothing once the hold is resolved, keeps how much that was.
+    """
     drop_hash(holds, lines, sums, head)
+    of_head = lines[head, PENDING]
     slot = head
     while slot >= 0:
         if lines[slot, PENDING] > 0:
@@ -797,12 +813,38 @@ def expire(cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, me
             touch(cells, touched, meta, sums, row)
             cells[row, RESERVED] -= lines[slot, PENDING]
             meta[CHANGED] |= 1 << RESERVED
-            lines[slot, PENDING] = 0
+        if slot != head:
+            lines[slot, NEXT] = lines[slot, PENDING]
+        lines[slot, PENDING] = 0
         slot = np.int64(lines[slot, NEXT_LINE])
-    settle(
-        holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head, H_EXPIRED
+    settle(holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head, ends_as)
+    lines[head, NEXT] = of_head
+
+
+@_inlined
+def expire(cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head):
+    """A hold's deadline has passed."""
+    lapse(
+        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head,
+        H_EXPIRED,
     )  # fmt: skip
     meta[EXPIRED] += 1
+
+
+@_inlined
+def give_up(
+    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, head
+):  # fmt: skip
+    """Release a pending hold; one that is overdue expires."""
+    if holds[head, DEADLINE] < now:
+        expire(
+            cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head
+        )  # fmt: skip
+    else:
+        lapse(
+            cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head,
+            H_RELEASED,
+        )  # fmt: skip
 
 
 @_jit
@@ -832,8 +874,9 @@ def sweep(
                     touch(cells, touched, meta, sums, row)
                     cells[row, RESERVED] -= lines[slot, PENDING]
                     meta[CHANGED] |= 1 << RESERVED
-                    lines[slot, PENDING] = 0
                     wheel_take(holds, lines, wheel, wheel_bits, meta, slot)
+                    lines[slot, NEXT] = lines[slot, PENDING]
+                    lines[slot, PENDING] = 0
                     lines[slot, STATE] = H_EXPIRED
                     meta[HOLDS_OPEN] -= 1
                     meta[EXPIRED] += 1
@@ -876,12 +919,8 @@ def check_place(places, meta, sku, location):
 
 
 @_inlined
-def check_reserve(places, meta, kind, flags, sku, location, quantity, ttl_ms, last):
-    """The checks of one reserve line that need no other line and no stock."""
-    if kind < _RESERVE or kind > _LAST_KIND:
-        return _INVALID_KIND
-    if kind != _RESERVE or flags & ~_LINKED or (last and flags & _LINKED):
-        return _INVALID_FLAGS
+def check_reserve(places, meta, sku, location, quantity, ttl_ms):
+    """The checks of what is to be reserved that need no other line, no channel and no stock."""
     if quantity <= 0:
         return _INVALID_QUANTITY
     if quantity > _MAX_QUANTITY:
@@ -889,6 +928,19 @@ def check_reserve(places, meta, kind, flags, sku, location, quantity, ttl_ms, la
     if ttl_ms < _MIN_TTL or ttl_ms > _MAX_TTL:
         return _INVALID_TTL
     return check_place(places, meta, sku, location)
+
+
+@_inlined
+def buffer_of(places, buffers, location, channel):
+    """What is kept of each cell of a known location from a channel: (status, units)."""
+    if channel == 0:
+        return _OK, np.int64(0)
+    if channel >= _MAX_CHANNELS:
+        return _UNKNOWN_CHANNEL, np.int64(0)
+    units = np.int64(buffers[places[location, RULES], channel])
+    if units == NO_RULES:
+        return _UNKNOWN_CHANNEL, units
+    return (_NOT_IN_CHANNEL if units == NOT_SOLD else _OK), units
 
 
 @_inlined
@@ -900,23 +952,25 @@ def next_serial(meta):
 
 @_inlined
 def hold_line(
-    cells, touched, holds, lines, meta, sums, row, quantity, deadline, hi, lo, serial, number
+    cells, touched, holds, lines, meta, sums, row, quantity, posted, deadline, hi, lo, serial, number
 ):  # fmt: skip
-    """Make one line of a hold; the caller links it and enters the first one."""
+    """Make one line of a hold, `posted` or pending; the caller links it and enters the first one."""
     touch(cells, touched, meta, sums, row)
-    cells[row, RESERVED] += quantity
-    meta[CHANGED] |= 1 << RESERVED
+    word = COMMITTED if posted else RESERVED
+    cells[row, word] += quantity
+    meta[CHANGED] |= 1 << word
     slot = take_slot(lines, meta)
     holds[slot, ID_HI] = hi
     holds[slot, ID_LO] = lo
     holds[slot, DEADLINE] = deadline
     lines[slot, CELL] = row
-    lines[slot, PENDING] = quantity
-    lines[slot, POSTED] = 0
+    lines[slot, PENDING] = 0 if posted else quantity
+    lines[slot, POSTED] = quantity if posted else 0
     lines[slot, FULFILLED] = 0
     lines[slot, NEXT_LINE] = NONE
     lines[slot, SERIAL] = serial
-    lines[slot, STATE] = H_PENDING | number << NUMBER_AT
+    first = H_COMMITTED if posted else H_PENDING
+    lines[slot, STATE] = first if number == 0 else H_PENDING | number << NUMBER_AT
     lines[slot, RETURNED] = 0
     sums[0] += line_hash(holds, lines, slot)
     return slot
@@ -924,19 +978,22 @@ def hold_line(
 
 @_inlined
 def open_hold(holds, lines, hold_index, wheel, wheel_bits, meta, head):
-    """Enter the first line of a new hold into index and wheel."""
+    """Enter the first line of a new hold into the index, and into the wheel if it is pending."""
     enter(hold_index, id_tag(holds[head, ID_HI], holds[head, ID_LO]), head)
-    wheel_put(holds, lines, wheel, wheel_bits, meta, head)
-    meta[HOLDS_OPEN] += 1
+    if lines[head, STATE] == H_COMMITTED:
+        meta[HOLDS_COMMITTED] += 1
+    else:
+        wheel_put(holds, lines, wheel, wheel_bits, meta, head)
+        meta[HOLDS_OPEN] += 1
 
 
 @_inlined
 def reserve_one(
     cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, places, meta, sums,
-    now, flags, sku, location, quantity, ttl_ms, hi, lo,
+    now, sku, location, quantity, ttl_ms, hi, lo,
 ):  # fmt: skip
-    """A reserve line that stands alone. Returns (status, row or -1)."""
-    status = check_reserve(places, meta, _RESERVE, flags, sku, location, quantity, ttl_ms, True)
+    """A reserve line without flags, of no channel. Returns (status, row or -1)."""
+    status = check_reserve(places, meta, sku, location, quantity, ttl_ms)
     row = np.int64(-1)
     if status == _OK:
         row = find_cell(cells, cell_index, location << 32 | sku)
@@ -946,77 +1003,159 @@ def reserve_one(
             status = _INSUFFICIENT
         else:
             slot = hold_line(
-                cells, touched, holds, lines, meta, sums, row, quantity,
+                cells, touched, holds, lines, meta, sums, row, quantity, False,
                 now + ttl_ms * _NS_PER_MS, hi, lo, next_serial(meta), 0,
             )  # fmt: skip
             open_hold(holds, lines, hold_index, wheel, wheel_bits, meta, slot)
     return status, row
 
 
+@_inlined
+def check_order_line(kind, flags, of_first, is_first, is_last):
+    """The checks of a line's kind and flags; `of_first` are those of the order's first line."""
+    if kind < _RESERVE or kind > _LAST_KIND:
+        return _INVALID_KIND
+    if kind != _RESERVE or flags & ~_RESERVE_FLAGS or (is_last and flags & _LINKED):
+        return _INVALID_FLAGS
+    if (flags ^ of_first) & _COMMIT_NOW or (flags & _SUPERSEDE and not is_first):
+        return _INVALID_FLAGS
+    return _OK
+
+
 @_jit
-def judge_linked(
-    cells, cell_index, holds, hold_index, places, meta, block, first, end, last_line, hi, lo, rows
+def judge_order(
+    cells, cell_index, places, buffers, meta, block, first, end, last_line, refusal, rows, units
 ):  # fmt: skip
     """Find the first line of [first, end) that must be refused: (line or -1, its status).
 
-    The demand of lines on one cell is summed: each line's demand is added to `reserved` while the
-    next ones are judged, and taken back before this returns. `rows[i]` becomes the row of line i.
+    `refusal` is what the holds say to every line, or OK. The demand of lines on one cell is summed:
+    each line's units are added to `reserved` while the next ones are judged, and taken back before
+    this returns. `rows[i]` becomes the row of line i and `units[i]` what it gets, which is 0 for a
+    PARTIAL line that finds nothing. If none finds anything the answer is (-1, INSUFFICIENT_STOCK).
     """
-    exists = find_hold(holds, hold_index, hi, lo) >= 0
-    too_many = end - first > _MAX_HOLD_LINES
-    bad, status = np.int64(-1), _OK
+    of_first = np.int64(block.flags[first])
+    bad, status, total = np.int64(-1), _OK, np.int64(0)
     i = first
     while i < end and bad < 0:
+        flags = np.int64(block.flags[i])
         sku, location = np.int64(block.sku[i]), np.int64(block.location[i])
-        status = check_reserve(
-            places, meta, block.kind[i], np.int64(block.flags[i]), sku, location,
-            block.quantity[i], block.value[i], i == last_line,
-        )  # fmt: skip
+        quantity, kept = block.quantity[i], np.int64(0)
+        ttl_ms = _MIN_TTL if flags & _COMMIT_NOW else block.value[i]
+        status = check_order_line(
+            np.int64(block.kind[i]), flags, of_first, i == first, i == last_line
+        )
+        if status == _OK:
+            status = check_reserve(places, meta, sku, location, quantity, ttl_ms)
+        if status == _OK:
+            status, kept = buffer_of(places, buffers, location, np.int64(block.channel[i]))
         if status == _OK:
             rows[i] = find_cell(cells, cell_index, location << 32 | sku)
-            if exists:
-                status = _HOLD_EXISTS
-            elif too_many:
-                status = _TOO_MANY_LINES
-            elif rows[i] < 0 or available(cells, rows[i]) < block.quantity[i]:
+            status = refusal
+        if status == _OK:
+            free = available(cells, rows[i]) - kept if rows[i] >= 0 else np.int64(0)
+            units[i] = min(quantity, max(free, np.int64(0)))
+            if units[i] < quantity and not flags & _PARTIAL:
                 status = _INSUFFICIENT
         if status != _OK:
             bad = i
         else:
-            cells[rows[i], RESERVED] += block.quantity[i]
+            if units[i] > 0:
+                cells[rows[i], RESERVED] += units[i]
+                total += units[i]
             i += 1
     for j in range(first, i):
-        cells[rows[j], RESERVED] -= block.quantity[j]
-    return bad, status
+        if units[j] > 0:
+            cells[rows[j], RESERVED] -= units[j]
+    return bad, _INSUFFICIENT if bad < 0 and total == 0 else status
 
 
 @_jit
-def reserve_linked(
-    cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, places, meta, sums,
-    now, block, first, end, last_line, hi, lo, rows, out_status,
+def find_superseded(holds, lines, hold_index, hi, lo):
+    """The hold that an order takes the place of: (status, its first slot or -1).
+
+    One that is resolved or unknown is no hindrance and gives nothing; one that is committed, wholly
+    or in part, is an order already.
+    """
+    head = find_hold(holds, hold_index, hi, lo)
+    if head < 0:
+        return _OK, head
+    state = lines[head, STATE]
+    if state == H_COMMITTED or state == H_FULFILLED or state == H_CANCELLED:
+        return _NOT_PENDING, np.int64(-1)
+    if state != H_PENDING:
+        return _OK, np.int64(-1)
+    slot = head
+    while slot >= 0:
+        if lines[slot, POSTED] + lines[slot, FULFILLED] > 0:
+            return _NOT_PENDING, np.int64(-1)
+        slot = np.int64(lines[slot, NEXT_LINE])
+    return _OK, head
+
+
+@_inlined
+def lend(cells, lines, head, sign):
+    """Take what a hold has pending out of `reserved` (sign 1), or put it back (-1)."""
+    slot = head
+    while slot >= 0:
+        cells[lines[slot, CELL], RESERVED] -= sign * lines[slot, PENDING]
+        slot = np.int64(lines[slot, NEXT_LINE])
+
+
+@_jit
+def reserve_order(
+    cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places, buffers,
+    meta, sums, now, block, first, end, last_line, hi, lo, rows, units, out_status,
 ):  # fmt: skip
-    """The lines [first, end) of one order at one location: all or nothing, in one hold."""
+    """The lines [first, end) of one order at one location: all or nothing, in one hold.
+
+    PARTIAL lines are the exception: they get what there is. `units[i]` is what line i got, if its
+    status is OK.
+    """
     rows[first:end] = -1
-    bad, status = judge_linked(
-        cells, cell_index, holds, hold_index, places, meta, block, first, end, last_line, hi, lo,
-        rows,
+    units[first:end] = 0
+    flags = np.int64(block.flags[first])
+    old, refusal = np.int64(-1), _OK
+    if flags & _SUPERSEDE:
+        refusal, old = find_superseded(
+            holds, lines, hold_index, block.hold_hi[first], block.hold_lo[first]
+        )  # fmt: skip
+    if find_hold(holds, hold_index, hi, lo) >= 0:
+        refusal = _HOLD_EXISTS
+    elif refusal == _OK and end - first > _MAX_HOLD_LINES:
+        refusal = _TOO_MANY_LINES
+    lend(cells, lines, old, 1)
+    bad, status = judge_order(
+        cells, cell_index, places, buffers, meta, block, first, end, last_line, refusal, rows, units
     )  # fmt: skip
+    lend(cells, lines, old, -1)
     if bad >= 0:
         out_status[first:end] = _LINKED_REFUSED
         out_status[bad] = status
         return
+    out_status[first:end] = _INSUFFICIENT
+    if status != _OK:
+        return
+    if old >= 0:
+        give_up(
+            cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, old
+        )  # fmt: skip
+    serial, number = next_serial(meta), 0
     head, before = np.int64(-1), np.int64(-1)
-    deadline, serial = now + block.value[first] * _NS_PER_MS, next_serial(meta)
+    posted = flags & _COMMIT_NOW != 0
+    deadline = np.int64(0) if posted else now + block.value[first] * _NS_PER_MS
     for i in range(first, end):
+        if units[i] == 0:
+            continue
         slot = hold_line(
-            cells, touched, holds, lines, meta, sums, rows[i], block.quantity[i], deadline, hi, lo,
-            serial, i - first,
+            cells, touched, holds, lines, meta, sums, rows[i], units[i], posted, deadline, hi, lo,
+            serial, number,
         )  # fmt: skip
         if head < 0:
             head = slot
         else:
             lines[before, NEXT_LINE] = slot
         before = slot
+        number += 1
         out_status[i] = _OK
     open_hold(holds, lines, hold_index, wheel, wheel_bits, meta, head)
 
@@ -1024,10 +1163,29 @@ def reserve_linked(
 # --- operations on a hold -----------------------------------------------------------------------
 
 
+@_jit
+def called_hold(
+    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, hi, lo
+):  # fmt: skip
+    """The first slot of the hold that an operation names, or -1.
+
+    One that is due but was not swept yet (very many fell due at once) expires here and now.
+    """
+    head = find_hold(holds, hold_index, hi, lo)
+    if head >= 0 and lines[head, STATE] == H_PENDING and holds[head, DEADLINE] < now:
+        expire(
+            cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head
+        )  # fmt: skip
+    return head
+
+
 @_inlined
 def check_hold_call(kind, flags, quantity):
     """The checks of an operation on a hold that do not need the hold."""
-    if flags & ~_RELEASE_REST or (flags and (kind != _COMMIT or quantity == 0)):
+    allowed = 0
+    if kind == _COMMIT:
+        allowed = _RE_RESERVE if quantity == 0 else _RELEASE_REST
+    if flags & ~allowed:
         return _INVALID_FLAGS
     if quantity < 0:
         return _INVALID_QUANTITY
@@ -1045,9 +1203,11 @@ def check_hold_state(kind, state):
         return _HOLD_RELEASED
     if state >= H_INCOMING:
         return _UNKNOWN_HOLD  # an incoming record is no hold
-    if kind == _COMMIT or kind == _RELEASE:
-        return _OK if state == H_PENDING else _NOT_PENDING
-    return _OK if state <= H_COMMITTED else _NOT_COMMITTED
+    if kind == _FULFIL or kind == _CANCEL:
+        return _OK if state <= H_COMMITTED else _NOT_COMMITTED
+    if kind == _UNFULFIL:
+        return _OK if state <= H_FULFILLED else _NOT_FULFILLED
+    return _OK if state == H_PENDING else _NOT_PENDING
 
 
 @_inlined
@@ -1055,6 +1215,8 @@ def usable(lines, kind, slot):
     """The units of a line that `kind` may move."""
     if kind == _COMMIT or kind == _RELEASE:
         return np.int64(lines[slot, PENDING])
+    if kind == _UNFULFIL:
+        return np.int64(lines[slot, FULFILLED] - lines[slot, RETURNED])
     return np.int64(lines[slot, POSTED])
 
 
@@ -1071,6 +1233,13 @@ def move_units(cells, touched, movements, lines, meta, sums, kind, slot, units):
             lines[slot, POSTED] += units
             cells[row, COMMITTED] += units
             meta[CHANGED] |= 1 << COMMITTED
+    elif kind == _UNFULFIL:
+        lines[slot, FULFILLED] -= units
+        lines[slot, POSTED] += units
+        cells[row, COMMITTED] += units
+        cells[row, ON_HAND] += units
+        meta[CHANGED] |= 1 << COMMITTED | 1 << ON_HAND
+        note_movement(movements, meta, row, units, meta[NOW_NS])
     else:
         lines[slot, POSTED] -= units
         cells[row, COMMITTED] -= units
@@ -1086,7 +1255,7 @@ def move_units(cells, touched, movements, lines, meta, sums, kind, slot, units):
 def judge_on_hold(cells, lines, kind, key, quantity, head):
     """Whether the hold's lines on `key` (0: all) have the units: (status, row, units to move)."""
     total, elsewhere, row = np.int64(0), np.int64(0), np.int64(-1)
-    lowest = np.int64(_MAX_BALANCE)
+    lowest, highest = np.int64(_MAX_BALANCE), np.int64(-_MAX_BALANCE)
     slot = head
     while slot >= 0:
         line_row = np.int64(lines[slot, CELL])
@@ -1094,19 +1263,22 @@ def judge_on_hold(cells, lines, kind, key, quantity, head):
             row = line_row if row < 0 else row
             total += usable(lines, kind, slot)
             lowest = min(lowest, cells[line_row, ON_HAND])
+            highest = max(highest, cells[line_row, ON_HAND], cells[line_row, COMMITTED])
         else:
             elsewhere += usable(lines, kind, slot)
         slot = np.int64(lines[slot, NEXT_LINE])
     units = total if quantity == 0 else quantity
     if total + elsewhere == 0:
-        # A pending hold always has something pending, so only `committed` can be missing.
-        return _NOT_COMMITTED, row, units
+        # A pending hold always has something pending, so that cannot be what is missing.
+        return (_NOT_FULFILLED if kind == _UNFULFIL else _NOT_COMMITTED), row, units
     if row < 0:
         return _NOT_IN_HOLD, row, units
     if units > total:
         return _EXCEEDS_HOLD, row, units
     # All the units against each of the cells, so that several lines on one cell are safe too.
     if kind == _FULFIL and lowest - units < -_MAX_BALANCE:
+        return _BALANCE_LIMIT, row, units
+    if kind == _UNFULFIL and highest + units > _MAX_BALANCE:
         return _BALANCE_LIMIT, row, units
     return _OK, row, units
 
@@ -1116,21 +1288,20 @@ def on_hold(
     cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums,
     now, kind, flags, key, quantity, hi, lo,
 ):  # fmt: skip
-    """COMMIT, RELEASE, FULFIL or CANCEL: the whole hold, or `quantity` of the lines on one cell.
+    """COMMIT to CANCEL, UNFULFIL: the whole hold, or `quantity` of the lines on one cell.
 
     Returns (status, row or -1): the row of the first line that the operation is about.
     """
     status = check_hold_call(kind, flags, quantity)
     if status != _OK:
         return status, np.int64(-1)
-    head = find_hold(holds, hold_index, hi, lo)
+    head = called_hold(
+        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, hi, lo
+    )  # fmt: skip
     if head < 0:
         return _UNKNOWN_HOLD, np.int64(-1)
-    if lines[head, STATE] == H_PENDING and holds[head, DEADLINE] < now:
-        # It is due but was not swept yet (very many fell due at once): it expires here and now.
-        expire(
-            cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head
-        )  # fmt: skip
+    if flags & _RE_RESERVE and lines[head, STATE] == H_EXPIRED:
+        return reserve_again(cells, touched, holds, lines, ring, meta, sums, head)
     status = check_hold_state(kind, lines[head, STATE])
     if status != _OK:
         return status, np.int64(lines[head, CELL])
@@ -1142,7 +1313,10 @@ def on_hold(
     if status != _OK:
         return status, row
 
-    drop_hash(holds, lines, sums, head)
+    if lines[head, STATE] == H_FULFILLED:
+        revive(lines, ring, meta, head)
+    else:
+        drop_hash(holds, lines, sums, head)
     slot = head
     while slot >= 0:
         if key == 0 or cells[lines[slot, CELL], KEY] == key:
@@ -1162,6 +1336,72 @@ def on_hold(
         H_RELEASED if kind == _RELEASE else H_CANCELLED,
     )  # fmt: skip
     return status, row
+
+
+@_jit
+def reserve_again(cells, touched, holds, lines, ring, meta, sums, head):
+    """Commit an expired hold if all that lapsed is still to be had. Returns (status, row).
+
+    As in an order, what one line takes is not there for the next.
+    """
+    short = np.int64(-1)
+    slot = head
+    while slot >= 0 and short < 0:
+        row, units = np.int64(lines[slot, CELL]), np.int64(lines[slot, NEXT])
+        if units > 0 and available(cells, row) < units:
+            short = row
+        else:
+            cells[row, RESERVED] += units
+            slot = np.int64(lines[slot, NEXT_LINE])
+    behind = head
+    while behind != slot:
+        cells[lines[behind, CELL], RESERVED] -= lines[behind, NEXT]
+        behind = np.int64(lines[behind, NEXT_LINE])
+    if short >= 0:
+        return _INSUFFICIENT, short
+    revive(lines, ring, meta, head)
+    slot = head
+    while slot >= 0:
+        row = np.int64(lines[slot, CELL])
+        touch(cells, touched, meta, sums, row)
+        lines[slot, POSTED] = lines[slot, NEXT]
+        cells[row, COMMITTED] += lines[slot, NEXT]
+        slot = np.int64(lines[slot, NEXT_LINE])
+    meta[CHANGED] |= 1 << COMMITTED
+    add_hash(holds, lines, sums, head)
+    return _OK, np.int64(lines[head, CELL])
+
+
+@_jit
+def extend(
+    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums,
+    now, flags, ttl_ms, hi, lo,
+):  # fmt: skip
+    """EXTEND: a later deadline; an earlier one changes nothing. Returns (status, row or -1).
+
+    A hold whose deadline changes is the last to come to its new tick.
+    """
+    if flags:
+        return _INVALID_FLAGS, np.int64(-1)
+    if ttl_ms < _MIN_TTL or ttl_ms > _MAX_TTL:
+        return _INVALID_TTL, np.int64(-1)
+    head = called_hold(
+        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, hi, lo
+    )  # fmt: skip
+    if head < 0:
+        return _UNKNOWN_HOLD, head
+    status = check_hold_state(_EXTEND, lines[head, STATE])
+    deadline = now + ttl_ms * _NS_PER_MS
+    if status == _OK and deadline > holds[head, DEADLINE]:
+        drop_hash(holds, lines, sums, head)
+        wheel_take(holds, lines, wheel, wheel_bits, meta, head)
+        slot = head
+        while slot >= 0:
+            holds[slot, DEADLINE] = deadline
+            slot = np.int64(lines[slot, NEXT_LINE])
+        wheel_put(holds, lines, wheel, wheel_bits, meta, head)
+        add_hash(holds, lines, sums, head)
+    return status, np.int64(lines[head, CELL])
 
 
 # --- returns of what was handed over ------------------------------------------------------------
@@ -1467,18 +1707,20 @@ class Block(NamedTuple):
 
 
 @_jit
-def apply_block(state, now, budget, block, rows, out_status, out_available):
+def apply_block(state, now, budget, block, rows, units, out_status, out_available):
     """Apply a block at the time `now` (ns): first what expires, then the lines in order.
 
-    `rows` (int64, n) is scratch; `out_status` (uint8, n) and `out_available` (int64, n) are the
+    `rows` (int64, n) is scratch. `units` (int64, n) becomes what PARTIAL lines were granted, where
+    their status is OK; what it says of other lines means nothing. `out_status` (uint8, n) and `out_available` (int64, n) are the
     answers. The touched rows stand in `touched[:meta[DIRTY]]` afterwards. Returns how many holds
     the sweep expired.
     """
-    (cells, cell_index, touched, counted, movements, holds, lines, hold_index, wheel, wheel_bits, ring, places,
-     meta, sums) = state  # fmt: skip
+    (cells, cell_index, touched, counted, movements, holds, lines, hold_index, wheel, wheel_bits,
+     ring, places, buffers, meta, sums) = state  # fmt: skip
     kinds, flag_bits, skus, locations = block.kind, block.flags, block.sku, block.location
     quantities, values, currencies = block.quantity, block.value, block.currency
     hold_hi, hold_lo, occurred_at = block.hold_hi, block.hold_lo, block.occurred_at_ns
+    channels = block.channel
     request_hi, request_lo, request_end = block.request_hi, block.request_lo, block.request_end
     meta[DIRTY] = 0
     meta[CHANGED] = 0
@@ -1506,12 +1748,13 @@ def apply_block(state, now, budget, block, rows, out_status, out_available):
             after = i + 1
             row = np.int64(-1)
             status = _INVALID_KIND
-            if kind == _RESERVE and flags & _LINKED and after < end:
+            if kind == _RESERVE and flags | np.int64(channels[i]):
                 while after < end and flag_bits[after - 1] & _LINKED:
                     after += 1
-                reserve_linked(
-                    cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, places,
-                    meta, sums, now, block, i, after, end - 1, hi, lo, rows, out_status,
+                reserve_order(
+                    cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring,
+                    places, buffers, meta, sums, now, block, i, after, end - 1, hi, lo, rows, units,
+                    out_status,
                 )  # fmt: skip
                 for j in range(i, after):
                     out_available[j] = available(cells, rows[j]) if rows[j] >= 0 else 0
@@ -1520,9 +1763,9 @@ def apply_block(state, now, budget, block, rows, out_status, out_available):
             if kind == _RESERVE:
                 status, row = reserve_one(
                     cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, places,
-                    meta, sums, now, flags, sku, location, quantities[i], values[i], hi, lo,
+                    meta, sums, now, sku, location, quantities[i], values[i], hi, lo,
                 )  # fmt: skip
-            elif kind >= _COMMIT and kind <= _CANCEL:
+            elif (kind >= _COMMIT and kind <= _CANCEL) or kind == _UNFULFIL:
                 status, row = on_hold(
                     cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums,
                     now, kind, flags, location << 32 | sku, quantities[i], hold_hi[i], hold_lo[i],
@@ -1542,6 +1785,11 @@ def apply_block(state, now, budget, block, rows, out_status, out_available):
                 status, row = setting(
                     cells, cell_index, touched, places, meta, sums,
                     kind, flags, sku, location, quantities[i], values[i], currencies[i],
+                )  # fmt: skip
+            elif kind == _EXTEND:
+                status, row = extend(
+                    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums,
+                    now, flags, values[i], hold_hi[i], hold_lo[i],
                 )  # fmt: skip
             out_status[i] = status
             out_available[i] = available(cells, row) if row >= 0 else 0

@@ -16,21 +16,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import kernels, limits
-from engine.block import AfterImage, Place, concatenated
+from engine.block import AfterImage, Place, check_place, concatenated
 from engine.columns import Columns
 from engine.kernels import CELL_WORDS, KEY, ON_HAND
-from engine.operations import Request, id_to_pair
+from engine.operations import Flag, Kind, Request, id_to_pair
+from engine.status import Status
 from engine.views import Cell, Hold, HoldLine, HoldState
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What a block did. `status` (uint8) and `available` (int64) have one value a line."""
+    """What a block did. `status` (uint8) and `available` (int64) have one value a line.
+
+    `granted` (int64, a value a line): how much each line reserved; None when no line is PARTIAL.
+    """
 
     status: NDArray[np.uint8]
     available: NDArray[np.int64]
     expired: int
     image: AfterImage
+    granted: NDArray[np.int64] | None = None
 
 
 class Machine:
@@ -52,7 +57,7 @@ class Machine:
         self._budget = expiries_per_block
         self._places: dict[int, Place] = {}
         self._highest_location = 0
-        self._scratch = np.zeros(limits.MAX_BATCH_LINES, np.int64)
+        self._scratch = np.zeros((2, limits.MAX_BATCH_LINES), np.int64)
         self._single = _joined([Request(bytes(16), 1, {})], 1)
         self._single_columns = [
             (name, getattr(self._single, name).view(dtype)) for name, dtype in _NATIVE.items()
@@ -188,21 +193,36 @@ class Machine:
         self.state.meta[kernels.SKU_LIMIT] = sku_limit
 
     def set_location(
-        self, location: int, *, owned: bool, currency: int, split: int = 0, part: int = 0
+        self,
+        location: int,
+        *,
+        owned: bool,
+        currency: int,
+        split: int = 0,
+        part: int = 0,
+        buffers: tuple[int, ...] = (),
     ) -> None:
         """A location exists, and belongs to this shard or to another one."""
-        self.set_place(Place(location, owned, currency, split, part))
+        self.set_place(Place(location, owned, currency, split, part, buffers))
 
     def set_place(self, place: Place) -> None:
-        """A location exists, and belongs to this shard or to another one.
+        """A location exists, and belongs to this shard or to another one; channels have these rules.
 
-        Raises ValueError for an id that is not within 1 and MAX_LOCATIONS.
+        Raises ValueError for an id that is not within 1 and MAX_LOCATIONS, for more than
+        MAX_CHANNELS rules, and for one that is neither NOT_SOLD nor a quantity.
         """
-        if not 1 <= place.location <= limits.MAX_LOCATIONS:
-            raise ValueError(f"location: {place.location}, not 1 to {limits.MAX_LOCATIONS}")
+        check_place(place)
         self._columns.make_room_for_locations(place.location)
         owned = kernels.LOCATION_OWNED if place.owned else kernels.LOCATION_ELSEWHERE
-        self.state.places[place.location] = (owned, place.currency, place.split, place.part)
+        rules = int(self.state.places[place.location, kernels.RULES])
+        if place.buffers and not rules:
+            rules = self._columns.add_rules()
+        if rules:
+            self.state.buffers[rules] = kernels.NO_RULES
+            self.state.buffers[rules, : len(place.buffers)] = place.buffers
+        self.state.places[place.location] = (
+            owned, place.currency, place.split, place.part, rules,
+        )  # fmt: skip
         self._places[place.location] = place
         self._highest_location = max(self._highest_location, place.location)
 
@@ -222,13 +242,15 @@ class Machine:
         known = self.cells
         status = np.empty(lines, np.uint8)
         available = np.empty(lines, np.int64)
-        if len(self._scratch) < lines:
-            self._scratch = np.empty(lines, np.int64)
+        if self._scratch.shape[1] < lines:
+            self._scratch = np.empty((2, lines), np.int64)
+        rows, units = self._scratch
         with _wrapping():
             expired = kernels.apply_block(
-                state, now_ns, self._budget, block, self._scratch, status, available
+                state, now_ns, self._budget, block, rows, units, status, available
             )
-        return Outcome(status, available, int(expired), self._image(known))
+        granted = _granted(block, status, units)
+        return Outcome(status, available, int(expired), self._image(known), granted)
 
     def _one(self, request: Request) -> kernels.Block:
         """A block of one line, in arrays that are used again: it is the latency of single calls."""
@@ -318,6 +340,18 @@ class Machine:
         return AfterImage(rows, known, new_keys, words)
 
 
+def _granted(
+    block: kernels.Block, status: NDArray[np.uint8], units: NDArray[np.int64]
+) -> NDArray[np.int64] | None:
+    """What each line reserved, if some line is PARTIAL; the kernel says it of those alone."""
+    is_partial = block.flags & _PARTIAL != 0
+    if not is_partial.any():
+        return None
+    wanted = np.where(block.kind == Kind.RESERVE, block.quantity, 0)
+    held = np.where(is_partial, units[: len(status)], wanted)
+    return np.where(status == Status.OK, held, 0)
+
+
 def _joined(requests: list[Request], lines: int) -> kernels.Block:
     """The requests' columns, one after the other, as the kernel takes them."""
     ids = np.frombuffer(b"".join(r.op_id for r in requests), ">u8").astype(np.uint64)
@@ -345,6 +379,7 @@ _NATIVE: Final = {
 _PLAIN: Final = [name for name in _NATIVE if not name.startswith("hold")]
 
 
+_PARTIAL: Final = int(Flag.PARTIAL)
 _NUMBA: Final[Any] = numba.config
 _JIT_IS_OFF: Final = bool(_NUMBA.DISABLE_JIT)
 _HALVES: Final = struct.Struct(">qq")

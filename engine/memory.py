@@ -17,6 +17,7 @@ from engine.operations import Answer, Request
 
 _HEAD: Final = struct.Struct("<8sIQQQB")  # digest, lines, now_ns, epoch, seq, packing
 _ALL_OK, _PLAIN, _DEFLATED = range(3)
+_GRANTED: Final = 4  # a bit of `packing`: the last 8 bytes a line say what was granted
 _WORTH_DEFLATING: Final = 64  # bytes
 
 
@@ -37,10 +38,12 @@ class AnswerMemory:
     def remember(self, request: Request, answer: Answer) -> None:
         """Keep the answer to a request."""
         packing, body = _ALL_OK, b""
-        if answer.available or answer.status.count(0) != len(answer.status):
-            packing, body = _PLAIN, answer.status + answer.available
+        if answer.available or answer.granted or answer.status.count(0) != len(answer.status):
+            packing, body = _PLAIN, answer.status + answer.available + answer.granted
             if len(body) >= _WORTH_DEFLATING:
                 packing, body = _DEFLATED, zlib.compress(body, 1)
+            if answer.granted:
+                packing |= _GRANTED
         head = _HEAD.pack(
             request.digest, request.lines, answer.now_ns, answer.epoch, answer.seq, packing
         )
@@ -58,9 +61,10 @@ class AnswerMemory:
         body = entry[_HEAD.size :]
         if packing == _ALL_OK:
             return digest, Answer(bytes(lines), b"", now_ns, epoch, seq)
-        if packing == _DEFLATED:
+        if packing & ~_GRANTED == _DEFLATED:
             body = zlib.decompress(body)
-        return digest, Answer(body[:lines], body[lines:], now_ns, epoch, seq)
+        end = len(body) - 8 * lines if packing & _GRANTED else len(body)
+        return digest, Answer(body[:lines], body[lines:end], now_ns, epoch, seq, body[end:])
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)

@@ -116,6 +116,12 @@ class Request:
         request.digest = request._digest()
         return request
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether some line may be served in part."""
+        flags = self.columns.get("flags")
+        return flags is not None and bool((flags & _PARTIAL).any())
+
     def _digest(self) -> bytes:
         """8 bytes over the lines' content, however it was given.
 
@@ -138,6 +144,8 @@ class Request:
                 parts += (full_mark, column.data)
         return hashlib.blake2b(b"".join(parts), digest_size=8).digest()
 
+
+_PARTIAL: Final = int(Flag.PARTIAL)
 
 # What stands before a column's content in a digest: of one value for all lines, of one a line.
 _MARKS: Final = {name: (bytes((i, 1)), bytes((i, 0))) for i, name in enumerate(COLUMNS)}
@@ -174,6 +182,7 @@ class Answer:
     `status`: n bytes, one `Status` a line. `available`: n little-endian int64, the cell's
     availability right after the line, or empty unless the request asked for it. `now_ns` is the
     block's time (a hold's deadline is `now_ns + ttl_ms * 10**6`); `epoch`, `seq` name the block.
+    `granted`: n little-endian int64, how much the line reserved, or empty unless some line is PARTIAL.
     """
 
     status: bytes
@@ -181,6 +190,7 @@ class Answer:
     now_ns: int
     epoch: int
     seq: int
+    granted: bytes = b""
 
 
 def id_to_pair(op_id: bytes) -> tuple[int, int]:

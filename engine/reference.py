@@ -7,10 +7,11 @@ here that can be counted from the cells and the holds.
 
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, NamedTuple, TypeAlias
 
 from engine import limits
+from engine.block import NOT_SOLD, Place, check_place
 from engine.operations import (
     COLUMNS,
     HOLD_KINDS,
@@ -32,6 +33,7 @@ FACTS: Final = (
     Kind.SALE, Kind.RETURN, Kind.RECEIVE, Kind.ADJUST, Kind.COUNT, Kind.INSPECT, Kind.WRITE_OFF,
 )  # fmt: skip
 SETTINGS: Final = (Kind.SET_SAFETY_STOCK, Kind.SET_PRICE)
+RESERVE_FLAGS: Final = Flag.LINKED | Flag.PARTIAL | Flag.SUPERSEDE | Flag.COMMIT_NOW
 
 # What facts may have in `flags` and must have in `value`.
 _FACT_FLAGS: Final[dict[int, tuple[int, ...]]] = {
@@ -95,20 +97,18 @@ class Movement(NamedTuple):
     moment_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What the shard map says of a location."""
+class Answered(NamedTuple):
+    """What a request was answered: a value a line."""
 
-    owned: bool
-    currency: int  # ISO 4217 numeric
-    split: int  # over how many shards the location's SKUs are spread; 0 or 1: not at all
-    part: int  # which of them are this shard's
+    status: bytes
+    available: list[int]
+    granted: list[int]  # what each line reserved; empty when no line is PARTIAL
 
 
 class Outcome(NamedTuple):
     """What a block was answered."""
 
-    answers: list[tuple[bytes, list[int]]]  # of each request: a Status and the availability a line
+    answers: list[Answered]  # of each request
     expired: int  # holds that the sweep before the first line expired
 
 
@@ -135,6 +135,10 @@ class ReferenceMachine:
         self._places: dict[int, Place] = {}
         self._cells: dict[Key, Cell] = {}  # in the order they were made
         self._holds: dict[bytes, Hold] = {}  # live or remembered, in the order they were made
+        self._pending: dict[
+            bytes, None
+        ] = {}  # those that are, in the order of their deadlines' making
+        self._lapsed: dict[bytes, list[int]] = {}  # what each line of a hold had when it expired
         # The remembered ones, oldest first; None stands where one was that is live again.
         self._resolved: deque[bytes | None] = deque()
         self._counted_at_ns: dict[Key, int] = {}  # the moment of each cell's newest count
@@ -148,12 +152,19 @@ class ReferenceMachine:
         self._sku_limit = limit
 
     def set_location(
-        self, location: int, *, owned: bool, currency: int, split: int = 0, part: int = 0
+        self,
+        location: int,
+        *,
+        owned: bool,
+        currency: int,
+        split: int = 0,
+        part: int = 0,
+        buffers: tuple[int, ...] = (),
     ) -> None:
         """Make a location known, or change what is known of it."""
-        if not 1 <= location <= limits.MAX_LOCATIONS:
-            raise ValueError(f"location: {location}, must be 1 to {limits.MAX_LOCATIONS}")
-        self._places[location] = Place(owned, currency, split, part)
+        place = Place(location, owned, currency, split, part, buffers)
+        check_place(place)
+        self._places[location] = place
 
     def apply(self, now_ns: int, requests: Sequence[Request]) -> Outcome:
         """Apply one block: first what expires, then the lines in order.
@@ -223,27 +234,41 @@ class ReferenceMachine:
 
     # --- requests ---------------------------------------------------------------------------------
 
-    def _apply_request(self, request: Request) -> tuple[bytes, list[int]]:
+    def _apply_request(self, request: Request) -> Answered:
         lines = _lines(request)
         statuses: list[Status] = []
         available: list[int] = []
+        granted: list[int] = []
         while len(statuses) < len(lines):
             first = len(statuses)
             order = _linked_lines(lines, first)
-            for status, key in self._apply_lines(request, first, order):
+            answers = self._apply_lines(request, first, order)
+            for status, key in answers:
                 statuses.append(status)
                 # As it is after the whole order.
                 cell = None if key is None else self._cells.get(key)
                 available.append(0 if cell is None else cell.available)
-        return bytes(statuses), available
+            granted += self._granted(line_id(request.op_id, first), order, answers)
+        is_partial = any(line.flags & Flag.PARTIAL for line in lines)
+        return Answered(bytes(statuses), available, granted if is_partial else [])
+
+    def _granted(self, hold_id: bytes, order: list[Line], answers: list[Answer]) -> list[int]:
+        """How much each line of an order that was just judged reserved."""
+        if order[0].kind != Kind.RESERVE or all(status != Status.OK for status, _ in answers):
+            return [0] * len(order)
+        held = iter(self._holds[hold_id].lines)  # one for each line that is OK
+        units = [next(held) if status == Status.OK else None for status, _ in answers]
+        return [each.pending + each.committed if each else 0 for each in units]
 
     def _apply_lines(self, request: Request, first: int, order: list[Line]) -> list[Answer]:
         line = order[0]
         if line.kind == Kind.RESERVE:
             is_open = first + len(order) == request.lines and bool(order[-1].flags & Flag.LINKED)
             return self._reserve(line_id(request.op_id, first), order, is_open)
-        if line.kind in HOLD_KINDS:
+        if line.kind in (*HOLD_KINDS, Kind.UNFULFIL):
             return [self._on_hold(line)]
+        if line.kind == Kind.EXTEND:
+            return [self._extend(line)]
         if line.kind in FACTS:
             return [self._fact(line)]
         if line.kind == Kind.CLAIM_RETURN:
@@ -261,52 +286,90 @@ class ReferenceMachine:
         not looked at.
         """
         answers: list[Answer] = []
-        demand: Counter[Key] = Counter()  # of lines on one cell, summed
+        refusal, old = self._judge_holds(hold_id, order)
+        demand = _given_back(self._holds[old]) if old else Counter()  # of lines on one cell, summed
+        units: list[int] = []
         for number, line in enumerate(order):
             is_dangling = is_open and number == len(order) - 1
-            status = self._check_reserve(line, is_dangling)
-            key = line.key if status == Status.OK else None
-            demand[line.key] += line.quantity
+            status = _check_order_line(line, order[0], is_dangling)
             if status == Status.OK:
-                status = self._judge_reserve(hold_id, order, line, demand)
+                status = self._check_reserve(line)
+            key = line.key if status == Status.OK else None
+            if status == Status.OK:
+                status = refusal
+            units.append(self._free_for(line, demand) if status == Status.OK else 0)
+            if status == Status.OK and units[-1] < line.quantity and not line.flags & Flag.PARTIAL:
+                status = Status.INSUFFICIENT_STOCK
             if status != Status.OK:
                 refused = [(Status.LINKED_LINE_REFUSED, seen) for _, seen in answers]
                 unseen = [(Status.LINKED_LINE_REFUSED, None)] * (len(order) - number - 1)
                 return [*refused, (status, key), *unseen]
-            answers.append((status, key))
-
-        for line in order:
-            self._cells[line.key].reserved += line.quantity
-        # The first line's time to live is the hold's.
-        deadline_ns = self._now_ns + order[0].value * limits.NS_PER_MS
-        lines = [HoldLine(line.sku, line.location, pending=line.quantity) for line in order]
-        self._holds[hold_id] = Hold(HoldState.PENDING, deadline_ns, lines)
+            demand[line.key] += units[-1]
+            answers.append((status if units[-1] else Status.INSUFFICIENT_STOCK, key))
+        if any(units):
+            if old:
+                self._give_up(old)
+            self._open_hold(hold_id, order, units)
         return answers
 
-    def _check_reserve(self, line: Line, is_dangling: bool) -> Status:
+    def _judge_holds(self, hold_id: bytes, order: list[Line]) -> tuple[Status, bytes | None]:
+        """What the holds say to an order, and which of them it takes the place of."""
+        if hold_id in self._holds:
+            return Status.HOLD_EXISTS, None
+        old_id = pair_to_id(order[0].hold_hi, order[0].hold_lo)
+        old = self._holds.get(old_id) if order[0].flags & Flag.SUPERSEDE else None
+        if old is not None and _is_order(old):
+            return Status.HOLD_NOT_PENDING, None
+        if len(order) > limits.MAX_HOLD_LINES:
+            return Status.TOO_MANY_LINES, None
+        is_pending = old is not None and old.state == HoldState.PENDING
+        return Status.OK, old_id if is_pending else None
+
+    def _open_hold(self, hold_id: bytes, order: list[Line], units: list[int]) -> None:
+        """A new hold of what each line got; its time to live is the first line's."""
+        lines = [HoldLine(line.sku, line.location, pending=0) for line in order]
+        hold = Hold(HoldState.COMMITTED, 0, [])
+        for held, got in zip(lines, units, strict=True):
+            if got and order[0].flags & Flag.COMMIT_NOW:
+                held.committed = got
+                self._cells[_key(held)].committed += got
+            elif got:
+                held.pending = got
+                self._cells[_key(held)].reserved += got
+            if got:
+                hold.lines.append(held)
+        if not order[0].flags & Flag.COMMIT_NOW:
+            hold.state = HoldState.PENDING
+            hold.deadline_ns = self._now_ns + order[0].value * limits.NS_PER_MS
+            self._pending[hold_id] = None
+        self._holds[hold_id] = hold
+
+    def _free_for(self, line: Line, demand: Counter[Key]) -> int:
+        """How much of its quantity a line finds when the lines before it have taken theirs."""
+        cell = self._cells.get(line.key)
+        if cell is None:
+            return 0
+        kept = self._places[line.location].buffers[line.channel] if line.channel else 0
+        return max(0, min(line.quantity, cell.available - kept - demand[line.key]))
+
+    def _check_reserve(self, line: Line) -> Status:
         """The checks of one line that need no other line and no stock."""
-        if line.kind not in set(Kind):
-            return Status.INVALID_KIND
-        if line.kind != Kind.RESERVE or line.flags not in (0, Flag.LINKED) or is_dangling:
-            return Status.INVALID_FLAGS
         if line.quantity <= 0:
             return Status.INVALID_QUANTITY
         if line.quantity > limits.MAX_QUANTITY:
             return Status.QUANTITY_TOO_LARGE
-        if not limits.MIN_TTL_MS <= line.value <= limits.MAX_TTL_MS:
+        is_timed = line.kind != Kind.RESERVE or not line.flags & Flag.COMMIT_NOW
+        if is_timed and not limits.MIN_TTL_MS <= line.value <= limits.MAX_TTL_MS:
             return Status.INVALID_TTL
-        return self._check_place(line)
+        status = self._check_place(line)
+        return self._check_channel(line) if status == Status.OK else status
 
-    def _judge_reserve(
-        self, hold_id: bytes, order: list[Line], line: Line, demand: Counter[Key]
-    ) -> Status:
-        if hold_id in self._holds:
-            return Status.HOLD_EXISTS
-        if len(order) > limits.MAX_HOLD_LINES:
-            return Status.TOO_MANY_LINES
-        cell = self._cells.get(line.key)
-        if cell is None or cell.available < demand[line.key]:
-            return Status.INSUFFICIENT_STOCK
+    def _check_channel(self, line: Line) -> Status:
+        buffers = self._places[line.location].buffers
+        if line.channel >= max(1, len(buffers)):
+            return Status.UNKNOWN_CHANNEL
+        if line.channel and buffers[line.channel] == NOT_SOLD:
+            return Status.NOT_IN_CHANNEL
         return Status.OK
 
     def _check_place(self, line: Line) -> Status:
@@ -324,30 +387,41 @@ class ReferenceMachine:
     # --- operations on a hold ---------------------------------------------------------------------
 
     def _on_hold(self, line: Line) -> Answer:
-        """COMMIT, RELEASE, FULFIL or CANCEL: of the whole hold, or of its lines on one cell."""
+        """COMMIT to CANCEL, UNFULFIL: of the whole hold, or of its lines on one cell."""
         status = _check_hold_call(line)
         if status != Status.OK:
             return status, None
-        hold_id = pair_to_id(line.hold_hi, line.hold_lo)
-        hold = self._holds.get(hold_id)
+        hold_id, hold = self._called_hold(line)
         if hold is None:
             return Status.UNKNOWN_HOLD, None
-        if hold.state == HoldState.PENDING and hold.deadline_ns < self._now_ns:
-            self._expire(hold_id)  # the sweep did not come to it yet
+        if line.flags & Flag.RE_RESERVE and hold.state == HoldState.EXPIRED:
+            return self._reserve_again(hold_id, hold)
         status = _check_hold_state(line.kind, hold.state)
         if status != Status.OK:
             return status, _key(hold.lines[0])
         called = _called_lines(line, hold)
         status = self._judge_on_hold(line, hold, called)
         if status == Status.OK:
+            if hold.state == HoldState.FULFILLED:
+                self._revive(hold_id)
             self._move(line, hold, called)
             resolved = HoldState.RELEASED if line.kind == Kind.RELEASE else HoldState.CANCELLED
             self._settle(hold_id, resolved)
         return status, _key(called[0]) if called else None
 
+    def _called_hold(self, line: Line) -> tuple[bytes, Hold | None]:
+        """The hold that a line names; an overdue one, that the sweep did not come to, expires."""
+        hold_id = pair_to_id(line.hold_hi, line.hold_lo)
+        hold = self._holds.get(hold_id)
+        if hold is not None and hold.state == HoldState.PENDING and self._is_overdue(hold):
+            self._expire(hold_id)
+        return hold_id, hold
+
     def _judge_on_hold(self, line: Line, hold: Hold, called: list[HoldLine]) -> Status:
         if sum(_usable(line.kind, each) for each in hold.lines) == 0:
-            return Status.HOLD_NOT_COMMITTED  # a pending hold has something pending
+            # A pending hold has something pending, so that cannot be what is missing.
+            is_undone = line.kind == Kind.UNFULFIL
+            return Status.HOLD_NOT_FULFILLED if is_undone else Status.HOLD_NOT_COMMITTED
         if not called:
             return Status.NOT_IN_HOLD
         total = sum(_usable(line.kind, each) for each in called)
@@ -356,6 +430,11 @@ class ReferenceMachine:
         if line.kind == Kind.FULFIL:
             lowest = min(self._cells[_key(each)].on_hand for each in called)
             if lowest - (line.quantity or total) < -limits.MAX_BALANCE:
+                return Status.BALANCE_LIMIT
+        if line.kind == Kind.UNFULFIL:
+            cells = [self._cells[_key(each)] for each in called]
+            highest = max(max(cell.on_hand, cell.committed) for cell in cells)
+            if highest + (line.quantity or total) > limits.MAX_BALANCE:
                 return Status.BALANCE_LIMIT
         return Status.OK
 
@@ -386,15 +465,56 @@ class ReferenceMachine:
             cell.on_hand -= units
             if units:
                 self._note_movement(Movement(_key(line), -units, self._now_ns))
+        if kind == Kind.UNFULFIL:
+            line.fulfilled -= units
+            line.committed += units
+            cell.on_hand += units
+            cell.committed += units
+            if units:
+                self._note_movement(Movement(_key(line), units, self._now_ns))
+
+    def _reserve_again(self, hold_id: bytes, hold: Hold) -> Answer:
+        """Commit an expired hold if all that lapsed is still to be had."""
+        lapsed = self._lapsed[hold_id]
+        demand: Counter[Key] = Counter()
+        for each, units in zip(hold.lines, lapsed, strict=True):
+            demand[_key(each)] += units
+            if units and self._cells[_key(each)].available < demand[_key(each)]:
+                return Status.INSUFFICIENT_STOCK, _key(each)
+        self._revive(hold_id)
+        for each, units in zip(hold.lines, lapsed, strict=True):
+            each.committed = units
+            self._cells[_key(each)].committed += units
+        return Status.OK, _key(hold.lines[0])
+
+    def _extend(self, line: Line) -> Answer:
+        """EXTEND: a later deadline; an earlier one changes nothing."""
+        if line.flags:
+            return Status.INVALID_FLAGS, None
+        if not limits.MIN_TTL_MS <= line.value <= limits.MAX_TTL_MS:
+            return Status.INVALID_TTL, None
+        hold_id, hold = self._called_hold(line)
+        if hold is None:
+            return Status.UNKNOWN_HOLD, None
+        status = _check_hold_state(line.kind, hold.state)
+        deadline_ns = self._now_ns + line.value * limits.NS_PER_MS
+        if status == Status.OK and deadline_ns > hold.deadline_ns:
+            hold.deadline_ns = deadline_ns
+            del self._pending[hold_id]  # in its new tick it is the last to come
+            self._pending[hold_id] = None
+        return status, _key(hold.lines[0])
 
     # --- the end of holds -------------------------------------------------------------------------
 
     def _sweep(self) -> int:
-        """Expire what is overdue: by ticks, in one tick the oldest first, so many in a block."""
+        """Expire what is overdue, so many in a block.
+
+        By ticks; in one tick the hold comes first whose deadline was set first.
+        """
         overdue = [
-            (hold.deadline_ns >> limits.EXPIRY_TICK_BITS, hold_id)
-            for hold_id, hold in self._holds.items()
-            if hold.state == HoldState.PENDING and hold.deadline_ns < self._now_ns
+            (self._holds[hold_id].deadline_ns >> limits.EXPIRY_TICK_BITS, hold_id)
+            for hold_id in self._pending
+            if self._is_overdue(self._holds[hold_id])
         ]
         overdue.sort(key=lambda each: each[0])  # keeps the order within a tick
         due = overdue[: self._expiries_per_block]
@@ -402,12 +522,27 @@ class ReferenceMachine:
             self._expire(hold_id)
         return len(due)
 
+    def _is_overdue(self, hold: Hold) -> bool:
+        return hold.deadline_ns < self._now_ns
+
+    def _give_up(self, hold_id: bytes) -> None:
+        """Release a pending hold; one that is overdue expires."""
+        if self._is_overdue(self._holds[hold_id]):
+            self._expire(hold_id)
+        else:
+            self._lapse(hold_id, HoldState.RELEASED)
+
     def _expire(self, hold_id: bytes) -> None:
+        """A hold's deadline has passed."""
+        self._lapsed[hold_id] = [line.pending for line in self._holds[hold_id].lines]
+        self._lapse(hold_id, HoldState.EXPIRED)
+        self._expired += 1
+
+    def _lapse(self, hold_id: bytes, resolved: HoldState) -> None:
         """Everything that is pending in a hold goes back to available."""
         for line in self._holds[hold_id].lines:
             self._move_units(Kind.RELEASE, line, line.pending)
-        self._settle(hold_id, HoldState.EXPIRED)
-        self._expired += 1
+        self._settle(hold_id, resolved)
 
     def _settle(self, hold_id: bytes, resolved: HoldState) -> None:
         """After a change of a hold: its new state.
@@ -417,6 +552,7 @@ class ReferenceMachine:
         hold = self._holds[hold_id]
         if any(line.pending for line in hold.lines):
             return
+        self._pending.pop(hold_id, None)
         if any(line.committed for line in hold.lines):
             hold.state = HoldState.COMMITTED
             return
@@ -430,7 +566,13 @@ class ReferenceMachine:
             oldest = self._resolved.popleft()
             if oldest is not None:
                 del self._holds[oldest]
+                self._lapsed.pop(oldest, None)
         self._resolved.append(hold_id)
+
+    def _revive(self, hold_id: bytes) -> None:
+        """A resolved hold is a committed one again; its place among the remembered stays, empty."""
+        self._resolved[self._resolved.index(hold_id)] = None
+        self._holds[hold_id].state = HoldState.COMMITTED
 
     # --- facts --------------------------------------------------------------------------------
 
@@ -619,10 +761,40 @@ def _linked_lines(lines: list[Line], first: int) -> list[Line]:
     return lines[first:end]
 
 
+def _check_order_line(line: Line, first: Line, is_dangling: bool) -> Status:
+    """The checks of a line's kind and flags against those of the order's first line."""
+    if line.kind not in set(Kind):
+        return Status.INVALID_KIND
+    if line.kind != Kind.RESERVE or line.flags & ~RESERVE_FLAGS or is_dangling:
+        return Status.INVALID_FLAGS
+    if (line.flags ^ first.flags) & Flag.COMMIT_NOW:
+        return Status.INVALID_FLAGS
+    if line.flags & Flag.SUPERSEDE and line is not first:
+        return Status.INVALID_FLAGS
+    return Status.OK
+
+
+def _is_order(hold: Hold) -> bool:
+    """Whether a hold is or was committed, wholly or in part."""
+    if hold.state == HoldState.PENDING:
+        return any(line.committed or line.fulfilled for line in hold.lines)
+    return hold.state in (HoldState.COMMITTED, HoldState.FULFILLED, HoldState.CANCELLED)
+
+
+def _given_back(hold: Hold) -> Counter[Key]:
+    """The demand of a hold that counts as released: less than nothing."""
+    demand: Counter[Key] = Counter()
+    for line in hold.lines:
+        demand[_key(line)] -= line.pending
+    return demand
+
+
 def _check_hold_call(line: Line) -> Status:
     """The checks of an operation on a hold that do not need the hold."""
-    commits_part = line.kind == Kind.COMMIT and line.quantity != 0
-    if line.flags not in ((0, Flag.RELEASE_REST) if commits_part else (0,)):
+    allowed = 0
+    if line.kind == Kind.COMMIT:
+        allowed = Flag.RELEASE_REST if line.quantity else Flag.RE_RESERVE
+    if line.flags not in (0, allowed):
         return Status.INVALID_FLAGS
     if line.quantity < 0:
         return Status.INVALID_QUANTITY
@@ -639,9 +811,11 @@ def _check_hold_state(kind: int, state: HoldState) -> Status:
         return Status.HOLD_RELEASED
     if state >= HoldState.INCOMING:
         return Status.UNKNOWN_HOLD  # an incoming record is no hold
-    if kind in (Kind.COMMIT, Kind.RELEASE):
-        return Status.OK if state == HoldState.PENDING else Status.HOLD_NOT_PENDING
-    return Status.OK if state.is_live else Status.HOLD_NOT_COMMITTED
+    if kind in (Kind.FULFIL, Kind.CANCEL):
+        return Status.OK if state <= HoldState.COMMITTED else Status.HOLD_NOT_COMMITTED
+    if kind == Kind.UNFULFIL:
+        return Status.OK if state <= HoldState.FULFILLED else Status.HOLD_NOT_FULFILLED
+    return Status.OK if state == HoldState.PENDING else Status.HOLD_NOT_PENDING
 
 
 def _called_lines(line: Line, hold: Hold) -> list[HoldLine]:
@@ -656,6 +830,8 @@ def _called_lines(line: Line, hold: Hold) -> list[HoldLine]:
 
 def _usable(kind: int, line: HoldLine) -> int:
     """The units of a hold's line that `kind` may move."""
+    if kind == Kind.UNFULFIL:
+        return line.fulfilled - line.returned
     return line.pending if kind in (Kind.COMMIT, Kind.RELEASE) else line.committed
 
 

@@ -70,7 +70,14 @@ def encode_answers(answers: Sequence[Answer | tuple[str, str]]) -> bytes:
         [
             answer
             if isinstance(answer, tuple)
-            else (answer.status, answer.available, answer.now_ns, answer.epoch, answer.seq)
+            else (
+                answer.status,
+                answer.available,
+                answer.now_ns,
+                answer.epoch,
+                answer.seq,
+                answer.granted,
+            )
             for answer in answers
         ]
     )

@@ -40,9 +40,10 @@ class FakeShard:
             return known[1] if known[0] == request.digest else reused
         self.now_ns, self.seq = self.now_ns + 1, self.seq + 1
         self.seen.append(request)
-        status, available = self.machine.apply(self.now_ns, [request]).answers[0]
-        packed = np.array(available, "<i8").tobytes() if request.want_available else b""
-        answer = Answer(status, packed, self.now_ns, 1, self.seq)
+        told = self.machine.apply(self.now_ns, [request]).answers[0]
+        packed = np.array(told.available, "<i8").tobytes() if request.want_available else b""
+        granted = np.array(told.granted, "<i8").tobytes()
+        answer = Answer(told.status, packed, self.now_ns, 1, self.seq, granted)
         self.remembered[request.op_id] = request.digest, answer
         return answer
 

@@ -30,7 +30,7 @@ EUR, USD = 978, 840
 SKUS = 3  # known ones
 BERLIN, BOSTON, ELSEWHERE, SPLIT, UNKNOWN = 1, 2, 3, 4, 5
 LOCATIONS: dict[int, dict[str, Any]] = {
-    BERLIN: {"owned": True, "currency": EUR},
+    BERLIN: {"owned": True, "currency": EUR, "buffers": (0, 2, -1)},
     BOSTON: {"owned": True, "currency": USD},
     ELSEWHERE: {"owned": False, "currency": EUR},
     SPLIT: {"owned": True, "currency": EUR, "split": 2, "part": 1},
@@ -55,8 +55,8 @@ SKEW = limits.MAX_CLOCK_SKEW_MS * MS
 
 # What may stand in a column though it should not; some of it is good for some kinds.
 SPOILS: list[tuple[str, int]] = [
-    *(("kind", odd) for odd in (0, 1, 2, 6, 7, 10, 12, 13, 17, 19, 20, 255)),
-    *(("flags", odd) for odd in (0, 1, 2, 3, 4, 32, 64, 96, 255)),
+    *(("kind", odd) for odd in (0, 1, 2, 6, 7, 10, 12, 13, 16, 17, 19, 20, max(Kind) + 1, 255)),
+    *(("flags", odd) for odd in (0, 1, 2, 3, 4, 5, 8, 16, 18, 32, 64, 96, 128, 129, 140, 255)),
     *(("sku", odd) for odd in (0, SKUS + 1, 1 << 31, (1 << 32) - 1)),
     *(("location", odd) for odd in (0, ELSEWHERE, SPLIT, UNKNOWN)),
     *(("location", odd) for odd in (limits.MAX_LOCATIONS, 1 << 31, (1 << 32) - 1)),
@@ -69,6 +69,10 @@ SPOILS: list[tuple[str, int]] = [
     *(("value", limits.MAX_PRICE_MINOR + by) for by in (0, 1)),
     *(("currency", odd) for odd in (0, EUR, USD, 65_535)),
     *(("hold_lo", odd) for odd in (0, 9)),
+    *(
+        ("channel", odd)
+        for odd in (1, 2, 3, 4, limits.MAX_CHANNELS - 1, limits.MAX_CHANNELS, 65_535)
+    ),
 ]
 
 
@@ -80,13 +84,11 @@ class Wait(NamedTuple):
 
 
 class Call(NamedTuple):
-    """An operation on one of the holds there are, by its place among them."""
+    """A line that names one of the holds there are, by its place among them."""
 
-    kind: Kind
-    quantity: int
-    flags: int
+    line: Line
     hold: int  # 0: the newest; live ones come first
-    line: int | None  # which of its lines' cells to name
+    cell: int | None = None  # the cell of which of its lines to name
 
 
 class Late(NamedTuple):
@@ -120,7 +122,7 @@ class Step(NamedTuple):
 
     wait: Wait
     drafts: list[Draft]
-    owned: list[tuple[int, bool]]  # location, whether it is this shard's
+    places: list[tuple[int, dict[str, Any]]]  # location, what is now said of it
     extremes: list[Extreme]
 
 
@@ -152,7 +154,20 @@ def line(kind: Kind, cell: Key = (0, 0), quantity: int = 0, value: int = 0, **mo
 
 def linked(lines: Sequence[Line]) -> list[Line]:
     """Lines that stand or fall together."""
-    return [*(each._replace(flags=int(Flag.LINKED)) for each in lines[:-1]), *lines[-1:]]
+    chained = [each._replace(flags=each.flags | int(Flag.LINKED)) for each in lines[:-1]]
+    return [*chained, *lines[-1:]]
+
+
+def _order(first: Line | Call, others: list[Line]) -> list[Line | Call]:
+    """Linked lines, all committed at once if the first one is; it may name a hold."""
+    named = first if isinstance(first, Line) else first.line
+    at_once = named.flags & Flag.COMMIT_NOW
+    chained: list[Line | Call] = [
+        *linked([named, *(x._replace(flags=x.flags | at_once) for x in others)])
+    ]
+    if isinstance(first, Call):
+        chained[0] = first._replace(line=chained[0])
+    return chained
 
 
 def receipts(stock: Sequence[int]) -> list[Line]:
@@ -177,13 +192,14 @@ def _aimed(part: Part, holds: list[tuple[bytes, Hold]], now_ns: int) -> Line:
     if isinstance(part, Late):
         return part.fact._replace(occurred_at_ns=now_ns - part.ago_ns)
     if not holds:
-        return line(part.kind, hold=bytes(16))
+        return part.line
     hold_id, hold = holds[-1 - part.hold % len(holds)]
-    cell = (0, 0)
-    if part.line is not None:
-        named = hold.lines[part.line % len(hold.lines)]
-        cell = named.sku, named.location
-    return line(part.kind, cell, part.quantity, flags=part.flags, hold=hold_id)
+    hi, lo = id_to_pair(hold_id)
+    aimed = part.line._replace(hold_hi=hi, hold_lo=lo)
+    if part.cell is None:
+        return aimed
+    named = hold.lines[part.cell % len(hold.lines)]
+    return aimed._replace(sku=named.sku, location=named.location)
 
 
 # Whole lines are enumerated and then picked: drawing them column by column takes five times as long.
@@ -198,15 +214,48 @@ RESERVES = [
     for cell in [*CELLS, *CELLS[:2] * 3]
     for units in range(1, 5)
 ]
+_flags = [int(flag) for flag in (Flag.PARTIAL, Flag.COMMIT_NOW, Flag.PARTIAL | Flag.COMMIT_NOW)]
+FLAGGED = [  # and of a channel, now and then
+    each._replace(flags=flags, channel=channel)
+    for each in RESERVES
+    for flags in (_flags[0], *_flags)
+    for channel in (0, 0, 0, 0, 0, 1, 1, 1, 2, 3)
+]
+PARTIAL = [each for each in FLAGGED if each.flags == Flag.PARTIAL]
+SUPERSEDING = [
+    Call(each._replace(flags=flags | int(Flag.SUPERSEDE)), hold)
+    for each in RESERVES
+    for flags in (0, *_flags)
+    for hold in (0, 0, 0, 1, 2, 3, 5)
+]
 AMOUNTS = [  # of an operation on a hold, with its flags
-    *((kind, units, 0) for kind in (Kind.COMMIT, *HOLD_KINDS) for units in (0, 0, 1, 1, 2, 3, 5)),
+    *(
+        (kind, units, 0)
+        for kind in (Kind.COMMIT, *HOLD_KINDS, Kind.UNFULFIL)
+        for units in (0, 0, 1, 1, 2, 3, 5)
+    ),
     *((Kind.COMMIT, units, int(Flag.RELEASE_REST)) for units in (1, 1, 2, 3, 5)),
+    *((Kind.COMMIT, 0, int(Flag.RE_RESERVE)) for _ in range(5)),
 ]
 CALLS = [
-    Call(kind, units, flags, hold, named)
+    Call(line(kind, (0, 0), units, flags=flags), hold, named)
     for kind, units, flags in AMOUNTS
     for hold in (0, 0, 0, 1, 1, 2, 3, 4, 5)
     for named in (None, 0, 1, 2)
+]
+EXTENDS = [
+    Call(line(Kind.EXTEND, value=ttl_ms), hold)
+    for ttl_ms in _ttls_ms
+    for hold in (0, 0, 1, 1, 2, 3)
+]
+UNDONE = [  # of holds that are resolved, if there are any: negative numbers begin with these
+    Call(each, hold, named)
+    for each in (
+        *(line(Kind.UNFULFIL, (0, 0), units) for units in (0, 0, 0, 1, 2)),
+        *(line(Kind.COMMIT, flags=int(Flag.RE_RESERVE)) for _ in range(5)),
+    )
+    for hold in (-1, -1, -2, -2, -3, -4, -5)
+    for named in (None, 0)
 ]
 CALLS_BY_ID = [
     line(kind, cell, units, flags=flags, hold=line_id(base, index))
@@ -236,12 +285,12 @@ FACTS = [
     )
 ]
 RETURNS = [
-    Call(Kind.RETURN, units, 0, hold, named)
+    Call(line(Kind.RETURN, (0, 0), units), hold, named)
     for units in (1, 1, 2, 3)
     for hold in range(8)
     for named in (0, 1, 2)
 ]
-CLAIMS = [each._replace(kind=Kind.CLAIM_RETURN) for each in RETURNS]
+CLAIMS = [each._replace(line=each.line._replace(kind=Kind.CLAIM_RETURN)) for each in RETURNS]
 NAMED_FACTS = [  # a few ids, which holds may have too
     line(kind, cell, units, value, hold=line_id(base, index))
     for base, index in product(BASES[2:], range(2))
@@ -264,6 +313,11 @@ EXTREMES = [
     *(Extreme(cell, "on_hand", units) for cell, units in product(CELLS[:3], _near)),
     *(Extreme(cell, "damaged", units) for cell, units in product(CELLS[:3], _near)),
     *(Extreme(cell, "quality_control", units) for cell, units in product(CELLS[:3], _near)),
+]
+PLACES = [
+    *((location, {"owned": owned}) for location in (BOSTON, ELSEWHERE) for owned in (True, False)),
+    *((BERLIN, {"buffers": buffers}) for buffers in ((), (0, 0), (0, 7, 1, -1), (0, -1, 3, 2, 5))),
+    (BOSTON, {"buffers": (0, 1, -1)}),
 ]
 WAITS = [
     *(Wait(ns) for ns in _short * 6),
@@ -289,6 +343,8 @@ def _seldom(times: int, strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[l
 _parts = st.lists(
     st.one_of(
         *(st.sampled_from(CALLS).map(_alone) for _ in range(3)),
+        st.sampled_from(EXTENDS).map(_alone),
+        *(st.sampled_from(UNDONE).map(_alone) for _ in range(2)),
         st.sampled_from(CALLS_BY_ID).map(_alone),
         *(st.sampled_from(FACTS).map(_alone) for _ in range(2)),
         st.sampled_from(LATE_FACTS).map(_alone),
@@ -296,7 +352,14 @@ _parts = st.lists(
         st.sampled_from([*RETURNS, *CLAIMS]).map(_alone),
         st.sampled_from(LATE_COUNTS).map(_alone),
         *(st.sampled_from(RESERVES).map(_alone) for _ in range(2)),
+        st.sampled_from(FLAGGED).map(_alone),
+        st.sampled_from(SUPERSEDING).map(_alone),
         st.lists(st.sampled_from(RESERVES), min_size=2, max_size=4).map(linked),
+        st.builds(
+            _order,
+            st.sampled_from([*FLAGGED, *SUPERSEDING]),
+            st.lists(st.sampled_from([*RESERVES, *PARTIAL]), min_size=1, max_size=3),
+        ),
     ),
     min_size=1,
     max_size=4,
@@ -308,7 +371,7 @@ _steps = st.builds(
     Step,
     st.sampled_from(WAITS),
     st.lists(_drafts, max_size=3),
-    _seldom(12, st.tuples(st.sampled_from([BOSTON, ELSEWHERE]), st.booleans())),
+    _seldom(8, st.sampled_from(PLACES)),
     _seldom(8, st.sampled_from(EXTREMES)),
 )
 histories = st.builds(

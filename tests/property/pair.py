@@ -3,7 +3,12 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
+import numpy as np
+
+from actors.ports import Position
+from actors.recovery import answers_of
 from engine.block import AfterImage
 from engine.kernels import ON_HAND, SHORTAGES
 from engine.machine import Machine
@@ -35,6 +40,7 @@ class Pair:
         self.machine, self.reference = Machine(**bounds), ReferenceMachine(**bounds)
         self.now_ns = now_ns
         self.available: list[int] = []  # what the newest block's lines were answered
+        self.granted: list[list[int]] = []  # of each of its requests
         self._ids: dict[bytes, None] = {}  # every hold there ever was
         self._mirror: dict[Key, Cell] = {}  # kept by the after-images alone, as a gateway does
         for each in (self.machine, self.reference):
@@ -42,10 +48,10 @@ class Pair:
             for location, given in LOCATIONS.items():
                 each.set_location(location, **given)
 
-    def set_owned(self, location: int, *, owned: bool) -> None:
-        """The shard map changes."""
+    def set_location(self, location: int, **changed: Any) -> None:
+        """The shard map or a channel's rules change."""
         for each in (self.machine, self.reference):
-            each.set_location(location, owned=owned, currency=LOCATIONS[location]["currency"])
+            each.set_location(location, **(LOCATIONS[location] | changed))
 
     def force(self, cell: Key, counter: str, value: int) -> None:
         """Bring a counter of a cell where a million operations would."""
@@ -75,10 +81,14 @@ class Pair:
         """Apply a block to both and compare everything. Returns the statuses of all its lines."""
         expected = self.reference.apply(self.now_ns, requests)
         outcome = self.machine.apply(self.now_ns, requests)
-        statuses = [Status(each) for answer, _ in expected.answers for each in answer]
+        statuses = [Status(each) for answer in expected.answers for each in answer.status]
         assert [Status(each) for each in outcome.status.tolist()] == statuses
-        self.available = [each for _, answer in expected.answers for each in answer]
+        self.available = [each for answer in expected.answers for each in answer.available]
         assert outcome.available.tolist() == self.available
+        self.granted = [answer.granted for answer in expected.answers]
+        answers = answers_of(requests, outcome, self.now_ns, Position(1, 1))
+        granted = [np.frombuffer(answer.granted, "<i8").tolist() for answer in answers]
+        assert granted == self.granted
         assert outcome.expired == expected.expired
         self._reflect(outcome.image)
         self.machine.tidy(2)

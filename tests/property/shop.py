@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from engine.operations import Disposition, Flag, Kind, line_id
+from engine.operations import Disposition, Flag, Kind, id_to_pair, line_id
 from engine.reference import Key, Line
 from engine.status import Status
 from engine.views import Cell, Hold, HoldState
@@ -89,9 +89,21 @@ def reserve(units: int, cell: Key = TEA, *, ttl_ms: int = 1000, **more: Any) -> 
     return line(Kind.RESERVE, cell, units, ttl_ms, **more)
 
 
-def commit(name: str, units: int = 0, cell: Key = NO_LINE, *, rest: bool = False) -> Line:
-    flags = int(Flag.RELEASE_REST) if rest else 0
+def instead_of(old: str, reserved: Line) -> Line:
+    """A reserve that takes the place of an older hold."""
+    hi, lo = id_to_pair(hold_id(old))
+    return reserved._replace(flags=reserved.flags | int(Flag.SUPERSEDE), hold_hi=hi, hold_lo=lo)
+
+
+def commit(
+    name: str, units: int = 0, cell: Key = NO_LINE, *, rest: bool = False, again: bool = False
+) -> Line:
+    flags = int(Flag.RELEASE_REST) * rest | int(Flag.RE_RESERVE) * again
     return line(Kind.COMMIT, cell, units, hold=hold_id(name), flags=flags)
+
+
+def extend(name: str, ttl_ms: int) -> Line:
+    return line(Kind.EXTEND, value=ttl_ms, hold=hold_id(name))
 
 
 def release(name: str, units: int = 0, cell: Key = NO_LINE) -> Line:
@@ -100,6 +112,10 @@ def release(name: str, units: int = 0, cell: Key = NO_LINE) -> Line:
 
 def fulfil(name: str, units: int = 0, cell: Key = NO_LINE) -> Line:
     return line(Kind.FULFIL, cell, units, hold=hold_id(name))
+
+
+def unfulfil(name: str, units: int = 0, cell: Key = NO_LINE) -> Line:
+    return line(Kind.UNFULFIL, cell, units, hold=hold_id(name))
 
 
 def cancel(name: str, units: int = 0, cell: Key = NO_LINE) -> Line:

@@ -18,8 +18,8 @@ def test_both_machines_live_the_same_life(history: History) -> None:
     pair.apply([request(BASES[0], stock)] if stock else [])
     for step in history.steps:
         pair.wait(step.wait)
-        for location, owned in step.owned:
-            pair.set_owned(location, owned=owned)
+        for location, changed in step.places:
+            pair.set_location(location, **changed)
         for extreme in step.extremes:
             pair.force(*extreme)
         holds = pair.reference.holds

@@ -97,7 +97,7 @@ class FakeStock:
         self._lies(columns)
         typed = {name: np.asarray(column).astype(TYPES[name]) for name, column in columns.items()}
         request = Request.of(op_id, len(typed["kind"]), **typed)
-        statuses, _ = self.machine.apply(self._now_ns, [request]).answers[0]
+        statuses = self.machine.apply(self._now_ns, [request]).answers[0].status
         lines = len(statuses)
         ids = np.frombuffer(b"".join(line_id(op_id, i) for i in range(lines)), np.uint8)
         return Acknowledged(

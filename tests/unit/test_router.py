@@ -154,7 +154,7 @@ def test_a_split_batch_answers_like_one_machine(
     skus, locations = zip(*EVERYTHING, strict=True)
     stock = {"kind": Kind.RECEIVE, "sku": skus, "location": locations, "quantity": 10}
     whole.apply(10**18 + 1, [Request.of(batch_id(), 64, **stock)])
-    status, available = whole.apply(10**18 + 2, [request]).answers[0]
+    status, available, _ = whole.apply(10**18 + 2, [request]).answers[0]
     assert asyncio.run(split()) == (list(status), available, set(whole.holds))
 
 

@@ -1,0 +1,570 @@
+"""The life of holds beyond reserve, commit and fulfil; both machines answer each rule (see `Shop`)."""
+
+import pytest
+
+from engine import kernels, limits
+from engine.block import NOT_SOLD, Place
+from engine.machine import Machine
+from engine.operations import Flag, Kind
+from engine.reference import Line, ReferenceMachine
+from engine.status import Status
+from engine.views import HoldState
+from tests.property.histories import (
+    BERLIN,
+    BOSTON,
+    EUR,
+    MS,
+    SKUS,
+    SPLIT,
+    TICK,
+    UNKNOWN,
+    line,
+    linked,
+    request,
+)
+from tests.property.shop import (
+    FAR,
+    JAM,
+    TEA,
+    Shop,
+    cancel,
+    commit,
+    count,
+    extend,
+    fulfil,
+    instead_of,
+    receive,
+    release,
+    reserve,
+    sale,
+    unfulfil,
+)
+
+MOST = limits.MAX_BALANCE
+LONG = limits.MAX_TTL_MS + 1
+PARTIAL, COMMIT_NOW = int(Flag.PARTIAL), int(Flag.COMMIT_NOW)
+
+
+def expired(shop: Shop, name: str, *lines: Line) -> None:
+    """Reserve, and let the deadline go by."""
+    shop.holds(name, *lines)
+    shop.wait_until(shop.hold(name).deadline_ns + 1)
+    shop.does(count(0, (SKUS, BERLIN)))
+    assert shop.state(name) is HoldState.EXPIRED
+
+
+# --- extend ---------------------------------------------------------------------------------------
+
+
+def test_an_extended_hold_is_good_up_to_its_new_deadline() -> None:
+    shop = Shop(tea=10, jam=10)
+    shop.holds("order", reserve(1, ttl_ms=20), reserve(2, JAM))
+    shop.does(extend("order", 500))
+    deadline_ns = shop.now_ns + 500 * MS
+    assert shop.hold("order").deadline_ns == deadline_ns
+    shop.wait_until(deadline_ns)
+    shop.does(commit("order", 1, TEA))
+    shop.wait(1)
+    assert shop.answer(commit("order")) is Status.HOLD_NOT_PENDING
+    assert shop.units("order") == [(0, 1, 0), (0, 0, 0)]
+
+
+def test_an_earlier_deadline_changes_nothing() -> None:
+    shop = Shop(tea=10)
+    shop.holds("order", reserve(1, ttl_ms=500))
+    deadline_ns = shop.hold("order").deadline_ns
+    shop.does(extend("order", 20))
+    assert shop.hold("order").deadline_ns == deadline_ns
+
+
+def test_only_a_pending_hold_can_be_extended() -> None:
+    shop = Shop(tea=20)
+    assert shop.answer(extend("nothing", 5)) is Status.UNKNOWN_HOLD
+    for name in ("released", "committed", "late"):
+        shop.holds(name, reserve(1))
+    shop.does(release("released"), commit("committed"))
+    assert shop.answer(extend("released", 5)) is Status.HOLD_RELEASED
+    assert shop.answer(extend("committed", 5)) is Status.HOLD_NOT_PENDING
+    shop.wait_until(shop.hold("late").deadline_ns + 1)
+    assert shop.answer(extend("late", 5)) is Status.HOLD_EXPIRED
+
+
+@pytest.mark.parametrize(
+    ("bad", "status"),
+    [
+        (extend("?", 0)._replace(flags=1), Status.INVALID_FLAGS),
+        (extend("?", 0), Status.INVALID_TTL),
+        (extend("?", LONG), Status.INVALID_TTL),
+        (unfulfil("?", -1)._replace(flags=2), Status.INVALID_FLAGS),
+        (unfulfil("?", -1), Status.INVALID_QUANTITY),
+        (unfulfil("?", limits.MAX_QUANTITY + 1), Status.QUANTITY_TOO_LARGE),
+        (commit("?", -1, again=True), Status.INVALID_FLAGS),
+        (commit("?", 1, rest=True, again=True), Status.INVALID_FLAGS),
+        (release("?")._replace(flags=int(Flag.RE_RESERVE)), Status.INVALID_FLAGS),
+        (reserve(0, flags=COMMIT_NOW, ttl_ms=0), Status.INVALID_QUANTITY),
+        (reserve(1, (1, UNKNOWN), flags=COMMIT_NOW, ttl_ms=0), Status.UNKNOWN_LOCATION),
+        (reserve(1, (1, UNKNOWN), flags=PARTIAL, ttl_ms=0), Status.INVALID_TTL),
+        (reserve(1, (1, SPLIT), channel=3), Status.WRONG_SHARD),
+    ],
+)
+def test_the_first_reason_in_the_order_of_statuses_is_the_answer(bad: Line, status: Status) -> None:
+    shop = Shop(tea=5)
+    before = shop.pair.machine.state_hash
+    assert shop.answer(bad) is status
+    assert shop.pair.machine.state_hash == before
+
+
+def test_within_a_tick_an_extended_hold_is_the_last_to_expire() -> None:
+    shop = Shop(tea=10, expiries_per_block=1)
+    shop.wait_until((shop.now_ns // TICK + 1) * TICK)
+    shop.holds("extended", reserve(1, ttl_ms=10))
+    shop.holds("other", reserve(1, ttl_ms=90))
+    shop.does(extend("extended", 90))
+    shop.wait(1000 * MS)
+    for name in ("other", "extended"):
+        assert shop.state(name) is HoldState.PENDING
+        shop.does(count(10, JAM))
+        assert shop.state(name) is HoldState.EXPIRED
+
+
+def test_an_extended_hold_leaves_the_others_of_its_tick_where_they_are() -> None:
+    shop = Shop(tea=10)
+    for name in ("first", "middle", "last"):
+        shop.holds(name, reserve(1, ttl_ms=20))
+    shop.does(extend("middle", 5_000))
+    shop.wait(21 * MS)
+    shop.does(count(10, JAM))
+    states = [shop.state(name) for name in ("first", "middle", "last")]
+    assert states == [HoldState.EXPIRED, HoldState.PENDING, HoldState.EXPIRED]
+
+
+# --- take a handover back -------------------------------------------------------------------------
+
+
+def test_goods_that_could_not_be_handed_over_are_committed_again() -> None:
+    shop = Shop(tea=10)
+    shop.holds("order", reserve(4))
+    shop.does(commit("order"), fulfil("order", 3))
+    shop.does(unfulfil("order", 2))
+    assert shop.units("order") == [(0, 3, 1)]
+    assert (shop.cell().on_hand, shop.cell().committed, shop.available()) == (9, 3, 6)
+    shop.does(unfulfil("order"))
+    assert shop.units("order") == [(0, 4, 0)]
+    assert shop.answer(unfulfil("order")) is Status.HOLD_NOT_FULFILLED
+
+
+def test_a_fulfilled_hold_lives_again_when_its_handover_failed() -> None:
+    shop = Shop(tea=10, jam=10)
+    shop.holds("order", reserve(4), reserve(1, JAM))
+    shop.does(commit("order"), fulfil("order"))
+    assert (shop.state("order"), shop.pair.machine.holds_committed) == (HoldState.FULFILLED, 0)
+    shop.does(unfulfil("order", 1, TEA))
+    assert (shop.state("order"), shop.pair.machine.holds_committed) == (HoldState.COMMITTED, 1)
+    assert shop.units("order") == [(0, 1, 3), (0, 0, 1)]
+    shop.does(fulfil("order"))
+    assert shop.state("order") is HoldState.FULFILLED
+    assert shop.cell().on_hand == 6
+
+
+def test_a_hold_that_lives_again_is_not_forgotten_and_leaves_its_place_to_nobody() -> None:
+    shop = Shop(tea=10, resolved_remembered=2)
+    for name in ("revived", "second", "third", "fourth"):
+        shop.holds(name, reserve(1))
+    shop.does(commit("revived"), fulfil("revived"), release("second"))
+    shop.does(unfulfil("revived"))
+    shop.does(release("third"))  # in the empty place of the oldest one
+    assert shop.answer(commit("second")) is Status.HOLD_RELEASED
+    shop.does(release("fourth"))
+    assert shop.answer(commit("second")) is Status.UNKNOWN_HOLD
+    assert shop.state("revived") is HoldState.COMMITTED
+    shop.does(fulfil("revived"))
+    assert shop.answer(commit("third")) is Status.UNKNOWN_HOLD
+
+
+def test_only_what_was_handed_over_can_be_taken_back() -> None:
+    shop = Shop(tea=20, jam=5)
+    assert shop.answer(unfulfil("nothing")) is Status.UNKNOWN_HOLD
+    for name in ("released", "cancelled", "pending", "committed"):
+        shop.holds(name, reserve(2), reserve(1, JAM))
+    shop.does(release("released"), commit("cancelled"), cancel("cancelled"), commit("committed"))
+    assert shop.answer(unfulfil("released")) is Status.HOLD_RELEASED
+    for name in ("cancelled", "pending", "committed"):
+        assert shop.answer(unfulfil(name)) is Status.HOLD_NOT_FULFILLED
+    shop.does(fulfil("committed", 1, TEA))
+    assert shop.answer(unfulfil("committed", 1)) is Status.NOT_IN_HOLD
+    assert shop.answer(unfulfil("committed", 1, FAR)) is Status.NOT_IN_HOLD
+    assert shop.answer(unfulfil("committed", 2, TEA)) is Status.EXCEEDS_HOLD
+    assert shop.answer(unfulfil("committed", 1, JAM)) is Status.EXCEEDS_HOLD
+
+
+@pytest.mark.parametrize("counter", ["on_hand", "committed"])
+def test_what_is_taken_back_passes_no_limit(counter: str) -> None:
+    shop = Shop(tea=10)
+    shop.holds("order", reserve(2), reserve(2))
+    shop.does(commit("order"), fulfil("order"))
+    row = shop.pair.machine.state.cells[0]
+    row[kernels.ON_HAND if counter == "on_hand" else kernels.COMMITTED] = MOST - 3
+    setattr(shop.pair.reference._cells[TEA], counter, MOST - 3)
+    # Not compared by the pair: it would miss the holds that are committed there.
+    called = request(bytes(16), [unfulfil("order"), unfulfil("order", 3, TEA)])
+    answers = shop.pair.reference.apply(shop.now_ns + 1, [called]).answers
+    expected = [Status.BALANCE_LIMIT, Status.OK]
+    assert list(answers[0].status) == expected
+    assert shop.pair.machine.apply(shop.now_ns + 1, [called]).status.tolist() == expected
+
+
+# --- late payment ---------------------------------------------------------------------------------
+
+
+def test_a_late_payment_gets_what_is_still_there() -> None:
+    shop = Shop(tea=10, jam=10)
+    expired(shop, "order", reserve(4), reserve(3, JAM), reserve(6))
+    assert shop.answer(commit("order")) is Status.HOLD_EXPIRED
+    shop.does(commit("order", again=True))
+    assert shop.state("order") is HoldState.COMMITTED
+    assert shop.units("order") == [(0, 4, 0), (0, 3, 0), (0, 6, 0)]
+    assert (shop.available(TEA), shop.available(JAM)) == (0, 7)
+    assert (shop.pair.machine.holds_open, shop.pair.machine.holds_committed) == (0, 1)
+    shop.does(fulfil("order"))
+
+
+def test_a_late_payment_of_a_single_line_gets_what_is_still_there() -> None:
+    shop = Shop(tea=10)
+    expired(shop, "order", reserve(4))
+    shop.does(commit("order", again=True))
+    assert shop.units("order") == [(0, 4, 0)]
+    assert shop.answer(commit("order", again=True)) is Status.HOLD_NOT_PENDING
+
+
+@pytest.mark.parametrize("sold", [TEA, JAM])
+def test_a_late_payment_gets_all_or_nothing(sold: tuple[int, int]) -> None:
+    shop = Shop(tea=10, jam=10)
+    expired(shop, "order", reserve(4), reserve(8, JAM), reserve(5))
+    shop.does(sale(3, sold))
+    before = shop.pair.machine.state_hash
+    assert shop.answer(commit("order", again=True)) is Status.INSUFFICIENT_STOCK
+    assert shop.pair.available == [7]
+    assert shop.pair.machine.state_hash == before
+    assert shop.state("order") is HoldState.EXPIRED
+    shop.does(receive(3, sold))
+    shop.does(commit("order", again=True))
+
+
+def test_a_late_payment_is_for_what_had_not_been_resolved_by_then() -> None:
+    shop = Shop(tea=10, jam=1)
+    shop.holds("order", reserve(4), reserve(1, JAM), reserve(1))
+    shop.does(release("order", 1, JAM), commit("order", 1, TEA))
+    shop.does(cancel("order"), sale(3, JAM))  # a shortage of what is not asked for any more
+    shop.wait(2000 * MS)
+    shop.does(commit("order", again=True))
+    assert shop.units("order") == [(0, 3, 0), (0, 0, 0), (0, 1, 0)]
+    assert shop.available(JAM) == -2
+
+
+def test_a_payment_in_time_commits_as_always() -> None:
+    shop = Shop(tea=4)
+    shop.holds("order", reserve(4))
+    shop.does(commit("order", again=True))
+    assert shop.units("order") == [(0, 4, 0)]
+    assert shop.answer(commit("nothing", again=True)) is Status.UNKNOWN_HOLD
+    shop.does(cancel("order"))
+    shop.holds("released", reserve(4))
+    shop.does(release("released"))
+    assert shop.answer(commit("released", again=True)) is Status.HOLD_RELEASED
+
+
+def test_a_late_payment_that_meets_an_overdue_hold_before_the_sweep_is_late_too() -> None:
+    shop = Shop(tea=10, expiries_per_block=1)
+    shop.holds("swept", reserve(1, ttl_ms=5))
+    shop.holds("called", reserve(4, ttl_ms=5))
+    shop.wait(1000 * MS)
+    shop.does(commit("called", again=True))
+    assert shop.pair.machine.expired == 2
+    assert shop.state("called") is HoldState.COMMITTED
+
+
+def test_an_expired_hold_can_be_paid_for_only_while_it_is_remembered() -> None:
+    shop = Shop(tea=10, resolved_remembered=1)
+    expired(shop, "old", reserve(4))
+    expired(shop, "new", reserve(4))
+    assert shop.answer(commit("old", again=True)) is Status.UNKNOWN_HOLD
+    shop.does(commit("new", again=True))
+
+
+# --- the owner's own hold -------------------------------------------------------------------------
+
+
+def test_the_owners_own_hold_does_not_stand_in_the_way_of_a_retry() -> None:
+    shop = Shop(tea=5)
+    shop.holds("old", reserve(4))
+    shop.holds("new", instead_of("old", reserve(5)))
+    assert shop.state("old") is HoldState.RELEASED
+    assert shop.units("new") == [(5, 0, 0)]
+    assert shop.available() == 0
+
+
+def test_a_refused_retry_leaves_the_old_hold_untouched() -> None:
+    shop = Shop(tea=5, jam=5)
+    shop.holds("old", reserve(3), reserve(2, JAM))
+    before = shop.pair.machine.state_hash
+    assert shop.answer(instead_of("old", reserve(6)), name="new") is Status.INSUFFICIENT_STOCK
+    order = linked([instead_of("old", reserve(5)), reserve(6, JAM)])
+    assert shop.answers(*order) == [Status.LINKED_LINE_REFUSED, Status.INSUFFICIENT_STOCK]
+    assert shop.pair.machine.state_hash == before
+    assert shop.units("old") == [(3, 0, 0), (2, 0, 0)]
+
+
+def test_a_retry_takes_the_place_of_a_whole_order() -> None:
+    shop = Shop(tea=5, jam=5)
+    shop.holds("old", reserve(3), reserve(2, JAM), reserve(1))
+    shop.does(*linked([instead_of("old", reserve(5, JAM)), reserve(5)]), name="new")
+    assert shop.state("old") is HoldState.RELEASED
+    assert shop.units("new") == [(5, 0, 0), (5, 0, 0)]
+
+
+def test_a_hold_that_is_gone_or_unknown_is_no_hindrance() -> None:
+    shop = Shop(tea=5)
+    shop.does(instead_of("nothing", reserve(1)), name="first")
+    shop.holds("released", reserve(1))
+    shop.does(release("released"))
+    shop.does(instead_of("released", reserve(1)), name="second")
+    expired(shop, "late", reserve(3))
+    shop.does(instead_of("late", reserve(5)), name="third")
+    assert shop.state("late") is HoldState.EXPIRED
+
+
+def test_an_overdue_hold_that_was_not_swept_expires_when_it_is_superseded() -> None:
+    shop = Shop(tea=10, expiries_per_block=1)
+    shop.holds("swept", reserve(1, ttl_ms=5))
+    shop.holds("overdue", reserve(9, ttl_ms=5))
+    shop.wait(1000 * MS)
+    shop.does(instead_of("overdue", reserve(10)), name="new")
+    assert shop.state("overdue") is HoldState.EXPIRED
+    assert shop.pair.machine.expired == 2
+
+
+def test_an_order_that_is_paid_for_is_not_superseded() -> None:
+    shop = Shop(tea=30)
+    for name in ("whole", "part", "part, gone", "gone", "taken back"):
+        shop.holds(name, reserve(2), reserve(2))
+    shop.does(commit("whole"), commit("part", 1, TEA), commit("part, gone", 1, TEA))
+    shop.does(fulfil("part, gone"), commit("gone"), fulfil("gone"))
+    shop.does(commit("taken back"), cancel("taken back"))
+    for name in ("whole", "part", "part, gone", "gone", "taken back"):
+        answer = shop.answer(instead_of(name, reserve(1)), name="new")
+        assert answer is Status.HOLD_NOT_PENDING
+
+
+def test_an_id_in_use_is_said_before_what_the_old_hold_is_and_that_before_the_number_of_lines() -> (
+    None
+):
+    shop = Shop(tea=5)
+    shop.holds("old", reserve(1))
+    shop.does(commit("old"))
+    assert shop.answer(instead_of("old", reserve(1)), name="old") is Status.HOLD_EXISTS
+    many = linked([instead_of("old", reserve(1)), *[reserve(1)] * limits.MAX_HOLD_LINES])
+    assert shop.answers(*many, name="new")[0] is Status.HOLD_NOT_PENDING
+
+
+def test_only_the_first_line_of_an_order_names_the_hold_it_takes_the_place_of() -> None:
+    shop = Shop(tea=5)
+    shop.holds("old", reserve(1))
+    order = linked([reserve(1), instead_of("old", reserve(1))])
+    assert shop.answers(*order) == [Status.LINKED_LINE_REFUSED, Status.INVALID_FLAGS]
+
+
+# --- committed at once ----------------------------------------------------------------------------
+
+
+def test_what_is_paid_already_is_committed_at_once() -> None:
+    shop = Shop(tea=5, jam=5)
+    order = linked([reserve(2, flags=COMMIT_NOW, ttl_ms=0), reserve(3, JAM, flags=COMMIT_NOW)])
+    shop.does(*order, name="order")
+    assert shop.state("order") is HoldState.COMMITTED
+    assert shop.units("order") == [(0, 2, 0), (0, 3, 0)]
+    assert (shop.cell(TEA).reserved, shop.cell(TEA).committed) == (0, 2)
+    assert (shop.pair.machine.holds_open, shop.pair.machine.holds_committed) == (0, 1)
+    assert shop.hold("order").deadline_ns == 0
+    shop.wait(10**15)
+    shop.does(fulfil("order"))
+
+
+def test_what_is_committed_at_once_is_judged_like_any_reserve() -> None:
+    shop = Shop(tea=5)
+    assert shop.answer(reserve(6, flags=COMMIT_NOW)) is Status.INSUFFICIENT_STOCK
+    shop.does(reserve(5, flags=COMMIT_NOW), name="order")
+    assert shop.answer(reserve(1, flags=COMMIT_NOW), name="order") is Status.HOLD_EXISTS
+
+
+def test_all_lines_of_an_order_are_committed_at_once_or_none() -> None:
+    shop = Shop(tea=5)
+    for flags in (0, COMMIT_NOW):
+        lines = [reserve(1, flags=flags), reserve(1, flags=COMMIT_NOW - flags)]
+        answers = shop.answers(*linked(lines))
+        assert answers == [Status.LINKED_LINE_REFUSED, Status.INVALID_FLAGS]
+
+
+def test_a_retry_that_is_paid_already_takes_the_place_of_the_hold() -> None:
+    shop = Shop(tea=5)
+    shop.holds("old", reserve(5))
+    shop.does(instead_of("old", reserve(5, flags=COMMIT_NOW)), name="new")
+    assert shop.units("new") == [(0, 5, 0)]
+    assert shop.cell().reserved == 0
+
+
+# --- what there is --------------------------------------------------------------------------------
+
+
+def test_a_partial_line_gets_what_there_is() -> None:
+    shop = Shop(tea=5)
+    shop.does(reserve(7, flags=PARTIAL), name="order")
+    assert shop.units("order") == [(5, 0, 0)]
+    assert shop.pair.granted == [[5]]
+    assert shop.answer(reserve(1, flags=PARTIAL)) is Status.INSUFFICIENT_STOCK
+    assert shop.pair.granted == [[0]]
+
+
+def test_a_partial_line_gets_no_more_than_it_asks_for() -> None:
+    shop = Shop(tea=5)
+    shop.does(reserve(2, flags=PARTIAL), reserve(2), sale(1))
+    assert shop.pair.granted == [[2, 2, 0]]
+
+
+def test_who_asks_for_no_part_is_not_told_what_was_granted() -> None:
+    shop = Shop(tea=5)
+    shop.does(reserve(2))
+    assert shop.pair.granted == [[]]
+
+
+def test_a_partial_line_without_stock_does_not_refuse_its_neighbours() -> None:
+    shop = Shop(tea=5)
+    order = linked(
+        [reserve(1, JAM, flags=PARTIAL), reserve(2), reserve(9, FAR, flags=PARTIAL), reserve(1)]
+    )
+    nothing = Status.INSUFFICIENT_STOCK
+    assert shop.answers(*order, name="order") == [nothing, Status.OK, nothing, Status.OK]
+    assert shop.pair.granted == [[0, 2, 0, 1]]
+    assert shop.units("order") == [(2, 0, 0), (1, 0, 0)]
+    assert shop.hold("order").deadline_ns == shop.now_ns + 1000 * MS
+
+
+def test_an_order_of_which_no_line_gets_anything_is_no_hold() -> None:
+    shop = Shop(jam=5)
+    shop.holds("old", reserve(5, JAM))
+    order = linked([instead_of("old", reserve(1, flags=PARTIAL)), reserve(2, FAR, flags=PARTIAL)])
+    assert shop.answer(*order, name="new") is Status.INSUFFICIENT_STOCK
+    assert shop.answer(commit("new")) is Status.UNKNOWN_HOLD
+    assert shop.state("old") is HoldState.PENDING
+
+
+def test_the_demand_of_partial_lines_is_summed_in_order() -> None:
+    shop = Shop(tea=5)
+    shop.does(*linked([reserve(2), reserve(2, flags=PARTIAL), reserve(2, flags=PARTIAL)]), name="o")
+    assert shop.pair.granted == [[2, 2, 1]]
+    shop.does(release("o"))
+    answers = shop.answers(*linked([reserve(4, flags=PARTIAL), reserve(2)]))
+    assert answers == [Status.LINKED_LINE_REFUSED, Status.INSUFFICIENT_STOCK]
+    assert shop.pair.granted == [[0, 0]]
+
+
+def test_a_cell_in_shortage_grants_nothing() -> None:
+    shop = Shop(tea=5)
+    shop.does(sale(9))
+    assert shop.answer(reserve(1, flags=PARTIAL)) is Status.INSUFFICIENT_STOCK
+
+
+def test_a_part_can_be_committed_at_once() -> None:
+    shop = Shop(tea=5)
+    shop.does(reserve(7, flags=PARTIAL | COMMIT_NOW), name="order")
+    assert shop.pair.granted == [[5]]
+    assert shop.units("order") == [(0, 5, 0)]
+
+
+# --- channels -------------------------------------------------------------------------------------
+
+
+def test_a_channel_leaves_its_buffer_to_others() -> None:
+    shop = Shop(tea=5)
+    shop.pair.set_location(BERLIN, buffers=(0, 2, 0))
+    assert shop.answer(reserve(4, channel=1)) is Status.INSUFFICIENT_STOCK
+    shop.does(reserve(3, channel=1), name="first")
+    assert shop.answer(reserve(1, channel=1)) is Status.INSUFFICIENT_STOCK
+    shop.does(reserve(1, channel=2), reserve(1))
+    assert shop.available() == 0
+
+
+def test_a_channel_sells_only_where_its_rules_say_so() -> None:
+    shop = Shop(tea=5)
+    shop.does(receive(5, FAR))
+    shop.pair.set_location(BERLIN, buffers=(0, NOT_SOLD, 0))
+    shop.pair.set_location(BOSTON, buffers=(0, 0))
+    assert shop.answer(reserve(1, channel=1)) is Status.NOT_IN_CHANNEL
+    shop.does(reserve(1, FAR, channel=1), reserve(1, channel=2))
+    assert shop.answer(reserve(1, FAR, channel=2)) is Status.UNKNOWN_CHANNEL
+    for channel in (3, limits.MAX_CHANNELS - 1, limits.MAX_CHANNELS, 65_535):
+        assert shop.answer(reserve(1, channel=channel)) is Status.UNKNOWN_CHANNEL
+
+
+def test_a_channel_without_rules_is_unknown_and_rules_can_be_withdrawn() -> None:
+    shop = Shop(tea=5)
+    shop.pair.set_location(BERLIN, buffers=())
+    assert shop.answer(reserve(1, channel=1)) is Status.UNKNOWN_CHANNEL
+    shop.pair.set_location(BERLIN, buffers=(0, 0))
+    shop.does(reserve(1, channel=1))
+    shop.pair.set_location(BERLIN, buffers=())
+    assert shop.answer(reserve(1, channel=1)) is Status.UNKNOWN_CHANNEL
+
+
+def test_the_lines_of_an_order_are_judged_for_their_channels() -> None:
+    shop = Shop(tea=5, jam=5)
+    shop.pair.set_location(BERLIN, buffers=(0, 2, NOT_SOLD))
+    order = linked([reserve(2, channel=1), reserve(2, channel=1)])
+    assert shop.answers(*order) == [Status.LINKED_LINE_REFUSED, Status.INSUFFICIENT_STOCK]
+    order = linked([reserve(2, channel=1), reserve(1, JAM, channel=2)])
+    assert shop.answers(*order) == [Status.LINKED_LINE_REFUSED, Status.NOT_IN_CHANNEL]
+    shop.does(*linked([reserve(2, channel=1), reserve(2)]), name="order")
+    assert shop.units("order") == [(2, 0, 0), (2, 0, 0)]
+
+
+def test_a_partial_line_of_a_channel_leaves_the_buffer() -> None:
+    shop = Shop(tea=5)
+    shop.pair.set_location(BERLIN, buffers=(0, 2))
+    shop.does(reserve(9, flags=PARTIAL, channel=1), name="first")
+    assert shop.pair.granted == [[3]]
+    assert shop.answer(reserve(9, flags=PARTIAL, channel=1)) is Status.INSUFFICIENT_STOCK
+
+
+def test_many_locations_have_rules_of_their_own() -> None:
+    machine = Machine(resolved_remembered=1)
+    for location in range(1, 40):
+        machine.set_place(Place(location, owned=True, currency=EUR, buffers=(0, location)))
+    buffers, places = machine.state.buffers, machine.state.places
+    for location in range(1, 40):
+        assert buffers[places[location, kernels.RULES], :2].tolist() == [0, location]
+    assert (buffers[0] == kernels.NO_RULES).all()
+
+
+@pytest.mark.parametrize("machine", [Machine, ReferenceMachine])
+@pytest.mark.parametrize("buffers", [(0, -2), (limits.MAX_QUANTITY + 1,), (0,) * 33])
+def test_rules_are_within_their_limits(
+    machine: type[Machine | ReferenceMachine], buffers: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValueError, match="buffers"):
+        machine().set_location(BERLIN, owned=True, currency=EUR, buffers=buffers)
+
+
+# --- what the rows keep ---------------------------------------------------------------------------
+
+
+def test_holds_have_running_numbers() -> None:
+    shop = Shop(tea=9)
+    shop.does(reserve(1), *linked([reserve(1), reserve(1)]), reserve(1, flags=COMMIT_NOW))
+    state = shop.pair.machine.state
+    assert state.lines[:4, kernels.SERIAL].tolist() == [1, 2, 2, 3]
+    state.meta[kernels.HOLDS_MADE] = kernels.SERIALS  # they wrap
+    shop.does(reserve(1), name="next")
+    assert state.lines[4, kernels.SERIAL] == 0
+
+
+def test_a_line_of_no_known_kind_is_refused() -> None:
+    assert Shop(tea=1).answer(line(Kind.RESERVE, TEA, 1)._replace(kind=0)) is Status.INVALID_KIND
