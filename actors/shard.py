@@ -157,8 +157,8 @@ class Shard:
         self._marks: deque[tuple[Position, int]] = deque()  # of snapshots: where, `_written` then
         self._clock = clock
         self._observe = observe
-        self._machine = machine or Machine()
-        self._memory = memory or AnswerMemory()
+        self._machine = Machine() if machine is None else machine
+        self._memory = AnswerMemory() if memory is None else memory  # an empty one is falsy
         self._at = GENESIS
         self._tip = GENESIS  # the newest applied block: `_at`, or one that is being written
         self._chain = 0  # CRC32C of that block

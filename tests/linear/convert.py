@@ -44,13 +44,10 @@ def named(op_id: bytes, calls: Sequence[Call]) -> tuple[Call, ...]:
     """The calls of a request, with the ids that its reserves give their holds."""
     found, index = [], 0
     for call in calls:
-        found.append(call if call.hold else _with_hold(call, line_id(op_id, index)))
+        is_reserve = call.kind == Kind.RESERVE
+        found.append(call._replace(hold=line_id(op_id, index)) if is_reserve else call)
         index += lines_of(call)
     return tuple(found)
-
-
-def _with_hold(call: Call, hold: bytes) -> Call:
-    return call._replace(hold=hold) if call.kind == Kind.RESERVE else call
 
 
 def answers(

@@ -4,6 +4,7 @@ An interval is that of the whole logical call, from the first attempt to the ans
 client library repeats meanwhile. All clients are in one process and read one clock.
 """
 
+import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -46,6 +47,13 @@ class Recorder:
     def __init__(self) -> None:
         self.history: list[Operation] = []
         self._open: list[tuple[str, int, Request]] = []  # without an answer so far
+        self._grown = asyncio.Event()
+
+    async def reached(self, operations: int) -> None:
+        """Wait until the history is so long."""
+        while len(self.history) < operations:
+            self._grown.clear()
+            await self._grown.wait()
 
     async def ask(self, client: Client, name: str, request: Request) -> None:
         """Send a request until the client's patience ends."""
@@ -106,6 +114,7 @@ class Recorder:
         at_ns: int | None,
     ) -> None:
         self.history.append(Operation(name, began, ended, calls, answers, at_ns))
+        self._grown.set()
 
 
 class ShardReader:

@@ -14,6 +14,7 @@ from actors.recovery import Recovery
 from actors.shard import Shard
 from engine import limits
 from engine.block import decode, encode
+from engine.memory import AnswerMemory
 from engine.operations import Answer, Kind, Request
 from engine.status import Status
 from engine.views import HoldState
@@ -104,6 +105,13 @@ async def test_a_repeated_request_in_the_same_block_has_one_effect(world: World)
         cells = await shard.cells([(1, 1)])
         assert cells[0] is not None
         assert cells[0].reserved == 4
+
+
+async def test_answers_are_kept_in_the_memory_that_is_given(world: World) -> None:
+    memory, request = AnswerMemory(), receive(1, 10)
+    async with world.serving(memory=memory) as shard:
+        answer = await shard.submit(request)
+    assert memory.recall(request.op_id) == (request.digest, answer)
 
 
 async def test_an_answer_is_the_same_after_a_restart(world: World) -> None:
