@@ -23,7 +23,7 @@ from tests.linear.history import READ, Operation
 from tests.linear.search import NotLinearizableError
 
 KILLS = 2
-ENOUGH = 2_000  # operations before each kill, and after the last one
+ENOUGH = 1_500  # operations before each kill, and after the last one
 
 
 @pytest.fixture
