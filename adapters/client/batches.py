@@ -15,8 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from adapters.client.calls import Caller
 from adapters.client.errors import OnhandError
 from adapters.client.ids import check_batch_id, line_ids, new_batch_id, part_id
+from adapters.client.messages import endangered_from
 from adapters.client.shard_map import ShardMap
-from adapters.client.values import BatchResult
+from adapters.client.values import BatchResult, Endangered
 from engine.limits import MAX_BATCH_LINES
 from engine.operations import Flag
 from engine.status import Status
@@ -30,6 +31,8 @@ _DTYPES: Final = {
     "quantity": "<i8",
     "value": "<i8",
     "currency": "<u2",
+    "channel": "<u2",
+    "occurred_at_ns": "<i8",
 }
 _MOVES: Final = 3  # how often lines that a shard does not own are sent elsewhere
 
@@ -51,6 +54,8 @@ class Batch:
     value: ArrayLike = 0
     flags: ArrayLike = 0
     currency: ArrayLike = 0
+    channel: ArrayLike = 0
+    occurred_at_ns: ArrayLike = 0
     hold: NDArray[np.uint8] | None = None
 
 
@@ -89,6 +94,8 @@ class _Answer:
         self.available = np.zeros(lines if want_available else 0, np.int64)
         self.hold_ids = np.zeros((lines, 16), np.uint8)
         self.now_ns = np.zeros(lines, np.uint64)
+        self.granted = np.zeros(lines, np.int64)
+        self.endangered: list[tuple[int, Endangered]] = []
 
     def take(self, places: NDArray[np.intp], part_op_id: bytes, reply: Any) -> None:
         """Take the reply to the lines at `places`."""
@@ -97,10 +104,23 @@ class _Answer:
             self.available[places] = np.frombuffer(reply.available, "<i8")
         self.hold_ids[places] = line_ids(part_op_id, len(places))
         self.now_ns[places] = reply.now_ns
+        if reply.granted:
+            self.granted[places] = np.frombuffer(reply.granted, "<i8")
+        self.endangered += [
+            (int(places[each.line]), endangered_from(each.endangered)) for each in reply.endangered
+        ]
 
     def result(self) -> BatchResult:
         available = self.available if self.want_available else None
-        return BatchResult(self.op_id, self.status, available, self.hold_ids, self.now_ns)
+        return BatchResult(
+            self.op_id,
+            self.status,
+            available,
+            self.hold_ids,
+            self.now_ns,
+            self.granted,
+            tuple(self.endangered),
+        )
 
 
 async def _send(

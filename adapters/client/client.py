@@ -8,26 +8,25 @@ from typing import Self
 from adapters.client import batches, messages, subscription
 from adapters.client.batches import Batch
 from adapters.client.calls import DEFAULT_TIMEOUT_S, Caller
-from adapters.client.operations import Operations, hold_id_of, hold_request, id_of, named, place_of
+from adapters.client.goods import Goods
+from adapters.client.holds import Holds
+from adapters.client.operations import id_of
+from adapters.client.transfers import Transfers
 from adapters.client.values import (
     BatchResult,
     Cell,
     CellPage,
     Fields,
     Frame,
-    History,
-    Hold,
-    Lines,
     Name,
     Price,
     PriceLine,
     Result,
-    ReturnLine,
 )
-from onhand.v1 import availability_pb2, deltas_pb2, price_pb2, stock_pb2
+from onhand.v1 import availability_pb2, deltas_pb2, price_pb2
 
 
-class Client(Operations):
+class Client(Holds, Goods, Transfers):
     """A connection to Onhand: `async with Client.connect("127.0.0.1:50051") as client`.
 
     All operations take an `op_id` of 16 bytes and make a fresh one when there is none; to repeat an
@@ -68,129 +67,7 @@ class Client(Operations):
         """Close all connections; calls under way fail."""
         await self._caller.close()
 
-    # ---------------------------------------------------------------------------------- holds ----
-
-    async def reserve(
-        self, lines: Lines, *, ttl_ms: int | None = None, op_id: bytes | None = None
-    ) -> Result:
-        """Hold all lines for a while, or none; the servers' default when `ttl_ms` is None."""
-        request = stock_pb2.ReserveRequest(
-            op_id=id_of(op_id), lines=messages.lines_of(lines), ttl_ms=ttl_ms or 0
-        )
-        return await self._operate(lambda peer: peer.stock.Reserve, request, lines)
-
-    async def commit(
-        self,
-        hold: bytes | Result,
-        lines: Lines = (),
-        *,
-        release_rest: bool = False,
-        location: Name | None = None,
-        op_id: bytes | None = None,
-    ) -> Result:
-        """Post a hold, or the parts of it that `lines` name, to an order.
-
-        `hold` is the Result of the reserve, or its id; with an id alone, a `location` of the hold
-        spares the servers a search.
-        """
-        request = hold_request(hold, lines, location, op_id)
-        request.release_rest = release_rest
-        return await self._on_hold(lambda peer: peer.stock.Commit, request, hold, lines, location)
-
-    async def release(
-        self,
-        hold: bytes | Result,
-        lines: Lines = (),
-        *,
-        location: Name | None = None,
-        op_id: bytes | None = None,
-    ) -> Result:
-        """Give up what is pending of a hold, or parts of it."""
-        request = hold_request(hold, lines, location, op_id)
-        return await self._on_hold(lambda peer: peer.stock.Release, request, hold, lines, location)
-
-    async def fulfil(
-        self,
-        hold: bytes | Result,
-        lines: Lines = (),
-        *,
-        location: Name | None = None,
-        op_id: bytes | None = None,
-    ) -> Result:
-        """Hand over what is committed of a hold, or parts of it: it leaves on_hand."""
-        request = hold_request(hold, lines, location, op_id)
-        return await self._on_hold(lambda peer: peer.stock.Fulfil, request, hold, lines, location)
-
-    async def cancel(
-        self,
-        hold: bytes | Result,
-        lines: Lines = (),
-        *,
-        location: Name | None = None,
-        op_id: bytes | None = None,
-    ) -> Result:
-        """Cancel what is committed and not handed over, or parts of it: it is available again."""
-        request = hold_request(hold, lines, location, op_id)
-        return await self._on_hold(lambda peer: peer.stock.Cancel, request, hold, lines, location)
-
-    async def get_hold(self, hold: bytes | Result, *, location: Name | None = None) -> Hold | None:
-        """Look a hold up; None when there is none, or it was resolved too long ago."""
-        place = place_of(hold, (), location)
-        request = stock_pb2.GetHoldRequest(
-            hold_id=hold_id_of(hold), location=messages.location_of(place)
-        )
-        shard = await self._owner(named(place))
-        found = await self._caller.call(lambda peer: peer.stock.GetHold, request, shard)
-        return messages.hold_from(found)
-
-    async def get_history(self, hold: bytes | Result, *, location: Name | None = None) -> History:
-        """Look a hold up with every operation on it, as far back as the journal is kept."""
-        place = place_of(hold, (), location)
-        request = stock_pb2.GetHoldRequest(
-            hold_id=hold_id_of(hold), location=messages.location_of(place)
-        )
-        shard = await self._owner(named(place))
-        found = await self._caller.call(lambda peer: peer.stock.GetHistory, request, shard)
-        return messages.history_from(found)
-
-    # ---------------------------------------------------------------------------------- facts ----
-
-    async def sale(self, lines: Lines, *, op_id: bytes | None = None) -> Result:
-        """Record that goods left through the till."""
-        return await self._record(lambda peer: peer.stock.Sale, lines, op_id)
-
-    async def return_(self, lines: Sequence[ReturnLine], *, op_id: bytes | None = None) -> Result:
-        """Record that goods came back."""
-        request = stock_pb2.ReturnRequest(
-            op_id=id_of(op_id),
-            lines=[
-                stock_pb2.ReturnLine(
-                    line=messages.line_of(*line[:3]),
-                    disposition=stock_pb2.Disposition.ValueType(line.disposition),
-                )
-                for line in lines
-            ],
-        )
-        return await self._operate(lambda peer: peer.stock.Return, request, lines)
-
-    async def receive(self, lines: Lines, *, op_id: bytes | None = None) -> Result:
-        """Record that goods arrived."""
-        return await self._record(lambda peer: peer.stock.Receive, lines, op_id)
-
-    async def adjust(self, lines: Lines, *, reason: int, op_id: bytes | None = None) -> Result:
-        """Correct by quantities that may be negative, for a reason code of the caller's."""
-        request = stock_pb2.AdjustRequest(
-            op_id=id_of(op_id), lines=messages.lines_of(lines), reason=reason
-        )
-        return await self._operate(lambda peer: peer.stock.Adjust, request, lines)
-
-    async def count(self, lines: Lines, *, op_id: bytes | None = None) -> Result:
-        """Record a physical count: on_hand becomes the quantity."""
-        return await self._record(lambda peer: peer.stock.Count, lines, op_id)
-
-    async def set_safety_stock(self, lines: Lines, *, op_id: bytes | None = None) -> Result:
-        """Keep stock back from sale: safety_stock becomes the quantity."""
-        return await self._record(lambda peer: peer.stock.SetSafetyStock, lines, op_id)
+    # --------------------------------------------------------------------------------- prices ----
 
     async def set_prices(
         self, lines: Sequence[PriceLine], *, currency: str, op_id: bytes | None = None

@@ -10,21 +10,27 @@ from adapters.client.values import (
     Cell,
     CellPage,
     Channel,
+    Endangered,
     Frame,
     FrameKind,
     History,
     Hold,
     HoldEvent,
     HoldLine,
+    Incoming,
+    IncomingLine,
     LineResult,
     Lines,
     Location,
     Name,
     Price,
     Result,
+    ReturnLine,
     Sku,
+    Transfer,
+    TransferLine,
 )
-from engine.operations import Flag, Kind
+from engine.operations import Disposition, Flag, Kind
 from engine.status import Status
 from engine.views import HoldState
 from onhand.v1 import (
@@ -34,6 +40,7 @@ from onhand.v1 import (
     deltas_pb2,
     price_pb2,
     stock_pb2,
+    transfer_pb2,
 )
 
 _STOCK_COLUMNS = (
@@ -70,6 +77,40 @@ def line_of(sku: Name, location: Name, quantity: int) -> common_pb2.Line:
 def lines_of(lines: Lines) -> list[common_pb2.Line]:
     """Lines, in their order."""
     return [line_of(sku, location, quantity) for sku, location, quantity in lines]
+
+
+def receipt_line_of(terminal: str, receipt: str, line: int) -> stock_pb2.ReceiptLine:
+    """A line of a receipt."""
+    return stock_pb2.ReceiptLine(terminal=terminal, receipt=receipt, line=line)
+
+
+def return_line_of(line: ReturnLine) -> stock_pb2.ReturnLine:
+    """Goods that came back."""
+    given = ReturnLine(*line)
+    against = given.against
+    receipt = None if isinstance(against, bytes) else receipt_line_of(*against)
+    return stock_pb2.ReturnLine(
+        line=line_of(*given[:3]),
+        disposition=stock_pb2.Disposition.ValueType(given.disposition),
+        against=against if isinstance(against, bytes) else b"",
+        receipt_line=receipt,
+        sold_at=location_of(given.sold_at),
+    )
+
+
+def inspect_line_of(
+    sku: Name, location: Name, quantity: int, disposition: Disposition = Disposition.RESTOCK
+) -> stock_pb2.InspectLine:
+    """Goods that were in quality control."""
+    return stock_pb2.InspectLine(
+        line=line_of(sku, location, quantity),
+        disposition=stock_pb2.Disposition.ValueType(disposition),
+    )
+
+
+def transfer_lines_of(lines: Iterable[tuple[Name, int]]) -> list[transfer_pb2.TransferLine]:
+    """Quantities of SKUs, in their order."""
+    return [transfer_pb2.TransferLine(sku=sku_of(sku), quantity=units) for sku, units in lines]
 
 
 def cell_name_of(sku: Name, location: Name) -> availability_pb2.CellName:
@@ -128,7 +169,15 @@ def result_of(op_id: bytes, reply: common_pb2.OperationReply, location: Name | N
         status=Status(reply.status),
         message=reply.message,
         lines=tuple(
-            LineResult(Status(line.status), line.available, line.shortage, line.message)
+            LineResult(
+                Status(line.status),
+                line.available,
+                line.shortage,
+                line.message,
+                line.granted,
+                tuple(map(endangered_from, line.endangered)),
+                line.sale_id,
+            )
             for line in reply.lines
         ),
         now_ns=reply.now_ns,
@@ -150,9 +199,57 @@ def hold_from(message: stock_pb2.Hold) -> Hold | None:
         state=HoldState(message.state),
         deadline_ns=message.deadline_ns,
         lines=tuple(
-            HoldLine(line.sku.id, line.location.id, line.pending, line.committed, line.fulfilled)
+            HoldLine(
+                line.sku.id,
+                line.location.id,
+                line.pending,
+                line.committed,
+                line.fulfilled,
+                line.returned,
+            )
             for line in message.lines
         ),
+    )
+
+
+def endangered_from(message: common_pb2.Endangered) -> Endangered:
+    """A hold that a shortage endangers."""
+    return Endangered(message.hold_id, message.pending, message.committed)
+
+
+def incoming_from(message: stock_pb2.Incoming) -> Incoming | None:
+    """What is on its way; None when it is not known."""
+    if message.state == stock_pb2.HOLD_STATE_UNKNOWN:
+        return None
+    return Incoming(
+        incoming_id=message.incoming_id,
+        state=HoldState(message.state),
+        expected_at_ms=message.expected_at_ms,
+        lines=tuple(
+            IncomingLine(line.sku.id, line.location.id, line.outstanding, line.received)
+            for line in message.lines
+        ),
+    )
+
+
+def transfer_from(message: transfer_pb2.Transfer) -> Transfer | None:
+    """A transfer; None when it is not known."""
+    if not message.found:
+        return None
+    return Transfer(
+        transfer_id=message.transfer_id,
+        lines=tuple(
+            TransferLine(
+                line.sku.id,
+                line.requested,
+                line.shipped,
+                line.in_transit,
+                line.received,
+                line.difference,
+            )
+            for line in message.lines
+        ),
+        expected_at_ms=message.expected_at_ms,
     )
 
 

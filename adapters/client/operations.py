@@ -24,17 +24,11 @@ NamedCell = Sequence[Any]  # (SKU, location) and whatever else stands in a line
 class Operations(CatalogCalls):
     """The client's part that the methods of `Client` have in common."""
 
-    async def _record(self, rpc: Rpc, lines: Lines, op_id: bytes | None) -> Result:
-        """Send lines and nothing else."""
-        request = stock_pb2.LinesRequest(op_id=id_of(op_id), lines=messages.lines_of(lines))
-        return await self._operate(rpc, request, lines)
-
     async def _on_hold(
         self, rpc: Rpc, request: Any, hold: bytes | Result, lines: Lines, location: Name | None
     ) -> Result:
         """Send an operation on a hold, or on parts of it."""
-        place = place_of(hold, lines, location)
-        return await self._operate(rpc, request, list(lines) or named(place))
+        return await self._operate(rpc, request, list(lines) or named(place_of(hold, location)))
 
     async def _operate(self, rpc: Rpc, request: Any, cells: Sequence[NamedCell]) -> Result:
         """Send an operation until its cells' owner has answered. Raises OnhandError."""
@@ -43,7 +37,10 @@ class Operations(CatalogCalls):
         except OnhandError as error:
             error.op_id = request.op_id
             raise
-        return messages.result_of(request.op_id, reply, cells[0][1] if cells else None)
+        # Where all of it is, or nothing: a call on a hold by one of its locations misses the others.
+        is_one_place = len({location for _, location, *_ in cells}) == 1
+        place = cells[0][1] if is_one_place or await self._owner(cells) != NO_SHARD else None
+        return messages.result_of(request.op_id, reply, place)
 
     async def _asked(
         self, rpc: Rpc, request: Any, cells: Sequence[NamedCell]
@@ -88,12 +85,10 @@ def hold_id_of(hold: bytes | Result) -> bytes:
     return hold.hold_id if isinstance(hold, Result) else hold
 
 
-def place_of(hold: bytes | Result, lines: Lines, location: Name | None) -> Name | None:
-    """A location of the hold, if the caller has told one in any way."""
+def place_of(hold: bytes | Result, location: Name | None) -> Name | None:
+    """Where all of a hold is, if the caller has told that in any way."""
     if location is not None:
         return location
-    if lines:
-        return lines[0][1]
     return hold.location if isinstance(hold, Result) else None
 
 
@@ -105,7 +100,7 @@ def hold_request(
         op_id=id_of(op_id),
         hold_id=hold_id_of(hold),
         lines=messages.lines_of(lines),
-        location=messages.location_of(place_of(hold, lines, location)),
+        location=messages.location_of(place_of(hold, location)),
     )
 
 

@@ -14,6 +14,7 @@ from onhand.v1 import (
     directory_pb2_grpc,
     price_pb2_grpc,
     stock_pb2_grpc,
+    transfer_pb2_grpc,
 )
 
 # The servers allow a ping each 5 s, also without calls (`adapters.rpc.server`), and answer GOAWAY
@@ -54,6 +55,7 @@ class Peer:
         self.availability = availability_pb2_grpc.AvailabilityStub(self._channel)
         self.catalog = catalog_pb2_grpc.CatalogStub(self._channel)
         self.directory = directory_pb2_grpc.DirectoryStub(self._channel)
+        self.transfers = transfer_pb2_grpc.TransfersStub(self._channel)
         self.deltas = deltas_pb2_grpc.DeltasStub(self._channel)
 
     async def close(self) -> None:

@@ -27,13 +27,45 @@ class Line(NamedTuple):
     quantity: int
 
 
+class ReceiptLine(NamedTuple):
+    """A line of a till's receipt; with the location it names a sale for good."""
+
+    terminal: str
+    receipt: str
+    line: int
+
+
 class ReturnLine(NamedTuple):
-    """Goods that came back, and what becomes of them."""
+    """Goods that came back, and what becomes of them.
+
+    Blind, unless it says what was handed over: `against` is the id of an order's hold or of a sale,
+    or the line of the receipt. `sold_at` is where that was; with an id and without it, the servers
+    look for it, and with a receipt it is where the goods came back.
+    """
 
     sku: Name
     location: Name
     quantity: int
     disposition: Disposition = Disposition.RESTOCK
+    against: bytes | ReceiptLine = b""
+    sold_at: Name | None = None
+
+
+class InspectLine(NamedTuple):
+    """Goods that were in quality control, and what becomes of them: RESTOCK or DAMAGED."""
+
+    sku: Name
+    location: Name
+    quantity: int
+    disposition: Disposition = Disposition.RESTOCK
+
+
+class Bucket(IntEnum):
+    """Which part of on_hand goods belong to; the numbers are the contract's."""
+
+    SELLABLE = 0
+    DAMAGED = 1
+    QUALITY_CONTROL = 2
 
 
 class PriceLine(NamedTuple):
@@ -47,14 +79,29 @@ class PriceLine(NamedTuple):
 Lines: TypeAlias = Sequence[tuple[Name, Name, int]]
 
 
+class Endangered(NamedTuple):
+    """A hold that a shortage endangers, with what it keeps of the short cell, in base units."""
+
+    hold_id: bytes
+    pending: int
+    committed: int
+
+
 @dataclass(frozen=True, slots=True)
 class LineResult:
-    """What one line was answered; `available` of its cell right after the operation."""
+    """What one line was answered; `available` of its cell right after the operation.
+
+    `granted`: base units held by a reserve that allowed less. `endangered`: whose stock is missing,
+    pending holds before orders, the newest first. `sale_id`: names the sale for returns.
+    """
 
     status: Status
     available: int
     shortage: int
     message: str
+    granted: int = 0
+    endangered: tuple[Endangered, ...] = ()
+    sale_id: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +110,8 @@ class Result:
 
     `status` is OK, or that of the first line that was refused for itself; `message` then names the
     field and the limit. `hold_id` and `deadline_ns` are of a new hold. `shard`, `epoch` and `seq`
-    name the journal's block. `location` is one that the operation named, which helps later calls on
-    the hold to find their way; None when it named none.
+    name the journal's block. `location` is where all of the operation was, which helps later calls
+    on the hold to find their way; None when that is not one place.
     """
 
     op_id: bytes
@@ -81,8 +128,8 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Whether it was done."""
-        return self.status is Status.OK
+        """Whether it was done, by this call or by an earlier one (ALREADY_RECORDED)."""
+        return self.status in (Status.OK, Status.ALREADY_RECORDED)
 
     @property
     def shortage(self) -> int:
@@ -99,6 +146,7 @@ class HoldLine:
     pending: int
     committed: int
     fulfilled: int
+    returned: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +190,51 @@ class History:
     hold: Hold | None
     events: tuple[HoldEvent, ...]
     complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingLine:
+    """One line of what is on its way, in base units."""
+
+    sku: int
+    location: int
+    outstanding: int
+    received: int
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """What is on its way as it stands; `state` is INCOMING, RECEIVED or DROPPED."""
+
+    incoming_id: bytes
+    state: HoldState
+    expected_at_ms: int
+    lines: tuple[IncomingLine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TransferLine:
+    """One SKU of a transfer, in base units.
+
+    `requested` is less what was cancelled. `difference`: received and in transit less shipped; below
+    zero was lost, above came too much.
+    """
+
+    sku: int
+    requested: int
+    shipped: int
+    in_transit: int
+    received: int
+    difference: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A transfer as it stands; `expected_at_ms` is of what is in transit, 0 when not known."""
+
+    transfer_id: bytes
+    lines: tuple[TransferLine, ...]
+    expected_at_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +391,8 @@ class BatchResult:
     `status` (n,) uint8: `Status`. `available` (n,) int64, when asked for. `hold_ids` (n, 16) uint8:
     each line's own id, which is the hold's id where a RESERVE opened one (the first of linked
     lines). `now_ns` (n,) uint64: time of the line's block; a hold's deadline is that + its ttl.
+    `granted` (n,) int64: base units held of lines with PARTIAL, else zero. `endangered`: of lines
+    that left a shortage, (line, a hold whose stock is missing).
     """
 
     op_id: bytes
@@ -305,6 +400,8 @@ class BatchResult:
     available: NDArray[np.int64] | None
     hold_ids: NDArray[np.uint8]
     now_ns: NDArray[np.uint64]
+    granted: NDArray[np.int64]
+    endangered: tuple[tuple[int, Endangered], ...] = ()
 
     @property
     def ok(self) -> bool:

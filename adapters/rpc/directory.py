@@ -31,6 +31,8 @@ _LIMITS: Final = directory_pb2.Limits(
     max_catalog_bytes=limits.MAX_CATALOG_BYTES,
     max_bundle_components=limits.MAX_BUNDLE_COMPONENTS,
     max_channels=limits.MAX_CHANNELS - 1,
+    max_clock_skew_ms=limits.MAX_CLOCK_SKEW_MS,
+    max_endangered=limits.MAX_ENDANGERED,
 )
 
 

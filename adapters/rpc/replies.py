@@ -8,11 +8,13 @@ from engine import limits
 from engine.history import History
 from engine.operations import Answer
 from engine.status import MESSAGES, Status
-from engine.views import Cell, Hold
+from engine.views import Cell, Hold, HoldState
 from onhand.v1 import availability_pb2, common_pb2, stock_pb2
 
 # What the wire says of a status is its number; indexed by it, for people.
 _TEXTS: Final = tuple("" if status == Status.OK else MESSAGES[status] for status in Status)
+
+_OTHERWISE: Final = (Status.LINKED_LINE_REFUSED, Status.ALREADY_RECORDED)
 
 
 def submitted(shard: int, answer: Answer) -> stock_pb2.SubmitReply:
@@ -53,13 +55,54 @@ def operation(shard: int, answer: Answer) -> common_pb2.OperationReply:
     return reply
 
 
-def reserved(shard: int, answer: Answer, op_id: bytes, ttl_ms: int) -> common_pb2.OperationReply:
+def reserved(
+    shard: int, answer: Answer, message: stock_pb2.ReserveRequest
+) -> common_pb2.OperationReply:
     """The reply to a Reserve, with the hold's id and deadline when there is one."""
     reply = operation(shard, answer)
+    if reply.status and message.allow_partial and Status.OK in answer.status:
+        reply.status = common_pb2.STATUS_OK
+        reply.message = ""
     if not reply.status:
-        reply.hold_id = op_id
+        _name_hold(reply, answer, message)
+    return reply
+
+
+def exchanged(
+    shard: int, answer: Answer, message: stock_pb2.ExchangeRequest
+) -> common_pb2.OperationReply:
+    """The reply to an Exchange, with the id and the deadline of the hold that it made."""
+    reply = operation(shard, answer)
+    if not reply.status:
+        _name_hold(reply, answer, message)
+    return reply
+
+
+def _name_hold(
+    reply: common_pb2.OperationReply,
+    answer: Answer,
+    message: stock_pb2.ReserveRequest | stock_pb2.ExchangeRequest,
+) -> None:
+    reply.hold_id = message.op_id
+    if not message.commit_now:
+        ttl_ms = message.ttl_ms or limits.DEFAULT_TTL_MS
+        reply.deadline_ns = answer.now_ns + ttl_ms * limits.NS_PER_MS
+
+
+def extended(shard: int, answer: Answer, ttl_ms: int) -> common_pb2.OperationReply:
+    """The reply to an Extend, with the deadline that it asked for: a later one stays."""
+    reply = operation(shard, answer)
+    if not reply.status:
         ttl_ms = ttl_ms or limits.DEFAULT_TTL_MS
         reply.deadline_ns = answer.now_ns + ttl_ms * limits.NS_PER_MS
+    return reply
+
+
+def sold(shard: int, answer: Answer, ids: Sequence[bytes]) -> common_pb2.OperationReply:
+    """The reply to a Sale, with the ids of its lines when they have any."""
+    reply = operation(shard, answer)
+    for line, sale_id in zip(reply.lines, ids, strict=False):
+        line.sale_id = sale_id
     return reply
 
 
@@ -78,6 +121,7 @@ def hold(hold_id: bytes, found: Hold | None) -> stock_pb2.Hold:
                 pending=line.pending,
                 committed=line.committed,
                 fulfilled=line.fulfilled,
+                returned=line.returned,
             )
             for line in found.lines
         ],
@@ -108,6 +152,26 @@ def history(hold_id: bytes, found: Hold | None, told: History) -> stock_pb2.Hist
                 seq=each.seq,
             )
             for each in told.events
+        ],
+    )
+
+
+def incoming(incoming_id: bytes, found: Hold | None) -> stock_pb2.Incoming:
+    """What is on its way, as it stands. A hold of that id is no such thing."""
+    if found is None or found.state < HoldState.INCOMING:
+        return stock_pb2.Incoming(incoming_id=incoming_id)
+    return stock_pb2.Incoming(
+        incoming_id=incoming_id,
+        state=int(found.state),  # type: ignore[arg-type]
+        expected_at_ms=found.deadline_ns // limits.NS_PER_MS,
+        lines=[
+            stock_pb2.IncomingLine(
+                sku=common_pb2.Sku(id=line.sku),
+                location=common_pb2.Location(id=line.location),
+                outstanding=line.pending,
+                received=line.fulfilled,
+            )
+            for line in found.lines
         ],
     )
 
@@ -173,11 +237,14 @@ def _add_line(reply: common_pb2.OperationReply, code: int, available: int) -> No
 
 
 def _first_refusal(status: bytes) -> int:
-    """The first line's refusal that is its own; OK when there is none."""
-    linked = 0
+    """The first line's refusal that is its own; OK when there is none.
+
+    What was recorded before is no refusal, so any other one goes before it.
+    """
+    otherwise = 0
     for code in status:
-        if code == Status.LINKED_LINE_REFUSED:
-            linked = code
+        if code in _OTHERWISE:
+            otherwise = code
         elif code:
             return code
-    return linked
+    return otherwise

@@ -24,17 +24,20 @@ from onhand.v1 import availability_pb2, common_pb2, price_pb2, stock_pb2
 NO_SUCH_ID: Final = 0xFFFFFFFF  # of no SKU and no location; 0 would mean "any" to a call on a hold
 _WHOLE_HOLD: Final = 0
 _NOT_A_QUANTITY: Final = -1
+_NO_HOLD: Final = (0, 0)  # the halves of an id
 _RESERVE: Final = int(Kind.RESERVE)  # a plain number packs in a third of an enum's time
 
 # The columns of one line as one record, widest first, so that each is aligned.
 _PACKED: Final = (
-    "quantity", "value", "hold_hi", "hold_lo", "sku", "location", "currency", "kind", "flags",
+    "quantity", "value", "hold_hi", "hold_lo", "occurred_at_ns",
+    "sku", "location", "currency", "channel", "kind", "flags",
 )  # fmt: skip
-_ONE: Final = struct.Struct("<qqQQIIHBB")
+_ONE: Final = struct.Struct("<qqQQqIIHHBB")
 _RECORD: Final = np.dtype([(name, COLUMNS[name]) for name in _PACKED])
 assert _ONE.size == _RECORD.itemsize
 
 Codes = Callable[[str], int]
+Line = tuple[int, int, int]  # sku, location, quantity
 
 
 class InvalidField(ValueError):  # noqa: N818 - the word of google.rpc.BadRequest
@@ -105,57 +108,114 @@ def _column(name: str, dtype: np.dtype[Any], data: bytes, lines: int) -> NDArray
 def reserve(message: stock_pb2.ReserveRequest, catalogue: Catalogue) -> Request:
     """Read a Reserve: every line but the last is linked to the next."""
     op_id, ttl_ms = message.op_id, message.ttl_ms or limits.DEFAULT_TTL_MS
-    lines = _lines(op_id, message.lines, catalogue)
+    lines = lines_of(op_id, message.lines, catalogue)
+    if message.channel or message.allow_partial or message.supersedes or message.commit_now:
+        return _special_reserve(message, lines, ttl_ms, catalogue)
     if len(lines) == 1:
         sku, location, quantity = lines[0]
-        return _one(op_id, _RESERVE, sku, location, quantity, ttl_ms)
-    flags = np.full(len(lines), Flag.LINKED, COLUMNS["flags"])
-    flags[-1] = 0
-    return _many(op_id, _RESERVE, lines, value=ttl_ms, flags=flags)
+        return one(op_id, _RESERVE, sku, location, quantity, ttl_ms)
+    return many(op_id, _RESERVE, lines, value=ttl_ms, flags=linked(len(lines)))
 
 
-def on_hold(
-    kind: Kind, message: stock_pb2.HoldRequest, catalogue: Catalogue
-) -> tuple[Request, int]:
-    """Read a call on a hold, and where all of the hold is (0: it does not say)."""
+def _special_reserve(
+    message: stock_pb2.ReserveRequest, lines: list[Line], ttl_ms: int, catalogue: Catalogue
+) -> Request:
+    flags = linked(len(lines))
+    flags |= (Flag.PARTIAL if message.allow_partial else 0) | (
+        Flag.COMMIT_NOW if message.commit_now else 0
+    )
+    columns: dict[str, Any] = {}
+    if message.supersedes:
+        check_id("supersedes", message.supersedes)
+        flags[0] |= Flag.SUPERSEDE
+        columns = _holds([id_to_pair(message.supersedes)] + [_NO_HOLD] * (len(lines) - 1))
+    channel = channel_number(message.channel, catalogue)
+    return many(
+        message.op_id, _RESERVE, lines, value=ttl_ms, flags=flags, channel=channel, **columns
+    )
+
+
+def extend(message: stock_pb2.ExtendRequest, catalogue: Catalogue) -> tuple[Request, int]:
+    """Read an Extend, and where all of the hold is (0: it does not say)."""
     check_id("op_id", message.op_id)
     check_id("hold_id", message.hold_id)
     hint = location_hint(message.location, catalogue)
-    hold = id_to_pair(message.hold_id)
-    rest = Flag.RELEASE_REST if message.release_rest else 0
+    ttl_ms, hold = message.ttl_ms or limits.DEFAULT_TTL_MS, id_to_pair(message.hold_id)
+    return one(message.op_id, Kind.EXTEND, 0, 0, _WHOLE_HOLD, ttl_ms, hold=hold), hint
+
+
+def move(message: stock_pb2.MoveRequest, catalogue: Catalogue) -> Request:
+    """Read a Move: a line for each SKU and location that it names, or one for all of the hold."""
+    check_id("op_id", message.op_id)
+    check_id("hold_id", message.hold_id)
+    hold, to = id_to_pair(message.hold_id), location_id("to", message.to, catalogue)
+    if not to:
+        raise InvalidField("to", "not given")
     if not message.lines:
-        return _one(message.op_id, kind, 0, 0, _WHOLE_HOLD, flags=rest, hold=hold), hint
+        return one(message.op_id, Kind.MOVE, 0, to, _WHOLE_HOLD, hold=hold)
+    lines = lines_of(message.op_id, message.lines, catalogue)
+    for number, (sku, leaves, _) in enumerate(lines):
+        # To the machine, no SKU means all of them.
+        if not sku:
+            raise InvalidField(f"lines[{number}].sku", "not given")
+        if lines.index((sku, leaves, _)) != number:
+            raise InvalidField(f"lines[{number}]", "the same cell as a line before it")
+    there = [(sku, to, quantity) for sku, _, quantity in lines]
+    leaves_column = [leaves for _, leaves, _ in lines]
+    return facts(message.op_id, Kind.MOVE, there, leaves_column, holds=[hold] * len(lines))
+
+
+def on_hold(
+    kind: Kind,
+    message: stock_pb2.HoldRequest | stock_pb2.CancelIncomingRequest,
+    catalogue: Catalogue,
+) -> tuple[Request, int]:
+    """Read a call on a hold or on an incoming record.
+
+    Also tells where all of it is (0: the call does not say).
+    """
+    check_id("op_id", message.op_id)
+    flags = 0
+    if isinstance(message, stock_pb2.HoldRequest):
+        check_id("hold_id", message.hold_id)
+        hold = id_to_pair(message.hold_id)
+        flags = Flag.RELEASE_REST if message.release_rest else 0
+        if message.re_reserve_if_expired:
+            flags |= Flag.RE_RESERVE
+    else:
+        check_id("incoming_id", message.incoming_id)
+        hold = id_to_pair(message.incoming_id)
+    hint = location_hint(message.location, catalogue)
+    if not message.lines:
+        return one(message.op_id, kind, 0, 0, _WHOLE_HOLD, flags=flags, hold=hold), hint
+    lines = lines_of(message.op_id, message.lines, catalogue)
+    return of_parts(kind, message.op_id, hold, lines, flags), hint
+
+
+def of_parts(
+    kind: Kind, op_id: bytes, hold: tuple[int, int], lines: list[Line], last_flags: int = 0
+) -> Request:
+    """A call on parts of a hold; `last_flags` are of the last line, after which the rest is known."""
     # To the machine, no quantity means all of the hold, whatever cell the line names.
-    lines = [
-        (sku, location, quantity or _NOT_A_QUANTITY)
-        for sku, location, quantity in _lines(message.op_id, message.lines, catalogue)
-    ]
-    if len(lines) == 1:
-        sku, location, quantity = lines[0]
-        request = _one(message.op_id, kind, sku, location, quantity, flags=rest, hold=hold)
-        return request, hint
-    # What is left is only known after the last line.
-    flags = np.zeros(len(lines), COLUMNS["flags"])
-    flags[-1] = rest
+    named = [(sku, location, quantity or _NOT_A_QUANTITY) for sku, location, quantity in lines]
+    if len(named) == 1:
+        sku, location, quantity = named[0]
+        return one(op_id, kind, sku, location, quantity, flags=last_flags, hold=hold)
+    flags = np.zeros(len(named), COLUMNS["flags"])
+    flags[-1] = last_flags
     high, low = (np.uint64(half) for half in hold)
-    return _many(message.op_id, kind, lines, flags=flags, hold_hi=high, hold_lo=low), hint
+    return many(op_id, kind, named, flags=flags, hold_hi=high, hold_lo=low)
 
 
-def of_cells(kind: Kind, message: stock_pb2.LinesRequest, catalogue: Catalogue) -> Request:
-    """Read a call that has lines and nothing else."""
-    return _facts(message.op_id, kind, _lines(message.op_id, message.lines, catalogue))
-
-
-def returned(message: stock_pb2.ReturnRequest, catalogue: Catalogue) -> Request:
-    """Read a Return: the disposition is each line's own."""
-    lines = _lines(message.op_id, [each.line for each in message.lines], catalogue, ".line")
-    return _facts(message.op_id, Kind.RETURN, lines, [each.disposition for each in message.lines])
-
-
-def adjust(message: stock_pb2.AdjustRequest, catalogue: Catalogue) -> Request:
-    """Read an Adjust."""
-    lines = _lines(message.op_id, message.lines, catalogue)
-    return _facts(message.op_id, Kind.ADJUST, lines, [message.reason] * len(lines))
+def of_cells(
+    kind: Kind,
+    message: stock_pb2.LinesRequest | stock_pb2.CountRequest,
+    catalogue: Catalogue,
+    occurred_at_ns: int = 0,
+) -> Request:
+    """Read a call that has lines and at most a moment."""
+    lines = lines_of(message.op_id, message.lines, catalogue)
+    return facts(message.op_id, kind, lines, occurred_at_ns=occurred_at_ns)
 
 
 def set_price(message: price_pb2.SetPriceRequest, catalogue: Catalogue) -> Request:
@@ -174,7 +234,8 @@ def set_price(message: price_pb2.SetPriceRequest, catalogue: Catalogue) -> Reque
         for i, line in enumerate(message.lines)
     ]
     prices = [line.price_minor for line in message.lines]
-    return _facts(message.op_id, Kind.SET_PRICE, lines, prices, currencies.NUMBERS.get(code, 0))
+    currency = currencies.NUMBERS.get(code, 0)
+    return facts(message.op_id, Kind.SET_PRICE, lines, prices, currency=currency)
 
 
 def cells(message: availability_pb2.GetCellsRequest, catalogue: Catalogue) -> list[tuple[int, int]]:
@@ -223,31 +284,48 @@ def location_hint(location: common_pb2.Location, catalogue: Catalogue) -> int:
 
 
 def _id_of(field: str, code: str, ids: Codes) -> int:
-    if len(code) > limits.MAX_CODE_LENGTH:
-        raise InvalidField(
-            f"{field}.code", f"{len(code)} characters, must be at most {limits.MAX_CODE_LENGTH}"
-        )
+    check_length(f"{field}.code", code)
     return ids(code) or NO_SUCH_ID
+
+
+def channel_number(code: str, catalogue: Catalogue) -> int:
+    """The number of a channel; 0 for none, and one that no channel has for an unknown code."""
+    check_length("channel", code)
+    return catalogue.channel_number(code)
+
+
+def check_length(field: str, text: str, least: int = 0) -> None:
+    """Refuse a text that is too long, or too short."""
+    if not least <= len(text) <= limits.MAX_CODE_LENGTH:
+        must = f"{least} to" if least else "at most"
+        raise InvalidField(
+            field, f"{len(text)} characters, must be {must} {limits.MAX_CODE_LENGTH}"
+        )
 
 
 # --- requests -------------------------------------------------------------------------------------
 
-_Line = tuple[int, int, int]  # sku, location, quantity
 
-
-def _lines(
-    op_id: bytes, lines: Collection[common_pb2.Line], catalogue: Catalogue, within: str = ""
-) -> list[_Line]:
+def lines_of(
+    op_id: bytes,
+    lines: Collection[common_pb2.Line],
+    catalogue: Catalogue,
+    within: str = "",
+    field: str = "lines",
+) -> list[Line]:
+    """Read the lines of a call; where they stand in it is `field[i]` + `within`."""
     check_id("op_id", op_id)
-    check_count("lines", len(lines))
-    found: list[_Line] = []
+    check_count(field, len(lines))
+    found: list[Line] = []
     for line in lines:
         # What is named by its id goes past the functions, and past making a name for the field.
         sku, location = line.sku, line.location
         found.append(
             (
-                sku_id(f"lines[{len(found)}]{within}.sku", sku, catalogue) if sku.code else sku.id,
-                location_id(f"lines[{len(found)}]{within}.location", location, catalogue)
+                sku_id(f"{field}[{len(found)}]{within}.sku", sku, catalogue)
+                if sku.code
+                else sku.id,
+                location_id(f"{field}[{len(found)}]{within}.location", location, catalogue)
                 if location.code
                 else location.id,
                 line.quantity,
@@ -256,18 +334,58 @@ def _lines(
     return found
 
 
-def _facts(
-    op_id: bytes, kind: Kind, lines: list[_Line], values: list[int] | None = None, currency: int = 0
+def linked(lines: int) -> NDArray[np.uint8]:
+    """The flags of one order's lines: each but the last is linked to the next."""
+    flags = np.full(lines, Flag.LINKED, COLUMNS["flags"])
+    flags[-1] = 0
+    return flags
+
+
+def facts(
+    op_id: bytes,
+    kind: Kind,
+    lines: list[Line],
+    values: list[int] | None = None,
+    *,
+    currency: int = 0,
+    flags: int = 0,
+    occurred_at_ns: int = 0,
+    holds: list[tuple[int, int]] | None = None,
 ) -> Request:
+    """Lines that are judged one by one, each with its value and with the id of its hold."""
     if len(lines) == 1:
         sku, location, quantity = lines[0]
-        value = values[0] if values else 0
-        return _one(op_id, kind, sku, location, quantity, value, currency=currency)
-    value_column = np.array(values, COLUMNS["value"]) if values else 0
-    return _many(op_id, kind, lines, value=value_column, currency=currency)
+        return one(
+            op_id,
+            kind,
+            sku,
+            location,
+            quantity,
+            values[0] if values else 0,
+            flags=flags,
+            currency=currency,
+            occurred_at_ns=occurred_at_ns,
+            hold=holds[0] if holds else _NO_HOLD,
+        )
+    return many(
+        op_id,
+        kind,
+        lines,
+        value=np.array(values, COLUMNS["value"]) if values else 0,
+        flags=flags,
+        currency=currency,
+        occurred_at_ns=occurred_at_ns,
+        **(_holds(holds) if holds else {}),
+    )
 
 
-def _one(
+def _holds(holds: list[tuple[int, int]]) -> dict[str, NDArray[np.uint64]]:
+    """The columns of ids, from their halves."""
+    high, low = zip(*holds, strict=True)
+    return {"hold_hi": np.array(high, np.uint64), "hold_lo": np.array(low, np.uint64)}
+
+
+def one(
     op_id: bytes,
     kind: int,
     sku: int,
@@ -277,24 +395,28 @@ def _one(
     *,
     flags: int = 0,
     currency: int = 0,
-    hold: tuple[int, int] = (0, 0),
+    occurred_at_ns: int = 0,
+    hold: tuple[int, int] = _NO_HOLD,
 ) -> Request:
     """One line: 2 µs, where `Request.of` takes 30."""
     high, low = hold
-    values = (quantity, value, high, low, sku, location, currency, kind, flags)
+    values = (
+        quantity, value, high, low, occurred_at_ns, sku, location, currency, 0, kind, flags
+    )  # fmt: skip
     packed = _ONE.pack(*values)
     record = np.frombuffer(packed, _RECORD)
     columns = {name: record[name] for name in compress(_PACKED, values)}
     return Request(op_id, 1, columns, True, hashlib.blake2b(packed, digest_size=8).digest())
 
 
-def _many(op_id: bytes, kind: int, lines: list[_Line], **columns: Any) -> Request:
+def many(op_id: bytes, kind: Any, lines: list[Line], **columns: Any) -> Request:
+    """Lines of one kind, or with a column of kinds."""
     skus, locations, quantities = zip(*lines, strict=True)
     return Request.of(
         op_id,
         len(lines),
         want_available=True,
-        kind=np.uint8(kind),
+        kind=np.asarray(kind, COLUMNS["kind"]),
         sku=np.array(skus, COLUMNS["sku"]),
         location=np.array(locations, COLUMNS["location"]),
         quantity=np.array(quantities, COLUMNS["quantity"]),

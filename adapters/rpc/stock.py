@@ -3,9 +3,9 @@
 from typing import Any
 
 from actors.router import Router
-from adapters.rpc import replies, requests
+from adapters.rpc import facts, replies, requests
 from engine.catalogue import Catalogue
-from engine.operations import Kind
+from engine.operations import Kind, Request
 from onhand.v1 import common_pb2, stock_pb2, stock_pb2_grpc
 
 _Reply = common_pb2.OperationReply
@@ -29,7 +29,18 @@ class StockServicer(stock_pb2_grpc.StockServicer):
     async def Reserve(self, request: stock_pb2.ReserveRequest, context: Any) -> _Reply:
         """Hold stock for a while; all lines or none."""
         shard, answer = await self._router.reserve(requests.reserve(request, self._catalogue))
-        return replies.reserved(shard, answer, request.op_id, request.ttl_ms)
+        return replies.reserved(shard, answer, request)
+
+    async def Extend(self, request: stock_pb2.ExtendRequest, context: Any) -> _Reply:
+        """Give a pending hold more time."""
+        operation, location = requests.extend(request, self._catalogue)
+        shard, answer = await self._router.on_hold(operation, location)
+        return replies.extended(shard, answer, request.ttl_ms)
+
+    async def Move(self, request: stock_pb2.MoveRequest, context: Any) -> _Reply:
+        """Hold the same at another location instead."""
+        operation = requests.move(request, self._catalogue)
+        return replies.operation(*await self._router.move(operation))
 
     async def Commit(self, request: stock_pb2.HoldRequest, context: Any) -> _Reply:
         """Post a hold to an order."""
@@ -43,35 +54,55 @@ class StockServicer(stock_pb2_grpc.StockServicer):
         """Hand committed stock over."""
         return await self._on_hold(Kind.FULFIL, request)
 
+    async def Unfulfil(self, request: stock_pb2.HoldRequest, context: Any) -> _Reply:
+        """Take a handover back that failed."""
+        return await self._on_hold(Kind.UNFULFIL, request)
+
     async def Cancel(self, request: stock_pb2.HoldRequest, context: Any) -> _Reply:
         """Cancel what is committed and not handed over."""
         return await self._on_hold(Kind.CANCEL, request)
 
-    async def Sale(self, request: stock_pb2.LinesRequest, context: Any) -> _Reply:
+    async def Sale(self, request: stock_pb2.SaleRequest, context: Any) -> _Reply:
         """Record that goods left through the till."""
-        return await self._of_cells(Kind.SALE, request)
+        operation, ids = facts.sale(request, self._catalogue)
+        return replies.sold(*await self._router.submit(operation), ids)
 
     async def Return(self, request: stock_pb2.ReturnRequest, context: Any) -> _Reply:
         """Record that goods came back."""
-        operation = requests.returned(request, self._catalogue)
-        return replies.operation(*await self._router.submit(operation))
+        operation, sold_at = facts.returned(request, self._catalogue)
+        return replies.operation(*await self._router.returned(operation, sold_at))
 
-    async def Receive(self, request: stock_pb2.LinesRequest, context: Any) -> _Reply:
+    async def Exchange(self, request: stock_pb2.ExchangeRequest, context: Any) -> _Reply:
+        """Record that goods came back, and hold others in their place; both or neither."""
+        shard, answer = await self._router.submit(facts.exchange(request, self._catalogue))
+        return replies.exchanged(shard, answer, request)
+
+    async def Receive(self, request: stock_pb2.ReceiveRequest, context: Any) -> _Reply:
         """Record that goods arrived."""
-        return await self._of_cells(Kind.RECEIVE, request)
+        return await self._record(facts.receive(request, self._catalogue))
 
     async def Adjust(self, request: stock_pb2.AdjustRequest, context: Any) -> _Reply:
         """Record a relative correction."""
-        operation = requests.adjust(request, self._catalogue)
-        return replies.operation(*await self._router.submit(operation))
+        return await self._record(facts.adjust(request, self._catalogue))
 
-    async def Count(self, request: stock_pb2.LinesRequest, context: Any) -> _Reply:
+    async def Count(self, request: stock_pb2.CountRequest, context: Any) -> _Reply:
         """Record a physical count."""
-        return await self._of_cells(Kind.COUNT, request)
+        moment = request.occurred_at_ns
+        operation = requests.of_cells(Kind.COUNT, request, self._catalogue, moment)
+        return await self._record(operation)
+
+    async def Inspect(self, request: stock_pb2.InspectRequest, context: Any) -> _Reply:
+        """Record the outcome of quality control."""
+        return await self._record(facts.inspect(request, self._catalogue))
+
+    async def WriteOff(self, request: stock_pb2.WriteOffRequest, context: Any) -> _Reply:
+        """Record that goods are gone."""
+        return await self._record(facts.write_off(request, self._catalogue))
 
     async def SetSafetyStock(self, request: stock_pb2.LinesRequest, context: Any) -> _Reply:
         """Keep stock back from sale."""
-        return await self._of_cells(Kind.SET_SAFETY_STOCK, request)
+        operation = requests.of_cells(Kind.SET_SAFETY_STOCK, request, self._catalogue)
+        return await self._record(operation)
 
     async def GetHold(self, request: stock_pb2.GetHoldRequest, context: Any) -> stock_pb2.Hold:
         """Look a hold up."""
@@ -89,10 +120,29 @@ class StockServicer(stock_pb2_grpc.StockServicer):
         found = await self._router.history(hold_id, hint)
         return replies.history(hold_id, await self._router.hold(hold_id, hint), found)
 
+    async def Expect(self, request: stock_pb2.ExpectRequest, context: Any) -> _Reply:
+        """Tell that goods are on their way."""
+        return await self._record(facts.expect(request, self._catalogue))
+
+    async def CancelIncoming(
+        self, request: stock_pb2.CancelIncomingRequest, context: Any
+    ) -> _Reply:
+        """Tell that goods will not come."""
+        operation, location = requests.on_hold(Kind.CANCEL_INCOMING, request, self._catalogue)
+        return replies.operation(*await self._router.on_hold(operation, location))
+
+    async def GetIncoming(
+        self, request: stock_pb2.GetIncomingRequest, context: Any
+    ) -> stock_pb2.Incoming:
+        """Look up what is on its way."""
+        requests.check_id("incoming_id", request.incoming_id)
+        hint = requests.location_hint(request.location, self._catalogue)
+        found = await self._router.hold(request.incoming_id, hint)
+        return replies.incoming(request.incoming_id, found)
+
     async def _on_hold(self, kind: Kind, message: stock_pb2.HoldRequest) -> _Reply:
         operation, location = requests.on_hold(kind, message, self._catalogue)
         return replies.operation(*await self._router.on_hold(operation, location))
 
-    async def _of_cells(self, kind: Kind, message: stock_pb2.LinesRequest) -> _Reply:
-        operation = requests.of_cells(kind, message, self._catalogue)
+    async def _record(self, operation: Request) -> _Reply:
         return replies.operation(*await self._router.submit(operation))
