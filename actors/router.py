@@ -176,6 +176,17 @@ class Router:
             await self._release(_hold_id(request), sorted(rest), by=request.op_id)
         return _joined(request, parts, answers)
 
+    async def move(self, request: Request) -> tuple[int, Answer]:
+        """Move lines of a hold within one shard, that of the destination."""
+        if self._only is not None:
+            return self._first, await self._only.submit(request)
+        shard = int(self._owners_of(request)[0])
+        return shard, await self._link(shard).submit(request)
+
+    async def returned(self, request: Request, _sold_at: Sequence[int]) -> tuple[int, Answer]:
+        """Record what came back; what it was handed over as is of the same shard."""
+        return await self.submit(request)
+
     # --- reads ------------------------------------------------------------------------------------
 
     async def hold(self, hold_id: bytes, location: int = 0) -> Hold | None:

@@ -154,12 +154,14 @@ def move(message: stock_pb2.MoveRequest, catalogue: Catalogue) -> Request:
     if not message.lines:
         return one(message.op_id, Kind.MOVE, 0, to, _WHOLE_HOLD, hold=hold)
     lines = lines_of(message.op_id, message.lines, catalogue)
-    for number, (sku, leaves, _) in enumerate(lines):
+    for number, (sku, _, _) in enumerate(lines):
         # To the machine, no SKU means all of them.
         if not sku:
             raise InvalidField(f"lines[{number}].sku", "not given")
-        if lines.index((sku, leaves, _)) != number:
-            raise InvalidField(f"lines[{number}]", "the same cell as a line before it")
+    cells = [line[:2] for line in lines]
+    if len(set(cells)) < len(cells):
+        number = next(n for n, cell in enumerate(cells) if cell in cells[:n])
+        raise InvalidField(f"lines[{number}]", "the same cell as a line before it")
     there = [(sku, to, quantity) for sku, _, quantity in lines]
     leaves_column = [leaves for _, leaves, _ in lines]
     return facts(message.op_id, Kind.MOVE, there, leaves_column, holds=[hold] * len(lines))

@@ -136,7 +136,9 @@ def test_a_split_batch_answers_like_one_machine(
             flags[i] = Flag.LINKED
     op_id = batch_id()
     columns = {"kind": kind, "flags": flags, "sku": sku, "location": location}
-    values = {"quantity": quantity, "value": TTL, **on(line_id(op_id, 0))}
+    is_commit = np.array(kind) == Kind.COMMIT
+    hold = {name: np.where(is_commit, half, 0) for name, half in on(line_id(op_id, 0)).items()}
+    values = {"quantity": quantity, "value": TTL, **hold}
     request = Request.of(op_id, len(named), want_available=True, **columns, **values)
 
     async def split() -> tuple[list[int], list[int], set[bytes]]:

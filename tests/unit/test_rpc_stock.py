@@ -1,7 +1,9 @@
 """The services over a real server on loopback, with a reference machine behind them."""
 
 import asyncio
+import hashlib
 import os
+import struct
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 
 from actors.ports import Overloaded, Unavailable
 from actors.router import Router
-from adapters.rpc import requests
+from adapters.rpc import facts, requests
 from adapters.rpc.availability import CELLS_PER_PAGE, AvailabilityServicer
 from adapters.rpc.directory import DirectoryServicer
 from adapters.rpc.price import PriceServicer
@@ -226,6 +228,143 @@ async def test_facts_are_recorded_and_raise_a_shortage(shop: Shop) -> None:
     shown = (cell.found, cell.on_hand, cell.damaged, cell.quality_control, cell.safety_stock)
     assert shown == (True, 9, 1, 1, 2)
     assert (cell.available, cell.sku.id, cell.sku.code) == (5, 1, "sku-1")
+
+
+async def test_a_receipts_line_is_recorded_once_and_can_come_back(shop: Shop) -> None:
+    await shop.receive(5)
+    names = [stock_pb2.ReceiptLine(terminal="T1", receipt="4711", line=n) for n in (1, 2)]
+    lines = [line(1, "store-1", 2), line(1, 1, 1)]
+
+    async def sell(*order: int) -> common_pb2.OperationReply:
+        request = stock_pb2.SaleRequest(op_id=an_id(), occurred_at_ns=10**17)
+        request.lines.extend(lines[n] for n in order)
+        request.receipt_lines.extend(names[n] for n in order)
+        return await shop.stock.Sale(request)
+
+    first, again = await sell(0), await sell(1, 0)
+    assert [each.status for each in again.lines] == [Status.OK, Status.ALREADY_RECORDED]
+    assert (again.status, again.lines[0].available) == (Status.ALREADY_RECORDED, 2)
+    assert first.lines[0].sale_id == again.lines[1].sale_id == facts.sale_id(1, "T1", "4711", 1)
+    bare = await shop.stock.Sale(stock_pb2.SaleRequest(op_id=an_id(), lines=lines[:1]))
+    assert bare.lines[0].sale_id == b""
+
+    back = [
+        stock_pb2.ReturnLine(line=line(1, 1, 1), receipt_line=names[0]),
+        stock_pb2.ReturnLine(line=line(1, 1, 1), receipt_line=names[0], sold_at=a_place("store-1")),
+        stock_pb2.ReturnLine(line=line(1, 1, 1), against=first.lines[0].sale_id),
+        stock_pb2.ReturnLine(line=line(1, 1, 1)),
+    ]
+    returned = await shop.stock.Return(stock_pb2.ReturnRequest(op_id=an_id(), lines=back))
+    assert [each.status for each in returned.lines] == [0, 0, Status.EXCEEDS_HOLD, 0]
+    hold = await shop.stock.GetHold(stock_pb2.GetHoldRequest(hold_id=first.lines[0].sale_id))
+    assert [(each.fulfilled, each.returned) for each in hold.lines] == [(2, 2)]
+
+
+def test_the_id_of_a_receipts_line_is_as_the_contract_says() -> None:
+    parts = struct.pack("<IHHI", 7, 3, 2, 9) + "T\u00e9".encode() + b"R1"
+    told = hashlib.blake2b(parts, digest_size=16).digest()
+    assert facts.sale_id(7, "T\u00e9", "R1", 9) == told
+
+
+async def test_goods_are_set_aside_inspected_and_written_off(shop: Shop) -> None:
+    back = stock_pb2.ReturnLine(line=line(1, 1, 5), disposition=1)  # type: ignore[arg-type]
+    await shop.stock.Return(stock_pb2.ReturnRequest(op_id=an_id(), lines=[back]))
+    looked_at = [
+        stock_pb2.InspectLine(line=line("sku-1", 1, 2)),
+        stock_pb2.InspectLine(line=line(1, 1, 1), disposition=2),  # type: ignore[arg-type]
+        stock_pb2.InspectLine(line=line(1, 1, 3)),
+    ]
+    told = await shop.stock.Inspect(stock_pb2.InspectRequest(op_id=an_id(), lines=looked_at))
+    assert [each.status for each in told.lines] == [0, 0, Status.EXCEEDS_SET_ASIDE]
+    for bucket, status in ((0, 0), (1, 0), (2, 0), (1, Status.EXCEEDS_SET_ASIDE)):
+        request = stock_pb2.WriteOffRequest(
+            op_id=an_id(),
+            lines=[line(1, 1, 1)],
+            reason=3,
+            bucket=bucket,  # type: ignore[arg-type]
+        )
+        assert (await shop.stock.WriteOff(request)).status == status
+    (cell,) = (await shop.availability.GetCells(cells_request([("sku-1", "store-1")]))).cells
+    assert (cell.on_hand, cell.damaged, cell.quality_control, cell.available) == (2, 0, 1, 1)
+
+
+async def test_a_count_is_as_of_its_moment(shop: Shop) -> None:
+    now = shop.shard.now_ns
+    await shop.receive(10)
+    sale = stock_pb2.SaleRequest(op_id=an_id(), lines=[line(1, 1, 3)])
+    await shop.stock.Sale(sale)
+    count = stock_pb2.CountRequest(op_id=an_id(), lines=[line(1, 1, 2)], occurred_at_ns=now + 1)
+    assert (await shop.stock.Count(count)).lines[0].available == -1
+    late = stock_pb2.SaleRequest(op_id=an_id(), lines=[line(1, 1, 5)], occurred_at_ns=now - 1)
+    assert (await shop.stock.Sale(late)).lines[0].available == -1
+    for moment in (-1, now + limits.MAX_CLOCK_SKEW_MS * limits.NS_PER_MS + 10**9):
+        wrong = {"op_id": an_id(), "lines": [line(1, 1, 1)], "occurred_at_ns": moment}
+        for call in (
+            shop.stock.Sale(stock_pb2.SaleRequest(**wrong)),
+            shop.stock.Receive(stock_pb2.ReceiveRequest(**wrong | {"op_id": an_id()})),
+            shop.stock.Count(stock_pb2.CountRequest(**wrong | {"op_id": an_id()})),
+            shop.stock.Adjust(stock_pb2.AdjustRequest(**wrong | {"op_id": an_id()})),
+            shop.stock.WriteOff(stock_pb2.WriteOffRequest(**wrong | {"op_id": an_id()})),
+        ):
+            assert (await call).status == Status.INVALID_MOMENT
+
+
+async def test_what_is_malformed_in_facts_is_told_by_its_field(shop: Shop) -> None:
+    stock, names = shop.stock, stock_pb2.ReceiptLine
+    two, good = [line(1, 1, 1)] * 2, names(terminal="T", receipt="R", line=1)
+    for receipts, path in (
+        ([good], "receipt_lines"),
+        ([good, names(receipt="R", line=1)], "receipt_lines[1].terminal"),
+        ([names(terminal="x" * 65, receipt="R", line=1), good], "receipt_lines[0].terminal"),
+        ([names(terminal="T", line=1), good], "receipt_lines[0].receipt"),
+        ([good, names(terminal="T", receipt="R")], "receipt_lines[1].line"),
+    ):
+        sale = stock_pb2.SaleRequest(op_id=an_id(), lines=two, receipt_lines=receipts)
+        assert await refused_field(stock.Sale(sale)) == path
+    back = stock_pb2.ReturnLine
+    for wrong, path in (
+        (back(line=two[0], against=b"short"), "lines[0].against"),
+        (back(line=two[0], against=an_id(), receipt_line=good), "lines[0].against"),
+        (back(line=two[0], receipt_line=names()), "lines[0].receipt_line.terminal"),
+        (back(line=two[0], sold_at=a_place("x" * 65)), "lines[0].sold_at.code"),
+    ):
+        returned = stock_pb2.ReturnRequest(op_id=an_id(), lines=[wrong])
+        assert await refused_field(stock.Return(returned)) == path
+    write_off = stock_pb2.WriteOffRequest(op_id=an_id(), lines=two, bucket=3)  # type: ignore[arg-type]
+    assert await refused_field(stock.WriteOff(write_off)) == "bucket"
+    received = stock_pb2.ReceiveRequest(op_id=an_id(), lines=two, incoming_id=b"x")
+    assert await refused_field(stock.Receive(received)) == "incoming_id"
+    for expected_at_ms in (-1, 2**63 - 1):
+        expected = stock_pb2.ExpectRequest(op_id=an_id(), lines=two, expected_at_ms=expected_at_ms)
+        assert await refused_field(stock.Expect(expected)) == "expected_at_ms"
+    exchange = stock_pb2.ExchangeRequest(op_id=an_id(), returns=[back(line=two[0])])
+    assert await refused_field(stock.Exchange(exchange)) == "lines"
+    exchange = stock_pb2.ExchangeRequest(op_id=an_id(), lines=two)
+    assert await refused_field(stock.Exchange(exchange)) == "returns"
+
+
+async def test_what_is_malformed_in_calls_on_holds_is_told_by_its_field(shop: Shop) -> None:
+    stock, one = shop.stock, [line(1, 1, 1)]
+    for order, path in (
+        ({"supersedes": b"x"}, "supersedes"),
+        ({"channel": "x" * 65}, "channel"),
+    ):
+        request = stock_pb2.ReserveRequest(op_id=an_id(), lines=one, **order)  # type: ignore[arg-type]
+        assert await refused_field(stock.Reserve(request)) == path
+    for hold_id, lines, to, path in (
+        (b"x", one, 2, "hold_id"),
+        (an_id(), one, 0, "to"),
+        (an_id(), [line(0, 1, 1)], 2, "lines[0].sku"),
+        (an_id(), [*one, line(1, "store-1", 2)], 2, "lines[1]"),
+    ):
+        move = stock_pb2.MoveRequest(op_id=an_id(), hold_id=hold_id, lines=lines, to=a_place(to))
+        assert await refused_field(stock.Move(move)) == path
+    extend = stock_pb2.ExtendRequest(op_id=an_id(), hold_id=b"x")
+    assert await refused_field(stock.Extend(extend)) == "hold_id"
+    cancel = stock_pb2.CancelIncomingRequest(op_id=an_id(), incoming_id=b"x")
+    assert await refused_field(stock.CancelIncoming(cancel)) == "incoming_id"
+    found = stock_pb2.GetIncomingRequest(incoming_id=b"x")
+    assert await refused_field(stock.GetIncoming(found)) == "incoming_id"
 
 
 async def test_unknown_codes_are_values(shop: Shop) -> None:
@@ -478,7 +617,7 @@ def test_one_line_is_what_the_long_way_makes_of_it(
 ) -> None:
     high, low = id_to_pair(hold)
     names = {"flags": flags, "quantity": quantity, "value": value}
-    short = requests._one(
+    short = requests.one(
         bytes(16), kind, sku, location, quantity, value, flags=flags, hold=(high, low)
     )
     long = Request.of(
