@@ -270,8 +270,9 @@ class Life:
             self.held += 1
             call = call._replace(hold=op_id)
         request = Request.of(op_id, convert.lines_of(call), **convert.columns([call]))  # type: ignore[arg-type]
-        ((status, available),) = self.machine.apply(self.now_ns, [request]).answers
-        self._note(call, convert.answers([call], list(status), available)[0], self.now_ns)
+        (told,) = self.machine.apply(self.now_ns, [request]).answers
+        (answer,) = convert.answers([call], list(told.status), told.available)
+        self._note(call, answer, self.now_ns)
 
     def _seen(self, call: Call) -> Any:
         if call.kind == READ:
