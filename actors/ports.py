@@ -4,7 +4,7 @@ Actors code against this file; the adapters (`adapters.journal`, `adapters.snaps
 of the tests fulfil it. It must not know what a stream is made of: no Redis, no sockets.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -162,13 +162,15 @@ class Snapshots(Protocol):
     Every method may raise `SnapshotsUnavailable`.
     """
 
-    async def save(self, name: str, position: Position, chunks: Iterable[bytes]) -> Saved:
+    async def save(
+        self, name: str, chunks: AsyncIterable[bytes], position: Callable[[], Position]
+    ) -> Saved:
         """Store a state durably; it shows only when whole. The last two of a name are kept.
 
         Trim the journal before `Saved.oldest` at most: should the newest snapshot prove damaged,
         the one before it is loaded, and needs the blocks after it.
-        `chunks` is consumed in a worker thread while the caller's loop goes on: it must yield
-        frozen bytes, not views of live state. Their boundaries are not kept.
+        A chunk is asked for when the one before it is stored; it must be frozen bytes, not a view
+        of live state. Their boundaries are not kept. `position` is asked after the last one.
         """
 
     async def load_latest(self, name: str) -> tuple[Position, Iterator[bytes]] | None:

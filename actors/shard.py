@@ -11,7 +11,7 @@ or Ray: the journal, the snapshots and the catalogue are ports, and ending the p
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Protocol, TypeVar
@@ -176,7 +176,8 @@ class Shard:
         self._serving = False
         self._proof = 0.0  # monotonic time at which the journal last proved that this is the owner
         self._since_snapshot = 0
-        self._snapshotting: asyncio.Task[None] | None = None
+        self._snapshotting: asyncio.Task[Position | None] | None = None
+        self._capture: snapshot.Capture | None = None
         self._one_history = asyncio.Lock()  # a search reads the journal: one at a time
         self._task: asyncio.Task[None] | None = None
 
@@ -279,10 +280,10 @@ class Shard:
         await self._catalogue.refresh()
 
     async def snapshot(self) -> Position:
-        """Take a snapshot now, and return the position it is of once it is durable."""
-        at = await self.read(self._begin_snapshot)
-        if self._snapshotting is not None:
-            await self._snapshotting
+        """Take a snapshot, and return the position it is of once it is durable."""
+        at = await asyncio.shield(await self.read(self._begin_snapshot))
+        if at is None:
+            raise Unavailable(f"shard {self._number}: the snapshot failed, its log says why")
         return at
 
     async def _history(self, hold_id: bytes, upto: Position) -> History:
@@ -336,7 +337,7 @@ class Shard:
                     await self._gather()
                     await self._prove_ownership()
                     if self._snapshot_is_due():
-                        self._begin_snapshot()
+                        _ = self._begin_snapshot()
                     self._do_reads()
                 staged = self._stage()
                 if staged is not None:
@@ -358,14 +359,13 @@ class Shard:
     def _may_run_ahead(self) -> bool:
         """Whether to apply the next block while the last one is being written.
 
-        Worth it when much waits. Reads and snapshots need a moment at which all is durable.
+        Worth it when much waits. Reads need a moment at which all is durable.
         """
         return (
             self._appending is not None
             and not self._appending.done()
             and self._queued_lines >= GATHER_LINES
             and not self._reads
-            and not self._snapshot_is_due()
         )
 
     async def _settle(self) -> None:
@@ -462,6 +462,8 @@ class Shard:
             return None
         if not (taken or self._unjournaled or outcome.expired):
             return None  # the wheel turned, and nothing was due
+        if self._capture is not None:
+            self._capture.note(outcome.image.rows)
         position = self._tip.next()
         block = Block(
             self._number, position.epoch, position.seq, now, self._chain, machine.state_hash,
@@ -585,18 +587,33 @@ class Shard:
             self._snapshot_every, self._machine.nbytes_used()
         )
 
-    def _begin_snapshot(self) -> Position:
-        """Copy the state as it is now and store the copy beside the serving path."""
+    def _begin_snapshot(self) -> "asyncio.Task[Position | None]":
+        """Begin to copy the state, beside the serving path, unless that is under way."""
         if self._snapshotting is None:
             self._since_snapshot = 0
-            self._marks.append((self._at, self._written))
-            pieces = snapshot.dump(self._machine, self._memory, self._chain)
-            self._snapshotting = asyncio.create_task(self._store_snapshot(self._at, pieces))
-        return self._at
+            self._snapshotting = asyncio.create_task(self._take_snapshot())
+        return self._snapshotting
 
-    async def _store_snapshot(self, at: Position, pieces: Iterator[bytes]) -> None:
+    async def _take_snapshot(self) -> Position | None:
+        """Copy and store the state; the position that it is of, or None when that failed."""
+        name = snapshot_name(self._number)
+        self._capture = capture = snapshot.Capture(self._machine)
+        at = GENESIS
+
+        def finish() -> Iterator[bytes]:
+            nonlocal at
+            at, self._capture = self._at, None
+            self._marks.append((at, self._written))
+            return capture.finish(self._memory, self._chain)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for piece in capture.pieces():
+                yield piece
+            for piece in await self.read(finish):
+                yield piece
+
         try:
-            saved = await self._snapshots.save(snapshot_name(self._number), at, pieces)
+            saved = await self._snapshots.save(name, pieces(), lambda: at)
             # The snapshot before this one is kept too, and needs the blocks behind it.
             trimmed = await self._journal.trim(min(saved.oldest, self._kept_from()))
             _log.info(
@@ -605,9 +622,12 @@ class Shard:
             )  # fmt: skip
         except Exception as error:  # noqa: BLE001 - the journal still has it all
             # The journal still has everything; the next one may succeed.
-            _log.warning("snapshot failed", shard=self._number, at=str(at), error=str(error))
+            _log.warning("snapshot failed", shard=self._number, error=str(error))
+            return None
+        else:
+            return at
         finally:
-            self._snapshotting = None
+            self._snapshotting = self._capture = None
 
     def _kept_from(self) -> Position:
         """From where on the journal is kept for those who ask for histories."""

@@ -11,7 +11,7 @@ import secrets
 import struct
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -61,7 +61,7 @@ class RedisSnapshots:
     """The `actors.ports.Snapshots` in a Valkey or Redis. Connects when first used.
 
     Under `<prefix>:snapshots:<name>` stands a hash of manifests, under
-    `<prefix>:snapshot:<name>:<position>:<nonce>` one of pieces.
+    `<prefix>:snapshot:<name>:<position>:<nonce>` one of pieces (without a position until it is whole).
     """
 
     def __init__(
@@ -81,28 +81,39 @@ class RedisSnapshots:
         self._prefix = prefix
         self._duty = duty
 
-    async def save(self, name: str, position: Position, chunks: Iterable[bytes]) -> Saved:
+    async def save(
+        self, name: str, chunks: AsyncIterable[bytes], position: Callable[[], Position]
+    ) -> Saved:
         """Store a state; see the port."""
-        key = f"{self._prefix}:snapshot:{name}:{position}:{secrets.token_hex(4)}"
-        raw = _Pieces(chunks)
+        nonce = secrets.token_hex(4)
+        unfinished = f"{self._prefix}:snapshot:{name}:{nonce}".encode()
         pieces: list[tuple[int, int]] = []
-        while True:
-            started_s = time.monotonic()
-            piece = await asyncio.to_thread(raw.next_compressed)
-            if piece is None:
-                break
-            await self._call(
-                (b"MULTI",),
-                (b"HSET", key.encode(), b"%d" % len(pieces), piece[0]),
-                (b"EXPIRE", key.encode(), b"%d" % UNFINISHED_EXPIRE_S),
-                (b"EXEC",),
-            )
-            pieces.append((len(piece[0]), piece[1]))
-            await asyncio.sleep((time.monotonic() - started_s) * (1 / self._duty - 1))
-        manifest = _Manifest(position, key, pieces)
-        await self._publish(name, manifest)
+        raw = bytearray()
+        async for chunk in chunks:
+            raw += chunk
+            while len(raw) >= PIECE_BYTES:
+                pieces.append(await self._store_piece(unfinished, len(pieces), raw[:PIECE_BYTES]))
+                del raw[:PIECE_BYTES]
+        if raw or not pieces:
+            pieces.append(await self._store_piece(unfinished, len(pieces), raw))
+        at = position()
+        key = f"{self._prefix}:snapshot:{name}:{at}:{nonce}"
+        await self._publish(name, unfinished, _Manifest(at, key, pieces))
         oldest = await self._forget_old(name)
         return Saved(sum(stored_bytes for stored_bytes, _ in pieces), oldest)
+
+    async def _store_piece(self, key: bytes, number: int, raw: bytearray) -> tuple[int, int]:
+        """Compress and store one piece; its stored bytes and CRC32C."""
+        started_s = time.monotonic()
+        piece, checksum = await asyncio.to_thread(_compressed, raw)
+        await self._call(
+            (b"MULTI",),
+            (b"HSET", key, b"%d" % number, piece),
+            (b"EXPIRE", key, b"%d" % UNFINISHED_EXPIRE_S),
+            (b"EXEC",),
+        )
+        await asyncio.sleep((time.monotonic() - started_s) * (1 / self._duty - 1))
+        return len(piece), checksum
 
     async def load_latest(self, name: str) -> tuple[Position, Iterator[bytes]] | None:
         """Find the newest whole state; see the port. It is held compressed until it is used up."""
@@ -121,17 +132,18 @@ class RedisSnapshots:
         """Drop the connection."""
         await self._client.close()
 
-    async def _publish(self, name: str, manifest: _Manifest) -> None:
+    async def _publish(self, name: str, unfinished: bytes, manifest: _Manifest) -> None:
         """Make the snapshot visible and lasting, in one transaction."""
         field = manifest.key.encode()
         replies = await self._call(
             (b"MULTI",),
+            (b"RENAME", unfinished, field),
             (b"PERSIST", field),
             (b"HLEN", field),
             (b"HSET", self._index(name), field, manifest.encode()),
             (b"EXEC",),
         )
-        pieces_there = replies[-1][1]
+        pieces_there = replies[-1][2]
         if pieces_there != len(manifest.pieces):
             await self._remove(name, field)
             raise SnapshotsUnavailable(f"{manifest.key}: pieces expired before the last was saved")
@@ -182,29 +194,9 @@ def _position_of(field: bytes) -> Position:
     return Position.parse(field.decode().rsplit(":", 2)[1])
 
 
-class _Pieces:
-    """Cuts chunks of any size into compressed pieces; each call may run in a worker thread."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = iter(chunks)
-        self._rest = memoryview(b"")  # of the chunk that is being cut
-
-    def next_compressed(self) -> tuple[bytes, int] | None:
-        """Return the next piece and its CRC32C; None after the last."""
-        raw = bytearray()
-        while len(raw) < PIECE_BYTES:
-            if not self._rest:
-                chunk = next(self._chunks, None)
-                if chunk is None:
-                    break
-                self._rest = memoryview(chunk)
-            taken = self._rest[: PIECE_BYTES - len(raw)]
-            raw += taken
-            self._rest = self._rest[len(taken) :]
-        if not raw:
-            return None
-        piece = zlib.compress(raw, _LEVEL)
-        return piece, crc32c(piece)
+def _compressed(raw: bytearray) -> tuple[bytes, int]:
+    piece = zlib.compress(raw, _LEVEL)
+    return piece, crc32c(piece)
 
 
 def _decompressed(stored: list[bytes]) -> Iterator[bytes]:

@@ -264,8 +264,17 @@ class Machine:
         block.request_lo[0] = low
         return block
 
-    def restore(self, arrays: dict[str, NDArray[Any]], places: Sequence[Place]) -> None:
-        """Take over the arrays of a snapshot (see `engine.snapshot`); only for a new machine."""
+    def room_for_cells(self, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The first rows of cells and of the moments of their counts, to be filled before `restore`."""
+        with _wrapping():
+            self._columns.make_room_for_cells(rows)
+        return self.state.cells[:rows], self.state.counted[:rows]
+
+    def restore(self, rows: int, arrays: dict[str, NDArray[Any]], places: Sequence[Place]) -> None:
+        """Take over a snapshot (see `engine.snapshot`) whose first `rows` cells are there already.
+
+        Only for a new machine. ValueError when it was made with other bounds.
+        """
         columns = self._columns
         meta = arrays["meta"]
         if len(arrays["ring"]) != len(columns.state.ring):
@@ -273,17 +282,21 @@ class Machine:
         room = int(columns.state.meta[kernels.MOVEMENT_ROOM])
         if meta[kernels.MOVEMENT_ROOM] != room:
             raise ValueError(f"movements: room for {meta[kernels.MOVEMENT_ROOM]}, not {room}")
+        cells = int(meta[kernels.CELLS])
         with _wrapping():
-            columns.make_room_for_cells(len(arrays["cells"]))
+            columns.make_room_for_cells(cells)
             columns.make_room_for_holds(len(arrays["holds"]))
         state = columns.state
-        for name, array in arrays.items():
-            into = getattr(state, name)[: len(array)]
-            if name == "movements":
-                into = into[:, : kernels.BEFORE]  # the links are made anew
-            into[...] = array
+        for name in ("cells", "counted"):
+            column = getattr(state, name)
+            column[arrays["changed"]] = arrays[f"changed_{name}"]
+            column[rows:cells] = arrays[f"new_{name}"]
+        moved = arrays["movements"]
+        state.movements[: len(moved), : kernels.BEFORE] = moved  # the links are made anew
+        for name in ("holds", "wheel", "wheel_bits", "ring", "meta"):
+            getattr(state, name)[: len(arrays[name])] = arrays[name]
         with _wrapping():
-            kernels.rebuild_cell_index(state.cells, int(meta[kernels.CELLS]), state.cell_index)
+            kernels.rebuild_cell_index(state.cells, cells, state.cell_index)
             kernels.rebuild_hold_index(
                 state.holds, state.lines, int(meta[kernels.HOLDS_USED]), state.hold_index
             )

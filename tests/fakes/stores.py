@@ -1,6 +1,6 @@
 """A snapshot store and a catalogue in memory."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 
 from actors.ports import Position, Saved
 from engine.block import Place
@@ -12,9 +12,12 @@ class FakeSnapshots:
     def __init__(self) -> None:
         self.kept: dict[str, list[tuple[Position, list[bytes]]]] = {}
 
-    async def save(self, name: str, position: Position, chunks: Iterable[bytes]) -> Saved:
+    async def save(
+        self, name: str, chunks: AsyncIterable[bytes], position: Callable[[], Position]
+    ) -> Saved:
         kept = self.kept.setdefault(name, [])
-        kept.append((position, list(chunks)))
+        whole = [chunk async for chunk in chunks]
+        kept.append((position(), whole))
         del kept[:-2]
         return Saved(sum(map(len, kept[-1][1])), kept[0][0])
 

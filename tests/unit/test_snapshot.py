@@ -26,7 +26,12 @@ def busy_machine(seed: int, blocks: int = 30) -> tuple[Machine, np.random.Genera
     return machine, random
 
 
-def step(machine: Machine, random: np.random.Generator) -> bytes:
+def step(
+    machine: Machine,
+    random: np.random.Generator,
+    skus: int = 40,
+    capture: snapshot.Capture | None = None,
+) -> bytes:
     lines = 60
     kinds = random.choice(
         [Kind.RESERVE, Kind.RECEIVE, Kind.SALE, Kind.SET_PRICE, Kind.COUNT], lines
@@ -34,13 +39,14 @@ def step(machine: Machine, random: np.random.Generator) -> bytes:
     late = random.integers(0, 2, lines) * max(machine.now_ns - int(random.integers(5 * SECOND)), 0)
     request = Request.of(
         random.bytes(14) + b"\0\0", lines, kind=kinds.astype(np.uint8), currency=840,
-        sku=random.integers(1, 41, lines), location=random.integers(1, 4, lines),
+        sku=random.integers(1, skus + 1, lines), location=random.integers(1, 4, lines),
         quantity=random.integers(1, 9, lines), value=random.integers(1, 5_000, lines),
         occurred_at_ns=late,
     )  # fmt: skip
-    return machine.apply(
-        machine.now_ns + int(random.integers(1, SECOND)), [request]
-    ).status.tobytes()
+    outcome = machine.apply(machine.now_ns + int(random.integers(1, SECOND)), [request])
+    if capture is not None:
+        capture.note(outcome.image.rows)
+    return outcome.status.tobytes()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -65,20 +71,42 @@ def test_a_loaded_machine_goes_on_alike(seed: int) -> None:
     assert machine.state.meta[kernels.MOVED] > BOUNDS["movements_remembered"]
 
 
-def test_pieces_are_frozen_when_the_dump_returns() -> None:
-    machine, random = busy_machine(9)
+@pytest.mark.parametrize("between", [0, 1, 4])
+def test_a_snapshot_that_is_taken_while_the_machine_goes_on_is_of_its_end(
+    between: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that were copied change, others change before they are copied, new ones come."""
+    monkeypatch.setattr(snapshot, "PIECE_ROWS", 7)
+    monkeypatch.setattr(snapshot, "_MERGE", 3)
+    machine, random = busy_machine(9, 2)
+    machine.set_sku_limit(200)
+    capture = snapshot.Capture(machine)
+    pieces: list[bytes] = []
+    for piece in capture.pieces():
+        pieces.append(piece)
+        for _ in range(between):
+            step(machine, random, 200, capture)
+    pieces += capture.finish(AnswerMemory(), 5)
     state_hash = machine.state_hash
-    pieces = snapshot.dump(machine, AnswerMemory(), 0)
-    step(machine, random)
+    step(machine, random)  # what was given out is frozen
     other = Machine(**BOUNDS)
-    snapshot.load(pieces, other, AnswerMemory())
+    assert snapshot.load(pieces, other, AnswerMemory()) == 5
     assert other.state_hash == state_hash != machine.state_hash
+    assert other.audit() == []
+
+
+def test_a_snapshot_is_not_finished_before_its_pieces_are_taken() -> None:
+    capture = snapshot.Capture(busy_machine(9)[0])
+    next(capture.pieces())
+    with pytest.raises(ValueError, match="rows were copied"):
+        capture.finish(AnswerMemory(), 0)
 
 
 def test_damage_is_noticed() -> None:
     machine, _ = busy_machine(3)
     whole = b"".join(snapshot.dump(machine, AnswerMemory(), 0))
-    for bad in (b"", whole[:-1], whole + b"x", os.urandom(1000), whole[:40]):
+    huge = snapshot._packed({"v": snapshot.FORMAT, "rows": 1 << 40})
+    for bad in (b"", whole[:-1], whole + b"x", os.urandom(1000), whole[:40], huge):
         with pytest.raises(snapshot.SnapshotDamaged):
             snapshot.load([bad], Machine(**BOUNDS), AnswerMemory())
     at = whole.index(machine.state.cells[0].tobytes()) + 8
