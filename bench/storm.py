@@ -1,6 +1,6 @@
 """A million holds that run out in the same second, over ten million cells: memory, and who waits.
 
-    python -m bench.storm [--cells N] [--holds N] [--json FILE]
+    python -m bench.storm [--cells N] [--holds N] [--snapshot] [--json FILE]
 
 The shard is filled with cells and with holds whose deadlines lie within one second, and a few
 callers go on reserving through it: `stall_ms` is the longest that one of them waited while the
@@ -61,6 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = arguments("Many holds that run out in the same second.", seconds=CALM_S)
     parser.set_defaults(cells=10_000_000)
     parser.add_argument("--holds", type=int, default=1_000_000, help="that run out together")
+    parser.add_argument(
+        "--snapshot", action="store_true", help="take one after the storm, and restart from it"
+    )
     options = parser.parse_args(argv)
     screen = Screen()
     load_before = os.getloadavg()[0]
@@ -72,6 +75,9 @@ def main(argv: list[str] | None = None) -> int:
         whole_s = options.holds / LOAD_RATE + options.seconds + WITHIN_MS / 1e3 + AFTER_S
         measured = in_own_process(screen, "holds, and the storm", run_storm, load, whole_s)
         state = _settled(found)
+        if options.snapshot:
+            with screen.step("taking a snapshot"):
+                found.stack.snapshot()
         peak = _peak_bytes(process)
         with screen.step("auditing"):
             audit = found.stack.audit()
