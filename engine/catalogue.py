@@ -55,6 +55,7 @@ class Catalogue:
         self._gtin_owners: dict[int, int] = {}  # the GTIN as a number: leading zeros say nothing
         self._bundles: dict[int, tuple[Component, ...]] = {}
         self._is_bundle = np.zeros(1, np.bool_)  # by id, as far as the last bundle's
+        self._parts: set[int] = set()  # every SKU that is a component
         self._location_ids: dict[str, int] = {}
         self._location_codes = [""]
         self._currencies = array("H", [0])
@@ -105,6 +106,10 @@ class Catalogue:
     def components(self, sku_id: int) -> tuple[Component, ...]:
         """What one piece of a bundle is made of; nothing for any other id."""
         return self._bundles.get(sku_id, ())
+
+    def is_component(self, sku_id: int) -> bool:
+        """Whether some bundle is made of a SKU."""
+        return sku_id in self._parts
 
     def are_bundles(self, skus: NDArray[np.uint32]) -> NDArray[np.bool_]:
         """Which ids of a column (n,) are those of bundles."""
@@ -248,6 +253,7 @@ class Catalogue:
             grown[list(bundles)] = True
             self._is_bundle = grown
             self._bundles |= bundles
+            self._parts |= {part.sku for parts in bundles.values() for part in parts}
 
     def _check_unchanged(self, entry: Sku, i: int, sku_id: int, first: Sku | None) -> None:
         """InvalidEntry when a code comes again as something else; `first`: where it came before."""

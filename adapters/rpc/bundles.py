@@ -97,15 +97,17 @@ class BundleRouter:
     async def _expanded(self, request: Request) -> Expanded | None:
         """Expand a request; None when it names no bundle."""
         catalogue = self._catalogue
-        if not catalogue.has_bundles or not names_bundles(request, catalogue):
+        if not catalogue.has_bundles:
             return None
-        # What came back may be of an order or of a sale, and only looking it up tells.
-        orders = {
+        # What came back may be of an order or of a bundle's sale, and only looking it up tells.
+        sales = {
             each
             for each in returned_of(request, catalogue)
-            if await self._router.hold(each) is not None
+            if await self._router.hold(each) is None
         }
-        return expand(request, catalogue, orders)
+        if not sales and not names_bundles(request, catalogue):
+            return None
+        return expand(request, catalogue, sales)
 
 
 def names_bundles(request: Request, catalogue: Catalogue) -> bool:
@@ -123,11 +125,18 @@ def refuse_in_batch(request: Request, catalogue: Catalogue) -> None:
 
 
 def returned_of(request: Request, catalogue: Catalogue) -> list[bytes]:
-    """The ids of orders or sales of which lines bring bundles back, each once."""
-    lines = _bundle_lines(request, catalogue) & (_column(request, "kind") == Kind.RETURN)
-    high, low = (_column(request, name)[lines].tolist() for name in ("hold_hi", "hold_lo"))
-    pairs = dict.fromkeys(zip(high, low, strict=True))
-    return [pair_to_id(*pair) for pair in pairs if any(pair)]
+    """The ids of orders or sales of which lines bring bundles or components back, each once."""
+    names = ("kind", "sku", "hold_hi", "hold_lo")
+    lines = zip(*(_column(request, name).tolist() for name in names), strict=True)
+    return list(
+        dict.fromkeys(
+            pair_to_id(high, low)
+            for kind, sku, high, low in lines
+            if kind == Kind.RETURN
+            and (high or low)
+            and (catalogue.is_component(sku) or catalogue.components(sku))
+        )
+    )
 
 
 def part_id(sale_id: bytes, sku: int) -> bytes:
@@ -136,10 +145,10 @@ def part_id(sale_id: bytes, sku: int) -> bytes:
     return hashlib.blake2b(sale_id + part, digest_size=limits.OP_ID_BYTES).digest()
 
 
-def expand(request: Request, catalogue: Catalogue, orders: Collection[bytes] = ()) -> Expanded:
+def expand(request: Request, catalogue: Catalogue, sales: Collection[bytes] = ()) -> Expanded:
     """The request with the components of its bundles.
 
-    `orders`: which of `returned_of` are orders; the others are taken for sales. InvalidField when a
+    `sales`: which of `returned_of` are no holds, and so may be sales of bundles. InvalidField when a
     bundle cannot be meant, or when what it stands for is beyond a limit.
     """
     is_bundle = _bundle_lines(request, catalogue)
@@ -170,9 +179,8 @@ def expand(request: Request, catalogue: Catalogue, orders: Collection[bytes] = (
     columns = {name: column[of] for name, column in request.columns.items()}
     columns["sku"] = np.array(sku_column, COLUMNS["sku"])
     columns["quantity"] = np.array(quantity_column, COLUMNS["quantity"])
-    is_part = is_bundle[of]
     _set_flags(columns, of)
-    _name_sales(columns, is_part, orders)
+    _name_sales(columns, is_bundle[of], sales)
     # The digest stays that of what the caller sent.
     expanded = Request(request.op_id, len(of), columns, request.want_available, request.digest)
     return Expanded(expanded, of, np.array(times))
@@ -206,20 +214,19 @@ def _set_flags(columns: dict[str, NDArray[Any]], origin: NDArray[np.int64]) -> N
 
 
 def _name_sales(
-    columns: dict[str, NDArray[Any]], is_part: NDArray[np.bool_], orders: Collection[bytes]
+    columns: dict[str, NDArray[Any]], is_part: NDArray[np.bool_], sales: Collection[bytes]
 ) -> None:
-    """Give the parts of a bundle that was sold under an id their own ids."""
+    """Give what was sold of a bundle, or comes back of one, the ids of its parts."""
     if "hold_hi" not in columns and "hold_lo" not in columns:
         return
     lines = len(is_part)
-    halves = [columns.get(name, np.zeros(lines, "<u8")) for name in ("hold_hi", "hold_lo")]
+    high, low = (columns.get(name, np.zeros(lines, "<u8")) for name in ("hold_hi", "hold_lo"))
     kinds, skus = columns["kind"], columns["sku"]
-    for i in np.flatnonzero(is_part & np.isin(kinds, (Kind.SALE, Kind.RETURN))).tolist():
-        pair = int(halves[0][i]), int(halves[1][i])
-        sale_id = pair_to_id(*pair)
-        if any(pair) and (kinds[i] == Kind.SALE or sale_id not in orders):
-            halves[0][i], halves[1][i] = id_to_pair(part_id(sale_id, int(skus[i])))
-    columns["hold_hi"], columns["hold_lo"] = halves
+    for i in np.flatnonzero((high != 0) | (low != 0)).tolist():
+        sale_id = pair_to_id(int(high[i]), int(low[i]))
+        if (kinds[i] == Kind.SALE and is_part[i]) or (kinds[i] == Kind.RETURN and sale_id in sales):
+            high[i], low[i] = id_to_pair(part_id(sale_id, int(skus[i])))
+    columns |= {"hold_hi": high, "hold_lo": low}
 
 
 def _bundle_lines(request: Request, catalogue: Catalogue) -> NDArray[np.bool_]:

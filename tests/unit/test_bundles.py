@@ -136,13 +136,17 @@ def test_parts_of_a_sale_have_ids_of_their_own_and_those_of_an_order_its_own() -
     assert len(set(ids)) == 3
 
     back = request_of(
-        Kind.RETURN, (BOX, 1), (BOX, 1), (COLA, 1), (BOX, 1),
-        holds=[sale, sold_order, b"c" * 16, bytes(16)],
+        Kind.RETURN, (BOX, 1), (BOX, 1), (COLA, 1), (BOX, 1), (HAM, 1), (MILK, 1),
+        holds=[sale, sold_order, b"c" * 16, bytes(16), sale, b"m" * 16],
     )  # fmt: skip
-    assert bundles.returned_of(back, CATALOGUE) == [sale, sold_order]
-    returned = bundles.expand(back, CATALOGUE, {sold_order})
+    asked = bundles.returned_of(back, CATALOGUE)
+    assert asked == [sale, sold_order, b"c" * 16], "milk is in no bundle"
+    returned = bundles.expand(back, CATALOGUE, {sale})
     of = [pair_to_id(*pair) for pair in rows(returned.request, "hold_hi", "hold_lo")]
-    assert of == [*ids[:2], sold_order, sold_order, b"c" * 16, bytes(16), bytes(16)]
+    blind = bytes(16)
+    assert of == [
+        *ids[:2], sold_order, sold_order, b"c" * 16, blind, blind, ids[1], b"m" * 16,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in bundles.EXPANDED])

@@ -161,6 +161,7 @@ def test_a_bundle_is_made_of_what_is_there() -> None:
     assert add(catalogue, MILK, BOX) == [3, 4]
     assert catalogue.has_bundles
     assert catalogue.sku(4) == BOX
+    assert [catalogue.is_component(i) for i in (1, 2, 3, 4)] == [True, True, False, False]
     assert [catalogue.components(i) for i in (0, 1, 4, 5)] == [(), (), BOX.components, ()]
     add(catalogue, Sku("E"), BOX._replace(code="F"))
     ids = np.array([0, 4, 6, 5, 7, 2**32 - 1, 4], np.uint32)
