@@ -20,7 +20,7 @@ UNITS: Final = ("EA", "G", "ML")
 class FileKind(Enum):
     """What a file holds: its required columns, then those that may be missing."""
 
-    SKUS = (("sku", "unit"), ("description", "gtins"))
+    SKUS = (("sku", "unit"), ("description", "gtins", "components"))
     LOCATIONS = (("location", "currency"), ("description",))
     STOCK = (("sku", "location", "quantity"), ("price_minor",))
 
@@ -130,12 +130,22 @@ def _whole(least: int, most: int) -> Callable[[str], str]:
     return check
 
 
+def _components(value: str) -> str:
+    pairs = [each.rpartition(":") for each in value.split()]
+    most = limits.MAX_BUNDLE_COMPONENTS
+    if len(pairs) > most or not all(code for code, _, _ in pairs):
+        return f"must be at most {most} of SKU:QUANTITY, with space between"
+    return next(filter(None, (_units(units) for _, _, units in pairs)), "")
+
+
+_units = _whole(1, limits.MAX_QUANTITY)
 _CHECKS: Final[dict[str, Callable[[str], str]]] = {
     "sku": _code,
     "location": _code,
     "unit": _unit,
     "currency": _currency,
     "gtins": _gtins,
+    "components": _components,
     "description": _description,
     "quantity": _whole(0, limits.MAX_QUANTITY),
     "price_minor": _whole(0, limits.MAX_PRICE_MINOR),

@@ -30,6 +30,7 @@ def load_file(
     """Load SKUs, locations, or opening stock with prices; the header tells which.
 
     [bold]SKUs[/bold]       sku,unit,description,gtins      (unit: EA, G or ML; gtins: space between)
+               and components of a bundle      (SKU:QUANTITY, space between)
 
     [bold]Locations[/bold]  location,currency,description   (currency: ISO 4217)
 
@@ -61,7 +62,13 @@ async def _load(
 
     rows = content.rows
     async with Client.connect(gateway) as client:
-        parts = [rows[at : at + ROWS_AT_ONCE] for at in range(0, len(rows), ROWS_AT_ONCE)]
+        # A bundle is added after what it is made of.
+        groups = ([row for row in rows if bool(row.get("components")) == last] for last in (0, 1))
+        parts = [
+            group[at : at + ROWS_AT_ONCE]
+            for group in groups
+            for at in range(0, len(group), ROWS_AT_ONCE)
+        ]
         if content.kind is FileKind.STOCK:
             return await _load_stock(client, file, parts, digest, advance)
         for part in parts:
@@ -73,6 +80,7 @@ async def _load(
                             row["unit"],
                             row.get("description", ""),
                             tuple(row.get("gtins", "").split()),
+                            components=_components(row.get("components", "")),
                         )
                         for row in part
                     ]
@@ -86,6 +94,12 @@ async def _load(
                 )
             advance(len(part))
     return f"loaded: {len(rows):,} {content.kind.name.lower()}"
+
+
+def _components(text: str) -> tuple[tuple[str, int], ...]:
+    """What a bundle is made of, as `SKU:QUANTITY` with space between."""
+    pairs = (each.rpartition(":") for each in text.split())
+    return tuple((code, int(units)) for code, _, units in pairs)
 
 
 async def _load_stock(

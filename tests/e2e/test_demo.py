@@ -117,7 +117,10 @@ def test_audit_finds_what_is_wrong(tmp_path: Path) -> None:
 def test_up_loads_shows_and_stops(tmp_path: Path) -> None:
     """One life of an installation: start, load files, look, audit, snapshot, stop, start again."""
     skus, locations, stock = (tmp_path / name for name in ("skus.csv", "places.csv", "stock.csv"))
-    skus.write_text("sku,unit,description\nA-1,EA,Apples\nB-2,G,Beans\n")
+    skus.write_text(
+        "sku,unit,description,components\n"
+        "C-3,EA,Crate,A-1:2 B-2:500\nA-1,EA,Apples,\nB-2,G,Beans,\n"
+    )
     locations.write_text("location,currency\nS1,EUR\n")
     stock.write_text("sku,location,quantity,price_minor\nA-1,S1,5,199\nB-2,S1,2500,\n")
     data = ("--data-dir", tmp_path / "data")
@@ -133,6 +136,8 @@ def test_up_loads_shows_and_stops(tmp_path: Path) -> None:
             assert cell.returncode == 0, told(cell)
             found = json.loads(cell.stdout)
             assert (found["on_hand"], found["price_minor"], found["price_version"]) == (5, 199, 1)
+            crates = json.loads(onhand("get", "C-3", "S1", "--json", *data).stdout)
+            assert crates["available"] == 2
             assert "'X-9'" in onhand("get", "X-9", "S1", *data).stderr
             status = onhand("status", "--json", *data)
             assert status.returncode == 0, told(status)
@@ -198,6 +203,8 @@ def test_help_and_version_answer_at_once() -> None:
         ("sku,location,quantity\nA,S,1.5\n", ":2: quantity: must be a whole number"),
         ("location,currency\nS,usd\n", ":2: currency: must be an ISO 4217 code"),
         ("sku,unit,gtins\nA,EA,123\n", ":2: gtins: must be at most 16 barcodes"),
+        ("sku,unit,components\nA,EA,B:0\n", ":2: components: must be a whole number from 1"),
+        ("sku,unit,components\nA,EA,:2\n", ":2: components: must be at most 16 of SKU:QUANTITY"),
     ],
 )
 def test_csv_errors_name_line_and_field(tmp_path: Path, content: str, words: str) -> None:
