@@ -94,7 +94,8 @@ def exchange(message: stock_pb2.ExchangeRequest, catalogue: Catalogue) -> Reques
     ttl_ms = message.ttl_ms or limits.DEFAULT_TTL_MS
     flags = np.full(len(back) + len(out), Flag.LINKED, COLUMNS["flags"])
     flags[-1] = 0
-    flags[len(back) :] |= Flag.COMMIT_NOW if message.commit_now else 0
+    if message.commit_now:
+        flags[len(back) :] |= np.uint8(Flag.COMMIT_NOW)
     values = [each.disposition for each in message.returns] + [ttl_ms] * len(out)
     high, low = zip(*holds, *[_NO_HOLD] * len(out), strict=True)
     return many(

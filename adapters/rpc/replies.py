@@ -27,6 +27,7 @@ def submitted(shard: int, answer: Answer) -> stock_pb2.SubmitReply:
         shard=shard,
         epoch=answer.epoch,
         seq=answer.seq,
+        granted=answer.granted,
     )
 
 
@@ -45,6 +46,10 @@ def operation(shard: int, answer: Answer) -> common_pb2.OperationReply:
         amounts = struct.unpack(f"<{len(status)}q", available or bytes(8 * len(status)))
         for code_of_line, amount in zip(status, amounts, strict=True):
             _add_line(reply, code_of_line, amount)
+    if answer.granted:
+        units = struct.unpack(f"<{len(status)}q", answer.granted)
+        for line, granted in zip(reply.lines, units, strict=True):
+            line.granted = granted
     if code:
         reply.status = code  # type: ignore[assignment] # a plain number, which protobuf takes as well
         reply.message = _TEXTS[code]

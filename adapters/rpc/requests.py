@@ -121,13 +121,14 @@ def _special_reserve(
     message: stock_pb2.ReserveRequest, lines: list[Line], ttl_ms: int, catalogue: Catalogue
 ) -> Request:
     flags = linked(len(lines))
-    flags |= (Flag.PARTIAL if message.allow_partial else 0) | (
-        Flag.COMMIT_NOW if message.commit_now else 0
-    )
+    if message.allow_partial:
+        flags |= np.uint8(Flag.PARTIAL)
+    if message.commit_now:
+        flags |= np.uint8(Flag.COMMIT_NOW)
     columns: dict[str, Any] = {}
     if message.supersedes:
         check_id("supersedes", message.supersedes)
-        flags[0] |= Flag.SUPERSEDE
+        flags[0] |= np.uint8(Flag.SUPERSEDE)
         columns = _holds([id_to_pair(message.supersedes)] + [_NO_HOLD] * (len(lines) - 1))
     channel = channel_number(message.channel, catalogue)
     return many(

@@ -79,10 +79,13 @@ class Town:
         assert cell is not None
         return cell.available
 
+    def counted(self, counter: str) -> int:
+        cells = (cell for shard in self.shards for cell in shard.machine.cells.values())
+        return sum(getattr(cell, counter) for cell in cells)
+
     @property
     def reserved(self) -> int:
-        cells = (cell for shard in self.shards for cell in shard.machine.cells.values())
-        return sum(cell.reserved for cell in cells)
+        return self.counted("reserved")
 
 
 @pytest.fixture
@@ -306,10 +309,22 @@ async def test_a_whole_hold_is_committed_on_each_shard(town: Town, held: bytes) 
     assert [line.committed for line in hold.lines] == [3, 2]
 
 
-async def test_the_first_refusal_of_a_part_is_the_answer(town: Town, held: bytes) -> None:
+async def test_a_hold_of_which_a_part_is_gone_is_committed_nowhere(town: Town) -> None:
+    held = os.urandom(16)
+    await town.router.reserve(order(held, [(1, 1), (2, 2)]))
     await town.router.on_hold(call(os.urandom(16), Kind.RELEASE, held), location=2)
     _, answer = await town.router.on_hold(call(os.urandom(16), Kind.COMMIT, held))
     assert list(answer.status) == [Status.HOLD_RELEASED]
+    assert town.counted("committed") == 0
+    assert town.counted("reserved") == 1
+
+
+async def test_a_part_whose_skus_are_held_elsewhere_is_not_missed(town: Town, held: bytes) -> None:
+    """As after a move, where the hold was is released."""
+    await town.router.on_hold(call(os.urandom(16), Kind.RELEASE, held), location=2)
+    _, answer = await town.router.on_hold(call(os.urandom(16), Kind.COMMIT, held))
+    assert list(answer.status) == [Status.OK]
+    assert town.counted("committed") == 3
 
 
 async def test_an_unknown_hold_is_refused_by_a_shard(town: Town) -> None:

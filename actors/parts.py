@@ -1,0 +1,226 @@
+"""What each shard gets of a request, and one answer of their answers: pure functions.
+
+How a request is split. Every part keeps the op_id and the digest of the whole, on whichever shards it
+touches: so a shard that has seen the op_id with other content refuses it, and a hold has one id
+everywhere. In a batch whose lines name holds or records by their own place in it, a part has all the
+lines up to its last, with those of other shards blanked (kind 0, which a machine refuses without a
+look at anything; their statuses are dropped here). Blank lines cost journal bytes; who sends much
+groups lines by shard, as the SDK does.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine import limits
+from engine.operations import COLUMNS, Answer, Flag, Kind, Request, id_to_pair, pair_to_id
+from engine.status import Status
+
+_OK: Final = int(Status.OK)
+_NO_SUCH_SKU: Final = 0xFFFFFFFF
+# How a part of a hold says that nothing is left of it for a call.
+NOTHING_LEFT: Final = frozenset(
+    (
+        Status.HOLD_EXPIRED,
+        Status.HOLD_RELEASED,
+        Status.HOLD_NOT_PENDING,
+        Status.HOLD_NOT_COMMITTED,
+        Status.HOLD_NOT_FULFILLED,
+    )
+)
+
+
+@dataclass(slots=True)
+class Part:
+    """What one shard gets of a request.
+
+    `places` are its lines' places in the whole request, and `own` those in the part.
+    """
+
+    shard: int
+    request: Request
+    places: NDArray[np.int64]
+    own: NDArray[np.int64]
+
+
+def step_id(op_id: bytes, step: str) -> bytes:
+    """The id of one step of an operation, the same whenever it is taken."""
+    return hashlib.blake2b(op_id + step.encode(), digest_size=limits.OP_ID_BYTES).digest()
+
+
+def step_of(request: Request, step: str, lines: int = 1, **columns: Any) -> Request:
+    """A request for one step of an operation, with columns as for `Request.of`.
+
+    It has the digest of the whole. So what a step asked for may follow from what was there when it
+    was taken: taken again, it gets the answer that it got.
+    """
+    op_id = step_id(request.op_id, step)
+    made = Request.of(op_id, lines, want_available=True, **columns)
+    made.digest = request.digest
+    return made
+
+
+def split(request: Request, shards: NDArray[np.int64]) -> list[Part]:
+    """The parts of a batch; `shards` below zero: of no shard."""
+    if shards[0] >= 0 and (shards == shards[0]).all():
+        return [whole(request, int(shards[0]))]
+    if np.isin(column_of(request, "kind"), (Kind.RESERVE, Kind.EXPECT)).any():
+        return [_blanked_part(request, shards, shard) for shard in in_order(shards)]
+    return [_compact_part(request, shards, shard) for shard in in_order(shards)]
+
+
+def in_order(shards: NDArray[np.int64]) -> list[int]:
+    """The shards in the order in which they first appear."""
+    return [shard for shard in dict.fromkeys(shards.tolist()) if shard >= 0]
+
+
+def whole(request: Request, shard: int) -> Part:
+    """The part that is all of a request."""
+    places = np.arange(request.lines)
+    return Part(shard, request, places, places)
+
+
+def _blanked_part(request: Request, shards: NDArray[np.int64], shard: int) -> Part:
+    places = np.flatnonzero(shards == shard)
+    lines = int(places[-1]) + 1
+    foreign = shards[:lines] != shard
+    columns = {name: column[:lines].copy() for name, column in request.columns.items()}
+    for column in columns.values():
+        column[foreign] = 0
+    return Part(shard, _part(request, lines, columns), places, places)
+
+
+def _compact_part(request: Request, shards: NDArray[np.int64], shard: int) -> Part:
+    places = np.flatnonzero(shards == shard)
+    columns = {name: column[places] for name, column in request.columns.items()}
+    lines = len(places)
+    return Part(shard, _part(request, lines, columns), places, np.arange(lines))
+
+
+def order_part(request: Request, shards: NDArray[np.int64], shard: int, without: int = 0) -> Part:
+    """Lines of one order, linked, less some flags. Each part supersedes what the order does."""
+    part = _compact_part(request, shards, shard)
+    flags = column_of(part.request, "flags") & ~np.uint8(without | Flag.SUPERSEDE | Flag.LINKED)
+    flags[:-1] |= np.uint8(Flag.LINKED)
+    part.request.columns["flags"] = flags
+    if column_of(request, "flags")[0] & ~np.uint8(without) & Flag.SUPERSEDE:
+        flags[0] |= np.uint8(Flag.SUPERSEDE)
+        for name in ("hold_hi", "hold_lo"):
+            part.request.columns[name][0] = column_of(request, name)[0]
+    return part
+
+
+def hold_part(request: Request, shards: NDArray[np.int64], shard: int, releases_rest: bool) -> Part:
+    """Lines on a hold; only the last one of a shard releases what the others leave there."""
+    part = _compact_part(request, shards, shard)
+    if releases_rest:
+        flags = np.zeros(len(part.places), COLUMNS["flags"])
+        flags[-1] = Flag.RELEASE_REST
+        part.request.columns["flags"] = flags
+    return part
+
+
+def _part(request: Request, lines: int, columns: dict[str, NDArray[Any]]) -> Request:
+    return Request(request.op_id, lines, columns, request.want_available, request.digest)
+
+
+def renamed(request: Request, unnamed: list[bool]) -> Request:
+    """The request with lines that name no cell made to name one that is in no hold."""
+    sku = column_of(request, "sku").copy()
+    sku[unnamed] = _NO_SUCH_SKU
+    return _part(request, request.lines, request.columns | {"sku": sku})
+
+
+def undone(part: Part, answer: Answer, status: int = Status.LINKED_LINE_REFUSED) -> Answer:
+    """What a part of an order answers that was held, and given up because it is refused after all.
+
+    `status` is its first line's; the others are refused with that.
+    """
+    lines = len(part.places)
+    told = bytes((status, *[Status.LINKED_LINE_REFUSED] * (lines - 1)))
+    available = np.frombuffer(answer.available, "<i8").copy()
+    if len(available):
+        # As it is after the release: what this order held of the cell is back.
+        held = column_of(part.request, "quantity")
+        if answer.granted:
+            held = np.frombuffer(answer.granted, "<i8")
+        keys = column_of(part.request, "location").astype(np.int64) << 32
+        keys |= column_of(part.request, "sku")
+        available += ((keys[:, None] == keys) * held).sum(axis=1)
+    return replace(
+        answer, status=told, available=available.tobytes(), granted=bytes(len(answer.granted))
+    )
+
+
+def that_count(
+    parts: Sequence[Part], answers: Sequence[Answer]
+) -> tuple[Sequence[Part], Sequence[Answer]]:
+    """The parts of a whole hold, with their answers, that say how a call on it ended.
+
+    When a part has done what was asked, those of which nothing was left have no say, as on one shard
+    the lines have none of which nothing is left.
+    """
+    did = [not any(answer.status) for answer in answers]
+    if not any(did):
+        return parts, answers
+    counts = [
+        (part, answer)
+        for part, answer, done in zip(parts, answers, did, strict=True)
+        if done or answer.status[0] not in NOTHING_LEFT
+    ]
+    return [part for part, _ in counts], [answer for _, answer in counts]
+
+
+def joined(
+    request: Request,
+    parts: Sequence[Part],
+    answers: Sequence[Answer],
+    status: NDArray[np.uint8] | None = None,
+) -> tuple[int, Answer]:
+    """One answer of the parts' answers; `status` is that of lines which are in no part.
+
+    Where parts share a line (a call on a whole hold) the first refusal is its answer.
+    """
+    if len(parts) == 1 and len(parts[0].places) == request.lines:
+        return parts[0].shard, answers[0]
+    status = np.zeros(request.lines, np.uint8) if status is None else status
+    available, granted = (np.zeros(request.lines, "<i8") for _ in range(2))
+    for part, answer in zip(parts, answers, strict=True):
+        told = np.frombuffer(answer.status, np.uint8)[part.own]
+        was = status[part.places]
+        status[part.places] = np.where(was == _OK, told, was)
+        if answer.available:
+            told_available = np.frombuffer(answer.available, "<i8")[part.own]
+            available[part.places] = np.where(was == _OK, told_available, available[part.places])
+        if answer.granted:
+            granted[part.places] = np.frombuffer(answer.granted, "<i8")[part.own]
+    shard, first = (parts[0].shard, answers[0]) if parts else (0, Answer(b"", b"", 0, 0, 0))
+    return shard, Answer(
+        status.tobytes(),
+        available.tobytes() if request.want_available else b"",
+        min((answer.now_ns for answer in answers), default=0),
+        first.epoch,
+        first.seq,
+        granted.tobytes() if any(answer.granted for answer in answers) else b"",
+    )
+
+
+def column_of(request: Request, name: str) -> NDArray[Any]:
+    """A column of a request; one that is missing is all zeros."""
+    column = request.columns.get(name)
+    return np.zeros(request.lines, COLUMNS[name]) if column is None else column
+
+
+def hold_id_of(request: Request) -> bytes:
+    """The hold that the first line of a request is about."""
+    return pair_to_id(*(column_of(request, name)[0] for name in ("hold_hi", "hold_lo")))
+
+
+def on(hold_id: bytes) -> dict[str, Any]:
+    """The columns that name a hold."""
+    high, low = (np.uint64(half) for half in id_to_pair(hold_id))
+    return {"hold_hi": high, "hold_lo": low}

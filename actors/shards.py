@@ -1,0 +1,75 @@
+"""The shards as a router sees them: by number, all asked at once, and where things are."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from actors.parts import Part
+from actors.ports import Overloaded, ShardLink, Unavailable
+from engine.operations import Answer, Request
+from engine.shard_map import ShardMap
+from engine.views import Hold
+
+_T = TypeVar("_T")
+
+
+class Shards:
+    """Links to shards, and the newest shard map."""
+
+    def __init__(self, links: Mapping[int, ShardLink], shard_map: Callable[[], ShardMap]) -> None:
+        self._links = dict(links)
+        self._shard_map = shard_map
+
+    @property
+    def map(self) -> ShardMap:
+        """The shard map as it is now."""
+        return self._shard_map()
+
+    def link(self, shard: int) -> ShardLink:
+        """The way to a shard. Raises Unavailable when there is none."""
+        try:
+            return self._links[shard]
+        except KeyError:
+            raise Unavailable(f"shard {shard} is not known here") from None
+
+    def asked_for(self, location: int) -> list[int]:
+        """The shards where something at a location may be; all of them when it is 0."""
+        return sorted(self.map.owners(location) if location else self._links)
+
+    async def submit(self, shard: int, request: Request) -> Answer:
+        """Send a request to one shard."""
+        return await self.link(shard).submit(request)
+
+    async def submit_each(self, requests: Mapping[int, Request]) -> dict[int, Answer]:
+        """Send each shard its request, all at once."""
+        answers = await every(self.submit(*each) for each in requests.items())
+        return dict(zip(requests, answers, strict=True))
+
+    async def submit_parts(self, parts: Sequence[Part]) -> list[Answer]:
+        """Send the parts of a request, all at once."""
+        return await every(self.submit(part.shard, part.request) for part in parts)
+
+    async def holds(self, hold_id: bytes, shards: Sequence[int]) -> dict[int, Hold]:
+        """Ask shards for their parts of a hold; those that have one, in order."""
+        found = await every(self.link(shard).hold(hold_id) for shard in shards)
+        return {shard: part for shard, part in zip(shards, found, strict=True) if part is not None}
+
+
+async def every(calls: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
+    """Wait for all calls to end, then raise what one raised, if any.
+
+    Overloaded says that nothing was judged, so it stands only if each call said so.
+    """
+    coroutines = list(calls)
+    if len(coroutines) == 1:
+        return [await coroutines[0]]
+    results = await asyncio.gather(*coroutines, return_exceptions=True)
+    errors = [each for each in results if isinstance(each, BaseException)]
+    if errors:
+        bugs = [each for each in errors if not isinstance(each, Overloaded | Unavailable)]
+        if bugs:
+            raise bugs[0]
+        if len(errors) < len(results) or any(isinstance(each, Unavailable) for each in errors):
+            raise Unavailable(f"not every shard answered: {errors[0]}") from errors[0]
+        raise errors[0]
+    return [each for each in results if not isinstance(each, BaseException)]

@@ -1,0 +1,501 @@
+"""Operations over several shards, step by step: all of it or nothing, whoever dies in between.
+
+Nothing is remembered here. Each step has an id that follows from the operation's (`parts.step_id`),
+so when the router dies between two of them the same op_id again takes the steps that were taken
+without a second effect, gets the same answers and goes on. Until then a reader sees what the steps
+so far have done; each function says which states these can be.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.parts import (
+    Part,
+    column_of,
+    hold_id_of,
+    joined,
+    on,
+    order_part,
+    step_of,
+    undone,
+    whole,
+)
+from actors.shards import Shards, every
+from engine import limits
+from engine.operations import Answer, Flag, Kind, Request, pair_to_id
+from engine.status import Status
+from engine.views import Hold, HoldState
+
+GRACE_MS: Final = 10_000  # steps on a pending hold first make sure that it lives so long
+_OK: Final = int(Status.OK)
+_NOBODYS: Final = Answer(b"\0", bytes(8), 0, 0, 0)
+# How a shard says that goods that come back were not handed over there, or not so many.
+_NOT_FROM_HERE: Final = frozenset(
+    (
+        Status.UNKNOWN_HOLD,
+        Status.HOLD_EXPIRED,
+        Status.HOLD_RELEASED,
+        Status.HOLD_NOT_FULFILLED,
+        Status.NOT_IN_HOLD,
+        Status.EXCEEDS_HOLD,
+    )
+)
+
+Told = tuple[int, Answer]
+"""The shard of the first line, and the answer."""
+
+
+# --- reserve --------------------------------------------------------------------------------------
+
+
+async def reserve(shards: Shards, request: Request, owners: NDArray[np.int64]) -> Told:
+    """Hold the lines of one order on each of their shards (`owners`, a line), or nowhere.
+
+    Between steps it is held on some shards only; that runs out, if nobody comes back. So an order
+    over several shards that is to be committed at once is first held, and then committed.
+    """
+    flags = int(column_of(request, "flags")[0])
+    numbers = list(dict.fromkeys(owners.tolist()))
+    commits = flags & Flag.COMMIT_NOW if len(numbers) > 1 else 0
+    parts = [order_part(request, owners, shard, commits) for shard in numbers]
+    later: dict[int, int] = {}  # why parts were given up that were held, by their place
+    if flags & Flag.SUPERSEDE:
+        plain = [order_part(request, owners, n, commits | Flag.SUPERSEDE) for n in numbers]
+        answers, later = await _supersede(shards, request, parts, plain)
+    else:
+        answers = await shards.submit_parts(parts)
+    if commits and not later and not any(map(_is_refused, parts, answers)):
+        later = await _commit_held(shards, request, parts, answers)
+    if later or any(map(_is_refused, parts, answers)):
+        # Only what answered OK to this very content: a hold that an earlier request with the
+        # same op_id and other content made is not this one's to release.
+        held = [part.shard for part, answer in zip(parts, answers, strict=True) if _holds(answer)]
+        release = step_of(request, "release", kind=Kind.RELEASE, **on(request.op_id))
+        await shards.submit_each(dict.fromkeys(held, release))
+        answers = [
+            undone(part, answer, later.get(place, Status.LINKED_LINE_REFUSED))
+            if _holds(answer)
+            else answer
+            for place, (part, answer) in enumerate(zip(parts, answers, strict=True))
+        ]
+    return joined(request, parts, answers)
+
+
+def _holds(answer: Answer) -> bool:
+    """Whether a part of an order is held; partly, where that was allowed."""
+    return _OK in answer.status
+
+
+def _is_refused(part: Part, answer: Answer) -> bool:
+    """Whether a part refuses the order. Where less is allowed, having nothing does not."""
+    flags = int(column_of(part.request, "flags")[0])
+    harmless = (_OK, int(Status.INSUFFICIENT_STOCK)) if flags & Flag.PARTIAL else (_OK,)
+    return any(status not in harmless for status in answer.status)
+
+
+async def _commit_held(
+    shards: Shards, request: Request, parts: Sequence[Part], answers: Sequence[Answer]
+) -> dict[int, int]:
+    """Commit what an order holds; what has run out (a retry came late) is held again.
+
+    When a part refuses, those that were committed are cancelled, and the refusals are told.
+    """
+    held = {part.shard: place for place, part in enumerate(parts) if _holds(answers[place])}
+    commit = step_of(
+        request, "commit", kind=Kind.COMMIT, flags=Flag.RE_RESERVE, **on(request.op_id)
+    )
+    told = await shards.submit_each(dict.fromkeys(held, commit))
+    refused = {held[shard]: answer.status[0] for shard, answer in told.items() if answer.status[0]}
+    if refused:
+        cancel = step_of(request, "cancel", kind=Kind.CANCEL, **on(request.op_id))
+        done = [shard for shard, place in held.items() if place not in refused]
+        await shards.submit_each(dict.fromkeys(done, cancel))
+    return refused
+
+
+async def _supersede(
+    shards: Shards, request: Request, parts: Sequence[Part], plain: Sequence[Part]
+) -> tuple[list[Answer], dict[int, int]]:
+    """Hold an order in place of an older hold of the same owner; `plain` are its parts without that.
+
+    A shard frees the older hold's part in the step in which it holds the new one's, so a part that
+    needs this goes last: when it refuses, all of the older hold still stands. Only with several such
+    parts can the older one lose some of them. Elsewhere the older hold is released at the end.
+    """
+    older_id = hold_id_of(request)
+    older = await shards.holds(older_id, shards.asked_for(0))
+    if any(map(_is_order, older.values())):
+        return [_unasked(part, Status.HOLD_NOT_PENDING) for part in parts], {}
+    pending = {shard: hold for shard, hold in older.items() if hold.state == HoldState.PENDING}
+    last = [place for place, part in enumerate(parts) if part.shard in pending]
+    if len(last) > 1:
+        last = [
+            place
+            for place in last
+            if await _needs(shards, plain[place], pending[parts[place].shard])
+        ]
+    first = [place for place in range(len(parts)) if place not in last]
+    answers = [_unasked(part, Status.LINKED_LINE_REFUSED) for part in parts]
+    told = await shards.submit_parts([plain[place] for place in first])
+    for place, answer in zip(first, told, strict=True):
+        answers[place] = answer
+    for place in last:
+        if any(_is_refused(plain[each], answers[each]) for each in first):
+            return answers, {}
+        answers[place] = await shards.submit(parts[place].shard, parts[place].request)
+        first.append(place)
+    if any(map(_is_refused, plain, answers)):
+        return answers, {}
+    release = step_of(request, "supersede", kind=Kind.RELEASE, **on(older_id))
+    gone = await shards.submit_each(dict.fromkeys(pending, release))
+    is_committed = any(told.status[0] == Status.HOLD_NOT_PENDING for told in gone.values())
+    # Committed meanwhile: then the older one stays, and not this one.
+    return answers, {0: Status.HOLD_NOT_PENDING} if is_committed else {}
+
+
+def _is_order(hold: Hold) -> bool:
+    """Whether a hold is or was committed, wholly or in part."""
+    was = (HoldState.COMMITTED, HoldState.FULFILLED, HoldState.CANCELLED)
+    return hold.state in was or any(line.committed or line.fulfilled for line in hold.lines)
+
+
+async def _needs(shards: Shards, part: Part, older: Hold) -> bool:
+    """Whether a part of an order can only be held with the stock of an older hold, and with it can.
+
+    What cannot be held either way had better say so before anything is freed.
+    """
+    wanted: Counter[tuple[int, int]] = Counter()
+    columns = (column_of(part.request, name).tolist() for name in ("sku", "location", "quantity"))
+    for sku, location, quantity in zip(*columns, strict=True):
+        wanted[sku, location] += quantity
+    cells = await shards.link(part.shard).cells(list(wanted))
+    missing = Counter(
+        {
+            name: units - (cell.available if cell else 0)
+            for cell, (name, units) in zip(cells, wanted.items(), strict=True)
+        }
+    )
+    with_older = missing.copy()
+    for line in older.lines:
+        with_older[line.sku, line.location] -= line.pending
+    return max(missing.values()) > 0 >= max(with_older.values())
+
+
+def _unasked(part: Part, status: Status) -> Answer:
+    """The answer of a part that no shard was asked for: a status, and that of its neighbours."""
+    lines = part.request.lines
+    told = bytes((status, *[Status.LINKED_LINE_REFUSED] * (lines - 1)))
+    return Answer(told, bytes(8 * lines), 0, 0, 0)
+
+
+# --- all of a pending hold ------------------------------------------------------------------------
+
+
+async def commit(shards: Shards, request: Request, holders: Mapping[int, Hold]) -> Told:
+    """Commit all that is pending of a hold on each of its shards, or nowhere.
+
+    First each part gets time enough, which refuses what is over; then each is committed. If one is
+    given up under our hands even so, those that were committed are cancelled. Between steps a
+    reader sees a hold of which some shards' parts are committed and the others pending.
+    """
+    flags = int(column_of(request, "flags")[0])
+    times = await _make_time(shards, request, holders, GRACE_MS)
+    parts, told = _that_matter(request, holders, times)
+    may_have_expired = {Status.HOLD_EXPIRED} if flags & Flag.RE_RESERVE else set()
+    if any(answer.status[0] not in {_OK, *may_have_expired} for answer in told):
+        return joined(request, parts, told)
+    answers = await shards.submit_parts(parts)
+    if any(answer.status[0] for answer in answers):
+        done = [part for part, each in zip(parts, answers, strict=True) if not each.status[0]]
+        await shards.submit_each(
+            {part.shard: _cancel(request, holders[part.shard]) for part in done}
+        )
+    return joined(request, parts, answers)
+
+
+async def extend(shards: Shards, request: Request, holders: Mapping[int, Hold]) -> Told:
+    """Give all parts of a hold more time. When one is over, the others may have got it."""
+    ttl_ms = int(column_of(request, "value")[0])
+    answers = await _make_time(shards, request, holders, ttl_ms)
+    return joined(request, *_that_matter(request, holders, answers))
+
+
+async def _make_time(
+    shards: Shards, request: Request, holders: Mapping[int, Hold], ttl_ms: int
+) -> dict[int, Answer]:
+    step = step_of(request, "extend", kind=Kind.EXTEND, value=ttl_ms, **on(hold_id_of(request)))
+    return await shards.submit_each(dict.fromkeys(holders, step))
+
+
+def _that_matter(
+    request: Request, holders: Mapping[int, Hold], answers: Mapping[int, Answer]
+) -> tuple[list[Part], list[Answer]]:
+    """The parts of a hold that a call on all that is pending is about, with their answers.
+
+    Parts that are committed already do not count, nor do those whose lines were moved to another
+    shard; if no other is left, all do.
+    """
+    over = {shard for shard, answer in answers.items() if answer.status[0]}
+    if len(over) < len(holders):
+        live = {line.sku for shard in set(holders) - over for line in holders[shard].lines}
+        holders = {
+            shard: hold
+            for shard, hold in holders.items()
+            if shard not in over or not _has_no_say(hold, answers[shard].status[0], live)
+        }
+    return [whole(request, shard) for shard in holders], [answers[shard] for shard in holders]
+
+
+def _has_no_say(hold: Hold, status: int, live: set[int]) -> bool:
+    """Whether a part of a hold is over, and the rest of the hold is none the worse.
+
+    A part that was moved away is released; then its SKUs are in parts that live (`live`).
+    """
+    was_moved = status == Status.HOLD_RELEASED and {line.sku for line in hold.lines} <= live
+    return was_moved or status == Status.HOLD_NOT_PENDING
+
+
+def _cancel(request: Request, before: Hold) -> Request:
+    """Take back what a commit of a part has committed, as far as it is known what that was.
+
+    `before` was seen before it. If it was committed then, the router died after the commit, and all
+    that is committed of the part is taken back.
+    """
+    hold = on(hold_id_of(request))
+    lines = [line for line in before.lines if line.pending]
+    if not lines:
+        return step_of(request, "cancel", kind=Kind.CANCEL, **hold)
+    return step_of(
+        request,
+        "cancel",
+        len(lines),
+        kind=Kind.CANCEL,
+        sku=[line.sku for line in lines],
+        location=[line.location for line in lines],
+        quantity=[line.pending for line in lines],
+        **hold,
+    )
+
+
+# --- moves ----------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Move:
+    """Units of a hold that go from one cell to another; `place` is the line that wants it."""
+
+    place: int
+    sku: int
+    leaves: int  # locations
+    to: int
+    units: int
+    source: int  # shards
+    target: int
+    answer: Answer = _NOBODYS
+
+    @property
+    def is_within(self) -> bool:
+        """Whether one shard can do it in one step."""
+        return self.source == self.target
+
+    @property
+    def status(self) -> int:
+        return self.answer.status[0]
+
+
+async def move(shards: Shards, request: Request, holders: Mapping[int, Hold]) -> Told:
+    """Move lines of a pending hold to cells of other shards too; all of them, or none.
+
+    First each part gets time enough, which refuses what is over. Then the stock is held where it
+    goes, and only then given up where it was: between these steps the hold has it at both. What is
+    refused there (it was given up under our hands) is given up where it went, too.
+    """
+    times = await _make_time(shards, request, holders, GRACE_MS)
+    parts, told = _that_matter(request, holders, times)
+    moves, statuses = _planned(shards, request, holders)
+    refusals = [answer.status[0] for answer in told if answer.status[0]]
+    if refusals or not moves:
+        status = bytes(refusals[:1] * request.lines or statuses)
+        return parts[0].shard, replace(told[0], status=status, available=bytes(8 * request.lines))
+    ttl_ms = _ttl_ms(holders, times)
+    for each, answer in zip(moves, await _arrive(shards, request, moves, ttl_ms), strict=True):
+        each.answer = answer
+    if any(statuses) or any(each.status for each in moves):
+        await _go_back(shards, request, [each for each in moves if not each.status])
+        refused = bytes((Status.LINKED_LINE_REFUSED,))
+        for each in moves:
+            each.answer = each.answer if each.status else replace(each.answer, status=refused)
+    else:
+        across = [each for each in moves if not each.is_within]
+        left = await _leave(shards, request, across)
+        for each, answer in zip(across, left, strict=True):
+            each.answer = replace(each.answer, status=answer.status)
+        await _go_back(shards, request, [each for each in across if each.status])
+    return moves[0].target, _told_of_moves(moves, statuses)
+
+
+def _planned(
+    shards: Shards, request: Request, holders: Mapping[int, Hold]
+) -> tuple[list[_Move], list[int]]:
+    """What goes where, and the status of each line of the request of which nothing does.
+
+    A quantity of one cell goes whatever the hold has there: its shard judges it. Without a
+    quantity all that is pending goes.
+    """
+    names = ("sku", "location", "quantity", "value")
+    wanted = zip(*(column_of(request, name).tolist() for name in names), strict=True)
+    moves: list[_Move] = []
+    statuses = [_OK] * request.lines
+    for place, (sku, to, quantity, leaves) in enumerate(wanted):
+        named = [
+            (shard, line)
+            for shard, hold in holders.items()
+            for line in hold.lines
+            if sku in (0, line.sku) and leaves in (0, line.location)
+        ]
+        if not named:
+            statuses[place] = Status.NOT_IN_HOLD
+        left = quantity
+        for shard, line in named:
+            units = min(left, line.pending) if quantity else line.pending
+            if quantity and (shard, line) == named[-1]:
+                units = left
+            if units and line.location != to:
+                target = shards.map.shard_of(line.sku, to)
+                moves.append(_Move(place, line.sku, line.location, to, units, shard, target))
+            left -= units
+    return moves, statuses
+
+
+def _ttl_ms(holders: Mapping[int, Hold], times: Mapping[int, Answer]) -> int:
+    """How long a hold has to live, rounded up; the grace at least."""
+    left_ns = min(
+        holders[shard].deadline_ns - answer.now_ns
+        for shard, answer in times.items()
+        if not answer.status[0]
+    )
+    return min(max(-(-left_ns // limits.NS_PER_MS), GRACE_MS), limits.MAX_TTL_MS)
+
+
+async def _arrive(
+    shards: Shards, request: Request, moves: Sequence[_Move], ttl_ms: int
+) -> list[Answer]:
+    """Hold each where it goes."""
+    return await every(
+        _step(shards, request, "arrive", Kind.MOVE, each, at=each.to, value=each.leaves)
+        if each.is_within
+        else _step(shards, request, "arrive", Kind.ADD_LINE, each, at=each.to, value=ttl_ms)
+        for each in moves
+    )
+
+
+async def _leave(shards: Shards, request: Request, moves: Sequence[_Move]) -> list[Answer]:
+    """Give each up where it was."""
+    return await every(
+        _step(shards, request, "leave", Kind.RELEASE, each, at=each.leaves, is_at_source=True)
+        for each in moves
+    )
+
+
+async def _go_back(shards: Shards, request: Request, moves: Sequence[_Move]) -> None:
+    """Undo what was held where it should have gone."""
+    await every(
+        _step(shards, request, "back", Kind.MOVE, each, at=each.leaves, value=each.to)
+        if each.is_within
+        else _step(shards, request, "back", Kind.RELEASE, each, at=each.to)
+        for each in moves
+    )
+
+
+async def _step(
+    shards: Shards,
+    request: Request,
+    name: str,
+    kind: Kind,
+    move: _Move,
+    *,
+    at: int,
+    value: int = 0,
+    is_at_source: bool = False,
+) -> Answer:
+    """One step of one move; what it is of is in its id, so that it is the same when taken again."""
+    step = step_of(
+        request,
+        f"{name} {move.sku} {move.leaves}",
+        kind=kind,
+        sku=move.sku,
+        location=at,
+        quantity=move.units,
+        value=value,
+        **on(hold_id_of(request)),
+    )
+    return await shards.submit(move.source if is_at_source else move.target, step)
+
+
+def _told_of_moves(moves: Sequence[_Move], statuses: Sequence[int]) -> Answer:
+    """The answer to a request: of each line, the first refusal of what it wanted to go."""
+    status, available = bytearray(statuses), np.zeros(len(statuses), "<i8")
+    for each in reversed(moves):
+        if each.status or not status[each.place]:
+            status[each.place] = each.status
+            available[each.place] = int.from_bytes(each.answer.available, "little", signed=True)
+    return replace(moves[0].answer, status=bytes(status), available=available.tobytes())
+
+
+# --- returns --------------------------------------------------------------------------------------
+
+
+async def returned(shards: Shards, request: Request, sold_at: Sequence[int], told: Told) -> Told:
+    """Look elsewhere for the orders and sales that lines of a return name.
+
+    `told` is what the shards said to which the goods came. Of a line that was refused because the
+    goods were not handed over there, another shard that has its order notes that they come back,
+    and only then they come in, blind. Between these steps they are noted as returned and not yet on
+    hand. A quantity is looked for in one shard's part of an order, not in several together.
+    """
+    first, answer = told
+    status, available = bytearray(answer.status), np.frombuffer(answer.available, "<i8").copy()
+    places = [place for place, each in enumerate(status) if each in _NOT_FROM_HERE]
+    found = dict(
+        zip(
+            places,
+            await every(_returned(shards, request, place, sold_at[place]) for place in places),
+            strict=True,
+        )
+    )
+    for place, each in found.items():
+        if each is not None:
+            status[place] = each.status[0]
+            available[place] = int.from_bytes(each.available, "little", signed=True)
+    return first, replace(answer, status=bytes(status), available=available.tobytes())
+
+
+async def _returned(shards: Shards, request: Request, place: int, sold_at: int) -> Answer | None:
+    """The answer of a line of a return by another shard's part of its order; None without one."""
+    columns = {name: column[place : place + 1] for name, column in request.columns.items()}
+    line = {name: int(column[0]) for name, column in columns.items()}
+    hold_id = pair_to_id(line.get("hold_hi", 0), line.get("hold_lo", 0))
+    here = shards.map.shard_of(line["sku"], line["location"])
+    asked = [shard for shard in shards.asked_for(sold_at) if shard != here]
+    answer = None
+    for shard in await shards.holds(hold_id, asked) if any(hold_id) else ():
+        claim = step_of(
+            request,
+            f"claim {place}",
+            kind=Kind.CLAIM_RETURN,
+            sku=line["sku"],
+            quantity=line["quantity"],
+            **on(hold_id),
+        )
+        answer = await shards.submit(shard, claim)
+        if answer.status[0] not in _NOT_FROM_HERE:
+            break
+    if answer is None or answer.status[0]:
+        return answer
+    blind: dict[str, Any] = {name: columns[name] for name in columns if "hold" not in name}
+    return await shards.submit(here, step_of(request, f"in {place}", **blind))

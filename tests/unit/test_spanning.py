@@ -1,0 +1,428 @@
+"""Operations over two shards: what they do, and that they end the same whenever the router dies."""
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actors.ports import CellTable
+from actors.router import Router
+from engine import limits
+from engine.history import History
+from engine.operations import Answer, Flag, Kind, Request
+from engine.status import Status
+from engine.views import Cell, Hold, HoldState
+from tests.fakes.shard import FakeShard
+from tests.unit.test_router import MAP, TTL, Town, call, on, order, town
+
+__all__ = ["town"]
+
+LATE_NS = limits.MAX_TTL_MS * limits.NS_PER_MS  # when everything has run out
+
+Told = tuple[int, Answer]
+Operation = Callable[[Router], Awaitable[Told]]
+
+
+class Died(Exception):  # noqa: N818
+    """The router's process is gone."""
+
+
+class Mortal:
+    """A shard's link in a process that dies when it has made so many calls that change something."""
+
+    def __init__(self, shard: FakeShard, lives: list[int]) -> None:
+        self._shard = shard
+        self._lives = lives  # one number, of all links of the process
+
+    async def submit(self, request: Request) -> Answer:
+        if not self._lives[0]:
+            raise Died
+        self._lives[0] -= 1
+        return await self._shard.submit(request)
+
+    async def hold(self, hold_id: bytes) -> Hold | None:
+        return await self._shard.hold(hold_id)
+
+    async def history(self, hold_id: bytes) -> History:
+        return await self._shard.history(hold_id)
+
+    async def cells(self, names: Any) -> list[Cell | None]:
+        return await self._shard.cells(names)
+
+    async def table(self, locations: Any = None) -> CellTable:
+        return await self._shard.table(locations)
+
+
+def state_of(town: Town) -> Any:
+    """Every cell and every hold, but for deadlines."""
+    return [
+        (
+            shard.machine.cells,
+            {each: (hold.state, hold.lines) for each, hold in shard.machine.holds.items()},
+        )
+        for shard in town.shards
+    ]
+
+
+Setting = Callable[[Town], Awaitable[Any]]
+
+
+async def check_deaths(setting: Setting, operation: Operation) -> tuple[Town, Answer]:
+    """Kill the router after each of its calls and repeat the operation: it ends as if unharmed.
+
+    Returns the town and the answer as they are when nobody dies.
+    """
+    unharmed = await Town().stocked()
+    await setting(unharmed)
+    _, told = await operation(unharmed.router)
+    assert (await operation(unharmed.router))[1].status == told.status
+    for lives in range(20):
+        town = await Town().stocked()
+        await setting(town)
+        left = [lives]
+        links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
+        try:
+            await operation(Router(links, lambda: MAP))
+        except Died:
+            _, answer = await operation(town.router)
+            assert answer.status == told.status
+            assert state_of(town) == state_of(unharmed)
+        else:
+            assert lives > 1, "it takes several calls, or there is nothing to show"
+            return unharmed, told
+    raise AssertionError("it takes ever more calls")
+
+
+async def check_late(setting: Setting, operation: Operation) -> None:
+    """Kill the router after each of its calls, and repeat when all holds have run out."""
+    for lives in range(20):
+        town = await Town().stocked()
+        await setting(town)
+        left = [lives]
+        links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
+        try:
+            await operation(Router(links, lambda: MAP))
+        except Died:
+            for shard in town.shards:
+                shard.now_ns += LATE_NS
+            _, answer = await operation(town.router)
+            for shard in town.shards:  # a block that sweeps what has run out since
+                shard.now_ns += LATE_NS
+                nothing = Request.of(os.urandom(16), 1, kind=Kind.SALE)
+                await shard.submit(nothing)
+            assert town.reserved == 0
+            is_done = not any(answer.status)
+            assert town.counted("committed") == (5 if is_done else 0)
+        else:
+            return
+
+
+HELD, NEW, OP = (bytes([byte]) * 16 for byte in (1, 2, 3))
+
+
+async def hold_five(town: Town) -> None:
+    """A hold of 3 of SKU 1 at location 1 (shard 0) and 2 of SKU 2 at location 2 (shard 1)."""
+    _, answer = await town.router.reserve(order(HELD, [(1, 1), (2, 2)], [3, 2]))
+    assert not any(answer.status)
+
+
+async def nothing(town: Town) -> None:
+    """Nothing is held."""
+
+
+# --- commit ---------------------------------------------------------------------------------------
+
+
+def commit_all(flags: int = 0) -> Operation:
+    return lambda router: router.on_hold(call(OP, Kind.COMMIT, HELD, flags=flags))
+
+
+async def test_a_commit_is_on_all_shards() -> None:
+    town, answer = await check_deaths(hold_five, commit_all())
+    assert answer.status == b"\0"
+    assert (town.counted("committed"), town.reserved) == (5, 0)
+    await check_late(hold_five, commit_all(Flag.RE_RESERVE))
+
+
+async def test_a_commit_that_one_shard_refuses_is_on_none() -> None:
+    async def one_part_expired(town: Town) -> None:
+        await hold_five(town)
+        town.shards[1].now_ns += 2 * TTL * limits.NS_PER_MS
+
+    town, answer = await check_deaths(one_part_expired, commit_all())
+    assert list(answer.status) == [Status.HOLD_EXPIRED]
+    assert (town.counted("committed"), town.reserved) == (0, 3)
+    town, answer = await check_deaths(one_part_expired, commit_all(Flag.RE_RESERVE))
+    assert (answer.status, town.counted("committed")) == (b"\0", 5)
+
+
+async def test_what_was_committed_is_cancelled_when_the_rest_cannot_be_reserved_again() -> None:
+    async def one_part_sold(town: Town) -> None:
+        await hold_five(town)
+        town.shards[1].now_ns += 2 * TTL * limits.NS_PER_MS
+        await town.router.reserve(order(NEW, [(2, 2)], 10))
+
+    town, answer = await check_deaths(one_part_sold, commit_all(Flag.RE_RESERVE))
+    assert list(answer.status) == [Status.INSUFFICIENT_STOCK]
+    assert (town.counted("committed"), town.reserved) == (0, 10)
+
+
+async def test_a_release_under_the_hands_of_a_commit_leaves_nothing_committed(town: Town) -> None:
+    """What was committed of the hold before that call stays so."""
+    await hold_five(town)
+    part = call(NEW, Kind.COMMIT, HELD, sku=1, location=1, quantity=1)
+    await town.router.on_hold(part)
+    second = town.shards[1]
+    submit = second.submit
+
+    async def meddle(request: Request) -> Answer:
+        if request.columns["kind"][0] == Kind.COMMIT:
+            await submit(call(os.urandom(16), Kind.RELEASE, HELD))
+        return await submit(request)
+
+    second.submit = meddle  # type: ignore[method-assign]
+    _, answer = await town.router.on_hold(call(OP, Kind.COMMIT, HELD))
+    assert list(answer.status) == [Status.HOLD_RELEASED]
+    assert (town.counted("committed"), town.reserved) == (1, 0)
+
+
+async def test_what_is_committed_already_does_not_stand_in_the_way(town: Town) -> None:
+    await hold_five(town)
+    part = call(NEW, Kind.COMMIT, HELD, sku=1, location=1, quantity=3)
+    await town.router.on_hold(part)
+    for _ in range(2):
+        _, answer = await town.router.on_hold(call(OP, Kind.COMMIT, HELD))
+        assert answer.status == b"\0"
+    assert town.counted("committed") == 5
+    _, answer = await town.router.on_hold(call(os.urandom(16), Kind.COMMIT, HELD))
+    assert list(answer.status) == [Status.HOLD_NOT_PENDING]
+
+
+# --- extend ---------------------------------------------------------------------------------------
+
+
+async def test_all_parts_get_more_time() -> None:
+    def extend(router: Router) -> Awaitable[Told]:
+        return router.on_hold(call(OP, Kind.EXTEND, HELD, value=10 * TTL))
+
+    town, answer = await check_deaths(hold_five, extend)
+    assert answer.status == b"\0"
+    hold = await town.router.hold(HELD)
+    assert hold is not None
+    assert hold.deadline_ns >= answer.now_ns + 10 * TTL * limits.NS_PER_MS
+
+
+async def test_a_hold_of_which_a_part_ran_out_cannot_be_extended(town: Town) -> None:
+    await hold_five(town)
+    town.shards[0].now_ns += 2 * TTL * limits.NS_PER_MS
+    _, answer = await town.router.on_hold(call(OP, Kind.EXTEND, HELD, value=TTL))
+    assert list(answer.status) == [Status.HOLD_EXPIRED]
+
+
+# --- orders ---------------------------------------------------------------------------------------
+
+
+def an_order(
+    cells: list[tuple[int, int]], quantity: Any = 1, flags: int = 0, older: bytes = b""
+) -> Operation:
+    request = order(NEW, cells, quantity)
+    request.columns["flags"] = request.columns.get("flags", np.zeros(len(cells), "u1")).copy()
+    request.columns["flags"] |= np.uint8(flags & ~Flag.SUPERSEDE)
+    if older:
+        request.columns["flags"][0] |= np.uint8(Flag.SUPERSEDE)
+        for name, half in on(older).items():
+            request.columns[name] = np.array([half] + [0] * (len(cells) - 1), "<u8")
+    return lambda router: router.reserve(request)
+
+
+async def test_an_order_that_is_paid_is_committed_on_all_shards() -> None:
+    operation = an_order([(1, 1), (2, 2)], [3, 2], Flag.COMMIT_NOW)
+    town, answer = await check_deaths(nothing, operation)
+    assert answer.status == b"\0\0"
+    assert (town.counted("committed"), town.reserved) == (5, 0)
+    await check_late(nothing, operation)
+
+
+async def test_a_paid_order_that_one_shard_refuses_is_nowhere() -> None:
+    operation = an_order([(1, 1), (2, 2), (1, 3)], [3, 11, 1], Flag.COMMIT_NOW)
+    town, answer = await check_deaths(nothing, operation)
+    linked = Status.LINKED_LINE_REFUSED
+    assert list(answer.status) == [linked, Status.INSUFFICIENT_STOCK, linked]
+    assert (town.counted("committed"), town.reserved) == (0, 0)
+    assert np.frombuffer(answer.available, "<i8").tolist() == [10, 10, 10]
+
+
+async def test_an_order_takes_what_there_is_on_each_shard() -> None:
+    cells = [(1, 1), (2, 2), (1, 3)]
+    town, answer = await check_deaths(nothing, an_order(cells, [3, 11, 12], Flag.PARTIAL))
+    assert answer.status == bytes(3)
+    assert np.frombuffer(answer.granted, "<i8").tolist() == [3, 10, 10]
+    assert town.reserved == 23
+
+
+async def test_a_shard_that_has_nothing_does_not_refuse_a_partial_order() -> None:
+    async def sold_out(town: Town) -> None:
+        await town.router.reserve(order(HELD, [(2, 2)], 10))
+
+    for flags, counter in (
+        (Flag.PARTIAL, "reserved"),
+        (Flag.PARTIAL | Flag.COMMIT_NOW, "committed"),
+    ):
+        operation = an_order([(1, 1), (2, 2)], [3, 1], flags)
+        town, answer = await check_deaths(sold_out, operation)
+        assert list(answer.status) == [Status.OK, Status.INSUFFICIENT_STOCK]
+        assert np.frombuffer(answer.granted, "<i8").tolist() == [3, 0]
+        assert town.counted(counter) == {"reserved": 13, "committed": 3}[counter]
+
+
+async def test_a_partial_order_is_refused_for_what_cannot_be(town: Town) -> None:
+    request = an_order([(1, 1), (99, 2)], 1, Flag.PARTIAL)
+    _, answer = await request(town.router)
+    assert list(answer.status) == [Status.LINKED_LINE_REFUSED, Status.UNKNOWN_SKU]
+    assert np.frombuffer(answer.granted, "<i8").tolist() == [0, 0]
+    assert town.reserved == 0
+
+
+# --- in place of an older hold --------------------------------------------------------------------
+
+
+async def holds_all(town: Town) -> None:
+    """The older hold has all of SKU 1 at location 1, and some of SKU 2 at location 2."""
+    await town.router.reserve(order(HELD, [(1, 1), (2, 2)], [10, 2]))
+
+
+@pytest.mark.parametrize(
+    ("cells", "quantity", "reserved"),
+    [
+        ([(1, 1), (2, 2)], [10, 3], 13),  # the first shard needs the older hold's stock
+        ([(1, 1), (2, 2)], [10, 10], 20),  # both do
+        ([(3, 1), (3, 2)], [1, 1], 2),  # none does
+        ([(1, 1)], 10, 10),  # and the older one is elsewhere too
+        ([(3, 2)], 5, 5),
+    ],
+)
+async def test_an_order_takes_the_place_of_an_older_one(
+    cells: list[tuple[int, int]], quantity: Any, reserved: int
+) -> None:
+    town, answer = await check_deaths(holds_all, an_order(cells, quantity, older=HELD))
+    assert not any(answer.status)
+    assert town.reserved == reserved
+    older = await town.router.hold(HELD)
+    assert older is not None
+    assert older.state == HoldState.RELEASED
+
+
+@pytest.mark.parametrize(
+    ("cells", "quantity"),
+    [
+        ([(1, 1), (2, 2)], [10, 11]),
+        ([(1, 1), (3, 2)], [11, 1]),
+        ([(3, 1), (3, 2)], [1, 11]),
+        ([(3, 1), (99, 1), (3, 2)], 1),
+    ],
+)
+async def test_an_order_that_is_refused_leaves_the_older_one(
+    cells: list[tuple[int, int]], quantity: Any
+) -> None:
+    town = await Town().stocked()
+    await holds_all(town)
+    before = [shard.machine.hold(HELD) for shard in town.shards]
+    for _ in range(2):
+        _, answer = await an_order(cells, quantity, older=HELD)(town.router)
+        assert any(answer.status)
+        assert town.reserved == 12
+        assert [shard.machine.hold(HELD) for shard in town.shards] == before
+
+
+async def test_an_order_does_not_take_the_place_of_one_that_is_paid(town: Town) -> None:
+    await holds_all(town)
+    await town.router.on_hold(call(OP, Kind.COMMIT, HELD, sku=2, location=2, quantity=1))
+    for cells in ([(3, 1)], [(3, 1), (3, 2)]):
+        _, answer = await an_order(cells, older=HELD)(town.router)
+        assert answer.status[0] == Status.HOLD_NOT_PENDING
+    assert town.reserved == 11
+
+
+async def test_an_order_that_is_paid_meanwhile_stays(town: Town) -> None:
+    await holds_all(town)
+    first = town.shards[0]
+    submit = first.submit
+
+    async def meddle(request: Request) -> Answer:
+        if request.columns["kind"][0] == Kind.RELEASE:
+            await submit(call(os.urandom(16), Kind.COMMIT, HELD))
+        return await submit(request)
+
+    first.submit = meddle  # type: ignore[method-assign]
+    _, answer = await an_order([(3, 2), (4, 2)], older=HELD)(town.router)
+    assert list(answer.status) == [Status.HOLD_NOT_PENDING, Status.LINKED_LINE_REFUSED]
+    assert await town.router.hold(NEW) is not None
+    assert town.counted("committed") == 10
+
+
+# --- returns --------------------------------------------------------------------------------------
+
+
+async def handed_over(town: Town) -> None:
+    """3 of SKU 1 at location 1 and 2 of SKU 2 at location 2 were handed over."""
+    await hold_five(town)
+    for kind in (Kind.COMMIT, Kind.FULFIL):
+        _, answer = await town.router.on_hold(call(os.urandom(16), kind, HELD))
+        assert answer.status == b"\0"
+
+
+def a_return(
+    lines: list[tuple[int, int, int]], sold_at: int = 0, against: bytes = HELD, op_id: bytes = OP
+) -> Operation:
+    skus, locations, quantities = zip(*lines, strict=True)
+    columns = {"sku": skus, "location": locations, "quantity": quantities}
+    request = call(op_id, Kind.RETURN, against, len(lines), **columns)
+    return lambda router: router.returned(request, [sold_at] * len(lines))
+
+
+@pytest.mark.parametrize("sold_at", [0, 1])
+async def test_goods_come_back_to_another_shard(sold_at: int) -> None:
+    town, answer = await check_deaths(handed_over, a_return([(1, 4, 2)], sold_at))
+    assert answer.status == b"\0"
+    assert np.frombuffer(answer.available, "<i8").tolist() == [12]
+    hold = await town.router.hold(HELD)
+    assert hold is not None
+    assert [(line.fulfilled, line.returned) for line in hold.lines] == [(3, 2), (2, 0)]
+    assert await town.available(1, 1) == 7
+
+
+async def test_never_more_comes_back_than_went_out_wherever_to() -> None:
+    lines = [(1, 1, 1), (1, 4, 2), (1, 2, 1), (2, 1, 1), (3, 3, 1), (2, 2, 1)]
+    town, answer = await check_deaths(handed_over, a_return(lines))
+    exceeds, unknown = Status.EXCEEDS_HOLD, Status.NOT_IN_HOLD
+    assert list(answer.status) == [0, 0, exceeds, 0, unknown, 0]
+    hold = await town.router.hold(HELD)
+    assert hold is not None
+    assert [(line.fulfilled, line.returned) for line in hold.lines] == [(3, 3), (2, 2)]
+
+
+async def test_what_nobody_sold_does_not_come_back(town: Town) -> None:
+    await handed_over(town)
+    _, answer = await a_return([(1, 4, 2)], against=NEW)(town.router)
+    assert list(answer.status) == [Status.UNKNOWN_HOLD]
+    _, answer = await a_return([(1, 4, 2)], sold_at=2, op_id=HELD[:15] + b"x")(town.router)
+    assert list(answer.status) == [Status.NOT_IN_HOLD]
+    assert await town.available(1, 4) == 10
+
+
+async def test_what_cannot_come_in_is_not_noted_as_returned(town: Town) -> None:
+    await handed_over(town)
+    for wrong, status in (
+        ({"value": 3}, Status.INVALID_DISPOSITION),
+        ({"occurred_at_ns": -1}, Status.INVALID_MOMENT),
+        ({"location": 99}, Status.UNKNOWN_LOCATION),
+    ):
+        columns = {"sku": 1, "location": 4, "quantity": 1} | wrong
+        request = call(os.urandom(16), Kind.RETURN, HELD, **columns)
+        _, answer = await town.router.returned(request, [0])
+        assert list(answer.status) == [status]
+    hold = await town.router.hold(HELD)
+    assert hold is not None
+    assert [line.returned for line in hold.lines] == [0, 0]
