@@ -1102,20 +1102,19 @@ def lend(cells, lines, head, sign):
 
 
 @_jit
-def reserve_order(
-    cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places, buffers,
-    meta, sums, now, block, first, end, last_line, hi, lo, rows, units, out_status,
+def judge_whole_order(
+    cells, cell_index, holds, lines, hold_index, places, buffers, meta, block, first, end,
+    last_line, hi, lo, rows, units,
 ):  # fmt: skip
-    """The lines [first, end) of one order at one location: all or nothing, in one hold.
+    """`judge_order`, and what the holds say: (line or -1, its status, the old hold or -1).
 
-    PARTIAL lines are the exception: they get what there is. `units[i]` is what line i got, if its
-    status is OK.
+    The old hold is the one that the order takes the place of. Nothing is changed but `rows` and
+    `units`.
     """
     rows[first:end] = -1
     units[first:end] = 0
-    flags = np.int64(block.flags[first])
     old, refusal = np.int64(-1), _OK
-    if flags & _SUPERSEDE:
+    if block.flags[first] & _SUPERSEDE:
         refusal, old = find_superseded(
             holds, lines, hold_index, block.hold_hi[first], block.hold_lo[first]
         )  # fmt: skip
@@ -1128,6 +1127,23 @@ def reserve_order(
         cells, cell_index, places, buffers, meta, block, first, end, last_line, refusal, rows, units
     )  # fmt: skip
     lend(cells, lines, old, -1)
+    return bad, status, old
+
+
+@_jit
+def reserve_order(
+    cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places, buffers,
+    meta, sums, now, block, first, end, last_line, hi, lo, rows, units, out_status,
+):  # fmt: skip
+    """The lines [first, end) of one order at one location: all or nothing, in one hold.
+
+    PARTIAL lines are the exception: they get what there is. `units[i]` is what line i got, if its
+    status is OK.
+    """
+    bad, status, old = judge_whole_order(
+        cells, cell_index, holds, lines, hold_index, places, buffers, meta, block, first, end,
+        last_line, hi, lo, rows, units,
+    )  # fmt: skip
     if bad >= 0:
         out_status[first:end] = _LINKED_REFUSED
         out_status[bad] = status
@@ -1141,7 +1157,7 @@ def reserve_order(
         )  # fmt: skip
     serial, number = next_serial(meta), 0
     head, before = np.int64(-1), np.int64(-1)
-    posted = flags & _COMMIT_NOW != 0
+    posted = block.flags[first] & _COMMIT_NOW != 0
     deadline = np.int64(0) if posted else now + block.value[first] * _NS_PER_MS
     for i in range(first, end):
         if units[i] == 0:
@@ -1642,6 +1658,145 @@ def fact(
     return _OK, row
 
 
+# --- exchanges ----------------------------------------------------------------------------------
+
+
+@_inlined
+def drop_new_cells(cells, cell_index, meta, known):
+    """Undo the newest `new_cell`s, down to `known` cells; nothing was touched after them."""
+    while meta[CELLS] > known:
+        meta[CELLS] -= 1
+        meta[DIRTY] -= 1
+        row = meta[CELLS]
+        at = key_tag(cells[row, KEY]) & (len(cell_index) - 1)
+        while (cell_index[at] & _LOW32) - 1 != row:
+            at = (at + 1) & (len(cell_index) - 1)
+        cell_index[at] = 0
+
+
+@_inlined
+def lend_return(cells, counted, now, block, i, row, sign):
+    """Add what a return brings to its cell (sign 1), or take it out again (-1)."""
+    moved, damaged, quality = effects(
+        _RETURN, np.int64(0), block.quantity[i], block.value[i]
+    )  # fmt: skip
+    at = block.occurred_at_ns[i]
+    if at == 0 or at >= now or at >= counted[row]:
+        cells[row, ON_HAND] += sign * moved
+    cells[row, DAMAGED] += sign * damaged
+    cells[row, QUALITY_CONTROL] += sign * quality
+
+
+@_inlined
+def claimed_before(block, first, i):
+    """What the lines [first, i) bring back of the SKU of line i, of the same order or sale."""
+    units = np.int64(0)
+    for j in range(first, i):
+        if (
+            block.sku[j] == block.sku[i]
+            and block.hold_hi[j] == block.hold_hi[i]
+            and block.hold_lo[j] == block.hold_lo[i]
+        ):
+            units += block.quantity[j]
+    return units
+
+
+@_jit
+def judge_returns(
+    cells, cell_index, touched, counted, holds, lines, hold_index, places, meta, now, block,
+    first, middle, end, rows,
+):  # fmt: skip
+    """Find the first return of [first, middle) that must be refused: (line or -1, its status).
+
+    What those before it bring is in their cells afterwards, which are made if need be: the caller
+    takes it out again.
+    """
+    for i in range(first, middle):
+        flags = np.int64(block.flags[i]) & ~_LINKED
+        sku, location = np.int64(block.sku[i]), np.int64(block.location[i])
+        quantity, value, hi, lo = (
+            block.quantity[i], block.value[i], block.hold_hi[i], block.hold_lo[i]
+        )  # fmt: skip
+        if i == end - 1:
+            return i, _INVALID_FLAGS  # an exchange ends with what is reserved
+        status = check_fact(
+            places, meta, now, _RETURN, flags, sku, location, quantity, value,
+            block.occurred_at_ns[i],
+        )  # fmt: skip
+        if status != _OK:
+            return i, status
+        rows[i] = find_cell(cells, cell_index, location << 32 | sku)
+        if (hi | lo) != 0:
+            head = find_hold(holds, hold_index, hi, lo)
+            wanted = quantity + claimed_before(block, first, i)
+            status = judge_return(cells, lines, head, sku, wanted)
+        if status == _OK and end - first > _MAX_HOLD_LINES:
+            status = _TOO_MANY_LINES
+        if status != _OK:
+            return i, status
+        row = rows[i]
+        if row < 0:
+            row = new_cell(cells, cell_index, touched, meta, location << 32 | sku)
+        lend_return(cells, counted, now, block, i, row, 1)
+        status = judge_goods(cells, row, np.int64(0), np.int64(0), np.int64(0))
+        if status != _OK:
+            lend_return(cells, counted, now, block, i, row, -1)
+            return i, status
+        rows[i] = row
+    return np.int64(-1), _OK
+
+
+@_jit
+def exchange(
+    cells, cell_index, touched, counted, movements, holds, lines, hold_index, wheel, wheel_bits,
+    ring, places, buffers, meta, sums, now, block, first, end, last_line, hi, lo, rows, units,
+    out_status,
+):  # fmt: skip
+    """The lines [first, end): returns, then one order that may take what they restock.
+
+    All or nothing. Everything is judged with what comes back in its cells; then that is taken out,
+    and either nothing is done or each line is done as if it stood alone.
+    """
+    middle = first
+    while middle < end and block.kind[middle] == _RETURN:
+        middle += 1
+    rows[first:end] = -1
+    units[first:end] = 0
+    known = meta[CELLS]
+    bad, status = judge_returns(
+        cells, cell_index, touched, counted, holds, lines, hold_index, places, meta, now, block,
+        first, middle, end, rows,
+    )  # fmt: skip
+    brought = middle if bad < 0 else bad
+    if bad < 0:
+        bad, status, _ = judge_whole_order(
+            cells, cell_index, holds, lines, hold_index, places, buffers, meta, block, middle, end,
+            last_line, hi, lo, rows, units,
+        )  # fmt: skip
+    for i in range(first, brought):
+        lend_return(cells, counted, now, block, i, rows[i], -1)
+    drop_new_cells(cells, cell_index, meta, known)
+    if status != _OK:
+        for i in range(first, end):
+            out_status[i] = _LINKED_REFUSED if i < middle or bad >= 0 else status
+            if rows[i] >= known:
+                rows[i] = -1
+        if bad >= 0:
+            out_status[bad] = status
+        return
+    for i in range(first, middle):
+        out_status[i], rows[i] = fact(
+            cells, cell_index, touched, counted, movements, holds, lines, hold_index, ring, places,
+            meta, sums, now, _RETURN, 0, np.int64(block.sku[i]), np.int64(block.location[i]),
+            block.quantity[i], block.value[i], block.occurred_at_ns[i], block.hold_hi[i],
+            block.hold_lo[i],
+        )  # fmt: skip
+    reserve_order(
+        cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places,
+        buffers, meta, sums, now, block, middle, end, last_line, hi, lo, rows, units, out_status,
+    )  # fmt: skip
+
+
 # --- settings -----------------------------------------------------------------------------------
 
 
@@ -1748,14 +1903,23 @@ def apply_block(state, now, budget, block, rows, units, out_status, out_availabl
             after = i + 1
             row = np.int64(-1)
             status = _INVALID_KIND
-            if kind == _RESERVE and flags | np.int64(channels[i]):
+            if (kind == _RESERVE and flags | np.int64(channels[i])) or (
+                kind == _RETURN and flags & _LINKED
+            ):
                 while after < end and flag_bits[after - 1] & _LINKED:
                     after += 1
-                reserve_order(
-                    cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring,
-                    places, buffers, meta, sums, now, block, i, after, end - 1, hi, lo, rows, units,
-                    out_status,
-                )  # fmt: skip
+                if kind == _RESERVE:
+                    reserve_order(
+                        cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits,
+                        ring, places, buffers, meta, sums, now, block, i, after, end - 1, hi, lo,
+                        rows, units, out_status,
+                    )  # fmt: skip
+                else:
+                    exchange(
+                        cells, cell_index, touched, counted, movements, holds, lines, hold_index,
+                        wheel, wheel_bits, ring, places, buffers, meta, sums, now, block, i, after,
+                        end - 1, hi, lo, rows, units, out_status,
+                    )  # fmt: skip
                 for j in range(i, after):
                     out_available[j] = available(cells, rows[j]) if rows[j] >= 0 else 0
                 i = after

@@ -7,7 +7,9 @@ here that can be counted from the cells and the holds.
 
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import replace
+from itertools import takewhile
 from typing import Final, NamedTuple, TypeAlias
 
 from engine import limits
@@ -254,17 +256,22 @@ class ReferenceMachine:
 
     def _granted(self, hold_id: bytes, order: list[Line], answers: list[Answer]) -> list[int]:
         """How much each line of an order that was just judged reserved."""
-        if order[0].kind != Kind.RESERVE or all(status != Status.OK for status, _ in answers):
+        if order[-1].kind != Kind.RESERVE or all(status != Status.OK for status, _ in answers):
             return [0] * len(order)
-        held = iter(self._holds[hold_id].lines)  # one for each line that is OK
-        units = [next(held) if status == Status.OK else None for status, _ in answers]
+        held = iter(self._holds[hold_id].lines)  # one for each line that is reserved
+        units = [
+            next(held) if status == Status.OK and line.kind == Kind.RESERVE else None
+            for line, (status, _) in zip(order, answers, strict=True)
+        ]
         return [each.pending + each.committed if each else 0 for each in units]
 
     def _apply_lines(self, request: Request, first: int, order: list[Line]) -> list[Answer]:
         line = order[0]
+        is_open = first + len(order) == request.lines and bool(order[-1].flags & Flag.LINKED)
         if line.kind == Kind.RESERVE:
-            is_open = first + len(order) == request.lines and bool(order[-1].flags & Flag.LINKED)
             return self._reserve(line_id(request.op_id, first), order, is_open)
+        if line.kind == Kind.RETURN and line.flags & Flag.LINKED:
+            return self._exchange(line_id(request.op_id, first), order, is_open)
         if line.kind in (*HOLD_KINDS, Kind.UNFULFIL):
             return [self._on_hold(line)]
         if line.kind == Kind.EXTEND:
@@ -715,6 +722,42 @@ class ReferenceMachine:
                 each.returned += units
                 left -= units
 
+    # --- exchanges ----------------------------------------------------------------------------
+
+    def _exchange(self, hold_id: bytes, lines: list[Line], is_open: bool) -> list[Answer]:
+        """Returns and one order that may take what they restock: all or nothing.
+
+        It is tried; when anything is refused, everything is as it was before.
+        """
+        before = deepcopy(vars(self))
+        returns = list(takewhile(lambda line: line.kind == Kind.RETURN, lines))
+        order = lines[len(returns) :]
+        answers: list[Answer] = []
+        for line in returns:
+            status, key = self._return_in_exchange(line, lines)
+            answers.append((status, key))
+            if status != Status.OK:
+                order = []
+                break
+        reserved = self._reserve(hold_id, order, is_open) if order else []
+        statuses = [status for status, _ in answers + reserved]
+        if order and any(status == Status.OK for status, _ in reserved):
+            return answers + reserved
+        vars(self).update(before)
+        refused = Status.LINKED_LINE_REFUSED
+        answers = [(refused if status == Status.OK else status, key) for status, key in answers]
+        unseen = [(refused, None)] * (len(lines) - len(statuses))
+        return [*answers, *reserved, *unseen]
+
+    def _return_in_exchange(self, line: Line, lines: list[Line]) -> Answer:
+        if line is lines[-1]:
+            return Status.INVALID_FLAGS, None  # an exchange ends with what is reserved
+        status, key = self._fact(line._replace(flags=line.flags & ~Flag.LINKED))
+        is_said_first = Status.OK < status < Status.TOO_MANY_LINES
+        if len(lines) > limits.MAX_HOLD_LINES and not is_said_first:
+            status = Status.TOO_MANY_LINES
+        return status, key
+
     # --- settings -----------------------------------------------------------------------------
 
     def _setting(self, line: Line) -> Answer:
@@ -755,7 +798,7 @@ def _lines(request: Request) -> list[Line]:
 def _linked_lines(lines: list[Line], first: int) -> list[Line]:
     """The lines that stand or fall together with line `first`."""
     end = first + 1
-    if lines[first].kind == Kind.RESERVE:
+    if lines[first].kind in (Kind.RESERVE, Kind.RETURN):
         while end < len(lines) and lines[end - 1].flags & Flag.LINKED:
             end += 1
     return lines[first:end]
