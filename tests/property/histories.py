@@ -170,6 +170,19 @@ def _order(first: Line | Call, others: list[Line]) -> list[Line | Call]:
     return chained
 
 
+def _exchange(returns: list[Part], order: list[Line]) -> list[Part]:
+    """Returns, and one order that stands or falls with them."""
+    return [*(_chained(each) for each in returns), *linked(order)]
+
+
+def _chained(part: Part) -> Part:
+    if isinstance(part, Call):
+        return part._replace(line=_chained(part.line))
+    if isinstance(part, Late):
+        return part._replace(fact=_chained(part.fact))
+    return part._replace(flags=part.flags | int(Flag.LINKED))
+
+
 def receipts(stock: Sequence[int]) -> list[Line]:
     """What fills the shelves before a history begins."""
     return [
@@ -193,6 +206,9 @@ def _aimed(part: Part, holds: list[tuple[bytes, Hold]], now_ns: int) -> Line:
         return part.fact._replace(occurred_at_ns=now_ns - part.ago_ns)
     if not holds:
         return part.line
+    if part.line.kind in (Kind.RETURN, Kind.CLAIM_RETURN):
+        handed_over = [each for each in holds if any(x.fulfilled for x in each[1].lines)]
+        holds = handed_over or holds
     hold_id, hold = holds[-1 - part.hold % len(holds)]
     hi, lo = id_to_pair(hold_id)
     aimed = part.line._replace(hold_hi=hi, hold_lo=lo)
@@ -307,6 +323,11 @@ LATE_FACTS = [
     for fact in [*FACTS, *NAMED_FACTS[::5]]
     for ago_ns in [1, 2, MS, MS, 2 * MS, TICK, 45 * MS, 60_000 * MS, 0, -1, -SKEW, -SKEW - 1]
 ]
+COME_BACK: list[Part] = [
+    *RETURNS,
+    *(fact for fact in [*FACTS, *NAMED_FACTS] if fact.kind == Kind.RETURN),
+    *(late for late in LATE_FACTS if late.fact.kind == Kind.RETURN),
+]
 LATE_COUNTS = [late for late in LATE_FACTS if late.fact.kind == Kind.COUNT]
 EXTREMES = [
     *(Extreme(cell, "on_hand", -units) for cell, units in product(CELLS[:3] * 3, _near)),
@@ -355,6 +376,11 @@ _parts = st.lists(
         st.sampled_from(FLAGGED).map(_alone),
         st.sampled_from(SUPERSEDING).map(_alone),
         st.lists(st.sampled_from(RESERVES), min_size=2, max_size=4).map(linked),
+        st.builds(
+            _exchange,
+            st.lists(st.sampled_from(COME_BACK), min_size=1, max_size=2),
+            st.lists(st.sampled_from([*RESERVES, *PARTIAL]), min_size=1, max_size=2),
+        ),
         st.builds(
             _order,
             st.sampled_from([*FLAGGED, *SUPERSEDING]),

@@ -12,7 +12,7 @@ from engine.operations import Disposition, Flag, Kind, id_to_pair
 from engine.reference import Key, Line
 from engine.status import Status
 from engine.views import HoldLine, HoldState
-from tests.property.histories import BERLIN, MS, UNKNOWN, line
+from tests.property.histories import BERLIN, BOSTON, MS, UNKNOWN, line, linked
 from tests.property.shop import (
     FAR,
     JAM,
@@ -660,3 +660,179 @@ def offline_day(draw: random.Random, shop: Shop) -> tuple[list[Line], int]:
 
 def sold_after(day: list[Line], noon: int) -> int:
     return sum(each.quantity for each in day if each.occurred_at_ns > noon)
+
+
+# --- exchanges ------------------------------------------------------------------------------------
+
+REFUSED = Status.LINKED_LINE_REFUSED
+
+
+def test_an_exchange_takes_back_and_reserves_in_one_step() -> None:
+    shop = Shop(tea=10, jam=10)
+    sold(shop)
+    shop.does(*linked([back(1), back(1, DAMAGED), reserve(3, JAM), reserve(1)]), name="exchange")
+    assert shop.returned("order") == [1, 0, 1]
+    assert shop.units("exchange") == [(3, 0, 0), (1, 0, 0)]  # the id is that of the first line
+    cell = shop.cell()
+    assert (cell.on_hand, cell.damaged, cell.reserved) == (10, 1, 1)
+
+
+def test_what_is_restocked_can_be_reserved_by_the_same_exchange() -> None:
+    shop = Shop()
+    answers = shop.answers(*linked([comes_back(1, RESTOCK), comes_back(1, RESTOCK), reserve(2)]))
+    assert answers == [Status.OK] * 3  # the cell was never stocked before
+    assert shop.pair.available == [0, 0, 0]
+    answers = shop.answers(*linked([comes_back(1, RESTOCK), reserve(2)]), name="other")
+    assert answers == [REFUSED, Status.INSUFFICIENT_STOCK]
+
+
+@pytest.mark.parametrize("disposition", [QUALITY, DAMAGED])
+def test_what_is_set_aside_cannot_be_reserved_by_the_same_exchange(
+    disposition: Disposition,
+) -> None:
+    shop = Shop()
+    before = shop.pair.machine.state_hash
+    answers = shop.answers(*linked([comes_back(1, disposition), reserve(1)]))
+    assert answers == [REFUSED, Status.INSUFFICIENT_STOCK]
+    assert shop.pair.machine.state_hash == before
+
+
+def test_what_the_newest_count_has_seen_is_no_more_to_reserve() -> None:
+    shop = Shop(tea=1)
+    before = shop.now_ns
+    shop.wait(MINUTE)
+    shop.does(count(0))
+    late = comes_back(1, RESTOCK, occurred_at_ns=before)
+    assert shop.answers(*linked([late, reserve(1)])) == [REFUSED, Status.INSUFFICIENT_STOCK]
+    shop.does(*linked([late._replace(occurred_at_ns=shop.now_ns), reserve(1)]))
+    ahead = comes_back(1, RESTOCK, occurred_at_ns=shop.now_ns + SKEW)
+    shop.does(*linked([ahead, reserve(1)]), name="other")
+
+
+def test_of_a_refused_exchange_nothing_is_done() -> None:
+    shop = Shop(tea=10, jam=10)
+    sold(shop)
+    before = shop.pair.machine.state_hash, shop.cell(), shop.cell(JAM)
+    new = comes_back(1, RESTOCK, (3, BERLIN))
+    answers = shop.answers(*linked([back(1), new, back(1, cell=FAR), reserve(9, JAM), reserve(1)]))
+    assert answers == [REFUSED] * 3 + [Status.INSUFFICIENT_STOCK, REFUSED]
+    assert (shop.pair.machine.state_hash, shop.cell(), shop.cell(JAM)) == before
+    assert shop.returned("order") == [0, 0, 0]
+    assert shop.pair.machine.cell(3, BERLIN) is None
+    shop.does(receive(1, FAR), receive(2, (3, BERLIN)))  # in another order
+    assert (shop.cell(FAR).on_hand, shop.cell((3, BERLIN)).on_hand) == (1, 2)
+
+
+def test_of_cells_that_a_refused_exchange_would_have_made_no_trace_is_left() -> None:
+    """So many that they meet in the index, some with cells that were there before."""
+    shop = Shop(tea=1)
+    cells = [(sku, BERLIN) for sku in range(1, limits.MAX_HOLD_LINES)]
+    for machine in (shop.pair.machine, shop.pair.reference):
+        machine.set_sku_limit(limits.MAX_HOLD_LINES)
+    shop.does(*[receive(1, cell) for cell in cells[::3]])
+    brought = [comes_back(1, RESTOCK, cell) for cell in cells]
+    for _ in range(2):
+        answers = shop.answers(*linked([*brought, reserve(5)]))
+        assert answers == [REFUSED] * len(cells) + [Status.INSUFFICIENT_STOCK]
+        assert shop.pair.machine.cells == len(cells[::3])
+    random.Random(0).shuffle(cells)
+    shop.does(*[receive(2, cell) for cell in cells])
+    assert {shop.cell(cell).on_hand for cell in cells} == {2, 3, 4}
+
+
+def test_the_returns_of_an_exchange_are_summed_before_they_are_judged() -> None:
+    shop = Shop(tea=10, jam=10)
+    sold(shop)
+    twice = linked([back(1), back(1, cell=FAR), back(1), reserve(1)])
+    assert shop.answers(*twice) == [REFUSED, REFUSED, Status.EXCEEDS_HOLD, REFUSED]
+    shop.does(sale(1, hold=hold_id("receipt")))
+    of_two = [back(2), comes_back(1, RESTOCK, hold=hold_id("receipt")), comes_back(1, RESTOCK)]
+    shop.does(*linked([*of_two, reserve(1)]), name="exchange")
+    shop.does(fulfil("order"))
+    other_sku = [back(1), back(2, cell=JAM)]
+    shop.does(*linked([*other_sku, reserve(1)]), name="another")
+    assert shop.returned("order") == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("bad", "status"),
+    [
+        (back(0), Status.INVALID_QUANTITY),
+        (back(1, flags=int(Flag.PARTIAL)), Status.INVALID_FLAGS),
+        (back(1, cell=NOWHERE), Status.UNKNOWN_LOCATION),
+        (back(1, cell=(3, BERLIN)), Status.NOT_IN_HOLD),
+        (comes_back(1, RESTOCK, hold=hold_id("nothing")), Status.UNKNOWN_HOLD),
+        (back(1, occurred_at_ns=-1), Status.INVALID_MOMENT),
+    ],
+)
+def test_the_first_line_of_an_exchange_that_is_refused_says_why(bad: Line, status: Status) -> None:
+    shop = Shop(tea=10, jam=10)
+    sold(shop)
+    before = shop.pair.machine.state_hash
+    assert shop.answers(*linked([bad, reserve(99)])) == [status, REFUSED]
+    assert shop.answers(*linked([back(1), bad, reserve(1)])) == [REFUSED, status, REFUSED]
+    assert shop.pair.machine.state_hash == before
+
+
+@pytest.mark.parametrize("bucket", ["on_hand", "damaged", "quality_control"])
+def test_an_exchange_keeps_every_counter_within_its_limit(bucket: str) -> None:
+    to = {"on_hand": RESTOCK, "damaged": DAMAGED, "quality_control": QUALITY}[bucket]
+    shop = Shop(tea=1, jam=1)
+    shop.pair.force(TEA, bucket, limits.MAX_BALANCE - 1)
+    one = comes_back(1, to)
+    answers = shop.answers(*linked([one, one, reserve(1, JAM)]))
+    assert answers == [REFUSED, Status.BALANCE_LIMIT, REFUSED]
+    shop.does(*linked([one, reserve(1, JAM)]))
+
+
+def test_an_exchange_ends_with_what_is_reserved() -> None:
+    shop = Shop(tea=10)
+    brought = comes_back(1, RESTOCK)
+    dangling = brought._replace(flags=int(Flag.LINKED))
+    assert shop.answer(dangling) is Status.INVALID_FLAGS
+    assert shop.answers(dangling, brought) == [REFUSED, Status.INVALID_FLAGS]
+    assert shop.answers(dangling, dangling) == [REFUSED, Status.INVALID_FLAGS]
+    assert shop.answers(*linked([brought, reserve(1), brought])) == [
+        REFUSED, REFUSED, Status.INVALID_FLAGS,
+    ]  # fmt: skip
+    assert shop.answers(*linked([brought, sale(1)])) == [REFUSED, Status.INVALID_FLAGS]
+    assert on_hand(shop) == 10
+
+
+def test_an_exchange_has_at_most_as_many_lines_as_a_hold() -> None:
+    most = limits.MAX_HOLD_LINES
+    shop = Shop(tea=10)
+    brought = [comes_back(1, RESTOCK)] * most
+    assert (
+        shop.answers(*linked([*brought, reserve(1)])) == [Status.TOO_MANY_LINES] + [REFUSED] * most
+    )
+    shop.does(*linked([*brought[1:], reserve(1)]))
+
+
+def test_the_id_of_an_exchange_is_taken_like_a_holds() -> None:
+    shop = Shop(tea=10)
+    shop.holds("id", reserve(1))
+    answers = shop.answers(*linked([comes_back(1, RESTOCK), reserve(1)]), name="id")
+    assert answers == [REFUSED, Status.HOLD_EXISTS]
+    assert on_hand(shop) == 10
+
+
+def test_an_exchange_may_take_the_place_of_a_hold() -> None:
+    shop = Shop()
+    shop.does(receive(1))
+    shop.holds("old", reserve(1))
+    new = reserve(2, flags=int(Flag.SUPERSEDE), hold=hold_id("old"))
+    shop.does(*linked([comes_back(1, RESTOCK), new]), name="new")
+    assert shop.state("old") is HoldState.RELEASED
+    assert shop.units("new") == [(2, 0, 0)]
+
+
+def test_an_exchange_may_take_what_there_is() -> None:
+    shop = Shop(tea=10)
+    some = reserve(5, JAM, flags=int(Flag.PARTIAL))
+    answers = shop.answers(*linked([comes_back(2, RESTOCK, JAM), some, some]))
+    assert answers == [Status.OK, Status.OK, Status.INSUFFICIENT_STOCK]
+    assert shop.units("request") == [(2, 0, 0)]
+    answers = shop.answers(*linked([comes_back(2, DAMAGED, JAM), some, some]), name="none")
+    assert answers == [REFUSED, Status.INSUFFICIENT_STOCK, Status.INSUFFICIENT_STOCK]
+    assert shop.cell(JAM).damaged == 0
