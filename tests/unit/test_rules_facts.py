@@ -12,7 +12,7 @@ from engine.operations import Disposition, Flag, Kind, id_to_pair
 from engine.reference import Key, Line
 from engine.status import Status
 from engine.views import HoldLine, HoldState
-from tests.property.histories import BERLIN, BOSTON, MS, UNKNOWN, line, linked
+from tests.property.histories import BERLIN, MS, UNKNOWN, line, linked
 from tests.property.shop import (
     FAR,
     JAM,
