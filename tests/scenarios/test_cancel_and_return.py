@@ -6,10 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.catalogue import Catalogue
+from engine.entries import Sku
 from engine.operations import Disposition
 from engine.reference import Key
 from engine.status import Status
 from engine.views import HoldState
+from tests.property.histories import BERLIN
 from tests.property.shop import (
     FAR,
     JAM,
@@ -19,9 +22,11 @@ from tests.property.shop import (
     comes_back,
     commit,
     fulfil,
+    hold_id,
     receive,
     reserve,
 )
+from tests.unit.test_catalogue import add
 
 RESTOCK, QUALITY, DAMAGED = Disposition.RESTOCK, Disposition.QUALITY_CONTROL, Disposition.DAMAGED
 
@@ -139,3 +144,39 @@ def test_scenario_15_three_of_one_sku_come_back_to_three_ends(
     cell = shop.cell()
     assert (cell.on_hand, cell.available) == (1 + 1 + 2 + 3, 1 + 1)
     assert (cell.quality_control, cell.damaged) == (2, 3)
+
+
+# --- 17: a SKU's code changed between order and return ----------------------------------------------
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.sampled_from(Disposition))
+def test_scenario_17_a_code_that_changed_between_order_and_return_leaves_balances_exact(
+    ordered: int, returned: int, disposition: Disposition
+) -> None:
+    """Stock is kept by ids, which no code's change moves: a new code is another SKU.
+
+    What comes back by the id is booked where it was sold from. What comes back by the new code is
+    refused against the order, or is stock of the new SKU when it is blind; never some of each.
+    """
+    returned = min(ordered, returned)
+    catalogue = Catalogue()
+    tea, jam = add(catalogue, Sku("TEA"), Sku("JAM"))
+    shop = Shop(tea=10)
+    shop.holds("order", reserve(ordered, (tea, BERLIN)))
+    shop.does(commit("order"))
+    shop.does(fulfil("order"))
+    (renamed,) = add(catalogue, Sku("TEA-2027"))
+    assert add(catalogue, Sku("TEA"), Sku("TEA-2027")) == [tea, renamed]
+    assert renamed not in {tea, jam}
+    against = {"hold": hold_id("order")}
+    by_new_code = comes_back(returned, disposition, (renamed, BERLIN), **against)
+    assert shop.answer(by_new_code) is Status.NOT_IN_HOLD
+    shop.does(comes_back(returned, disposition, (tea, BERLIN), **against))
+    shop.does(comes_back(1, disposition, (renamed, BERLIN)))
+    assert shop.returned("order") == [returned]
+    for cell, on_hand, back in (
+        (shop.cell((tea, BERLIN)), 10 - ordered + returned, returned),
+        (shop.cell((renamed, BERLIN)), 1, 1),
+    ):
+        assert (cell.on_hand, cell.reserved, cell.committed) == (on_hand, 0, 0)
+        assert cell.available == on_hand - (0 if disposition is RESTOCK else back)
