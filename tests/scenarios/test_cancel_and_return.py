@@ -25,6 +25,7 @@ from tests.property.shop import (
     hold_id,
     receive,
     reserve,
+    unfulfil,
 )
 from tests.unit.test_catalogue import add
 
@@ -144,6 +145,41 @@ def test_scenario_15_three_of_one_sku_come_back_to_three_ends(
     cell = shop.cell()
     assert (cell.on_hand, cell.available) == (1 + 1 + 2 + 3, 1 + 1)
     assert (cell.quality_control, cell.damaged) == (2, 3)
+
+
+# --- 16: a fulfilment that is cancelled -------------------------------------------------------------
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 8), st.integers(0, 8))
+def test_scenario_16_a_fulfilment_that_is_cancelled_makes_the_commitment_live_again(
+    ordered: int, out: int, returned: int, undone: int
+) -> None:
+    """It can be handed over again, or cancelled; what has come back since cannot."""
+    out = min(out, ordered)
+    returned = min(returned, out)
+    undone = min(undone, out - returned)
+    shop = Shop(tea=10)
+    shop.holds("order", reserve(ordered))
+    shop.does(commit("order"))
+    shop.does(fulfil("order", out))
+    if returned:
+        shop.does(comes_back(returned, RESTOCK, hold=hold_id("order")))
+    if undone:
+        assert shop.answer(unfulfil("order", out - returned + 1)) is (
+            Status.EXCEEDS_HOLD if returned < out else Status.HOLD_NOT_FULFILLED
+        )
+        shop.does(unfulfil("order", undone))
+    committed = ordered - out + undone
+    cell = shop.cell()
+    assert (cell.on_hand, cell.committed) == (10 - out + returned + undone, committed)
+    assert cell.available == 10 - ordered + returned
+    assert shop.units("order") == [(0, committed, out - undone)]
+    if committed:
+        assert shop.state("order") is HoldState.COMMITTED
+        shop.does(fulfil("order") if undone % 2 else cancel("order"))
+    left = 10 - (ordered if undone % 2 else out - undone) + returned
+    cell = shop.cell()
+    assert (cell.on_hand, cell.committed, cell.available) == (left, 0, left)
 
 
 # --- 17: a SKU's code changed between order and return ----------------------------------------------

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.operations import Disposition
-from engine.reference import Line
+from engine.reference import Key, Line
 from engine.status import Status
 from engine.views import HoldState
-from tests.property.histories import MS
+from tests.property.histories import MS, linked
 from tests.property.shop import (
     FAR,
     JAM,
@@ -22,9 +22,11 @@ from tests.property.shop import (
     commit,
     fulfil,
     hold_id,
+    instead_of,
     release,
     reserve,
     sale,
+    unfulfil,
 )
 from tests.scenarios.market import Market
 
@@ -56,9 +58,34 @@ def test_scenario_07_a_payment_is_taken_up_to_the_deadline_and_refused_a_nanosec
         assert shop.cell().committed == 0
 
 
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 10), st.integers(0, 5))
+def test_scenario_07_a_late_payment_is_reserved_anew_when_the_caller_asks_and_it_is_there(
+    tea: int, jam: int, gone: int, jam_gone: int
+) -> None:
+    """All of it or nothing, in one step: what others took meanwhile is theirs."""
+    shop = Shop(tea=10, jam=5)
+    shop.holds("order", reserve(tea), reserve(jam, JAM))
+    shop.wait_until(shop.hold("order").deadline_ns + 1)
+    for units, cell in ((gone, TEA), (jam_gone, JAM)):
+        if units:
+            shop.does(reserve(units, cell, ttl_ms=60_000), name=f"other {cell[0]}")
+    before = shop.cell(), shop.cell(JAM)
+    is_there = tea <= 10 - gone and jam <= 5 - jam_gone
+    answer = shop.answer(commit("order", again=True))
+    if is_there:
+        assert answer is OK
+        assert shop.units("order") == [(0, tea, 0), (0, jam, 0)]
+        assert (shop.available(), shop.available(JAM)) == (10 - gone - tea, 5 - jam_gone - jam)
+        assert shop.answer(commit("order", again=True)) is Status.HOLD_NOT_PENDING
+    else:
+        assert answer is Status.INSUFFICIENT_STOCK
+        assert shop.state("order") is HoldState.EXPIRED
+        assert (shop.cell(), shop.cell(JAM)) == before
+
+
 PAYMENTS = st.lists(
     st.tuples(
-        st.sampled_from(["buy", "buy", "pay", "pay", "hand over", "give up"]),
+        st.sampled_from(["buy", "buy", "pay", "pay", "pay anew", "hand over", "give up"]),
         st.integers(0, 5),
         st.sampled_from([0, 1, 500 * MS, 1_000 * MS, 1_001 * MS]),
     ),
@@ -76,6 +103,20 @@ def test_scenario_07_whoever_pays_late_nothing_is_sold_twice(
         shop.wait(1 + wait_ns)
         if what == "buy":
             shop.answer(reserve(1), name=f"{buyer}")
+        elif what == "pay anew":
+            was = shop.pair.machine.hold(hold_id(f"{buyer}"))
+            free = shop.available() + sum(
+                each.lines[0].pending
+                for each in shop.pair.reference.holds.values()
+                if each.deadline_ns < shop.now_ns + 1
+            )
+            answer = shop.answer(commit(f"{buyer}", again=True))
+            paid += answer is OK
+            lapsed = was is not None and (
+                was.state is HoldState.EXPIRED
+                or (was.state is HoldState.PENDING and was.deadline_ns < shop.now_ns)
+            )
+            assert not lapsed or (answer is OK) == (free > 0), number
         elif what == "pay":
             was = shop.pair.machine.hold(hold_id(f"{buyer}"))
             answer = shop.answer(commit(f"{buyer}"))
@@ -95,6 +136,65 @@ def test_scenario_07_whoever_pays_late_nothing_is_sold_twice(
 
 def _handed_over(shop: Shop) -> int:
     return sum(line.fulfilled for h in shop.pair.reference.holds.values() for line in h.lines)
+
+
+# --- 8: the owner retries ---------------------------------------------------------------------------
+
+BASKETS = st.lists(
+    st.tuples(st.sampled_from([TEA, JAM]), st.integers(1, 6)), min_size=1, max_size=4
+)
+
+
+def wanted(basket: list[tuple[Key, int]], cell: Key) -> int:
+    return sum(units for key, units in basket if key == cell)
+
+
+@given(BASKETS, BASKETS, st.integers(0, 12), st.integers(0, 12))
+def test_scenario_08_the_owners_own_hold_does_not_stand_in_the_way_of_a_retry(
+    first: list[tuple[Key, int]], retry: list[tuple[Key, int]], others: int, spare: int
+) -> None:
+    """Never worse than the old hold, never both: either the new one stands or the old one does."""
+    stock = {cell: wanted(first, cell) + others + spare for cell in (TEA, JAM)}
+    shop = Shop(stock[TEA], stock[JAM])
+    if others:
+        shop.holds("others", reserve(others), reserve(others, JAM))
+    shop.holds("first", *(reserve(units, cell) for cell, units in first))
+    before = shop.pair.machine.state_hash
+    new, *more = linked([reserve(units, cell) for cell, units in retry])
+    answers = shop.answers(instead_of("first", new), *more, name="retry")
+    fits = all(wanted(retry, cell) <= stock[cell] - others for cell in (TEA, JAM))
+    assert (set(answers) == {OK}) == fits
+    standing = retry if fits else first
+    for cell in (TEA, JAM):
+        if stock[cell]:
+            assert shop.cell(cell).reserved == wanted(standing, cell) + others
+    if fits:
+        assert shop.state("first") is HoldState.RELEASED
+        assert shop.answer(commit("first")) is Status.HOLD_RELEASED
+        shop.does(commit("retry"))
+    else:
+        assert Status.INSUFFICIENT_STOCK in answers
+        assert shop.pair.machine.state_hash == before
+        shop.does(commit("first"))
+
+
+@any_order
+async def test_scenario_08_nobody_slips_in_between_an_owners_hold_and_the_retry(seed: int) -> None:
+    """The last unit stays the owner's however often payment is retried and however many wait."""
+    async with Market.open(seed, lossy=0.1) as market:
+        await market.stock({TEA: 1})
+        assert await market.order("try 0", reserve(1, ttl_ms=600_000)) is OK
+
+        async def retries() -> None:
+            for number in range(6):
+                anew = instead_of(f"try {number}", reserve(1, ttl_ms=600_000))
+                assert await market.order(f"try {number + 1}", anew) is OK
+
+        buyers = [market.order(f"b{n}", reserve(1, ttl_ms=600_000)) for n in range(20)]
+        _, *answers = await market.all([retries(), *buyers])
+        assert set(answers) == {Status.INSUFFICIENT_STOCK}
+        assert await market.pending() == 1
+        assert await market.call("pay", commit("try 6")) is OK
 
 
 # --- 9: the client gives up -------------------------------------------------------------------------
@@ -171,7 +271,7 @@ def test_scenario_11_a_cancel_before_anything_was_committed_takes_no_counter_bel
 
 CALLS = st.lists(
     st.tuples(
-        st.sampled_from([commit, release, fulfil, cancel]),
+        st.sampled_from([commit, release, fulfil, cancel, unfulfil]),
         st.integers(0, 5),
         st.sampled_from([TEA, JAM]),
     ),
@@ -187,7 +287,13 @@ def test_scenario_11_whatever_is_called_on_an_order_in_whatever_turn_no_counter_
     shop = Shop(tea=5, jam=5)
     shop.holds("order", reserve(4), reserve(3, JAM))
     had = {TEA: [4, 0, 0], JAM: [3, 0, 0]}  # pending, committed, fulfilled
-    moves = {commit: (0, 1), release: (0, None), fulfil: (1, 2), cancel: (1, None)}
+    moves = {
+        commit: (0, 1),
+        release: (0, None),
+        fulfil: (1, 2),
+        cancel: (1, None),
+        unfulfil: (2, 1),
+    }
     for call, units, cell in calls:
         before = shop.pair.machine.state_hash
         if shop.answer(call("order", units, cell)) is not OK:
