@@ -16,6 +16,7 @@ from engine.block import Block, crc_of, decode, encode
 from engine.machine import Machine, Outcome
 from engine.memory import AnswerMemory
 from engine.operations import Answer, Request
+from engine.shortages import of_request
 
 
 class Recovery(Exception):  # noqa: N818 - a condition, for people
@@ -89,7 +90,8 @@ def _reapply(block: Block, position: Position, machine: Machine, memory: AnswerM
     machine.set_sku_limit(block.sku_limit)
     for place in block.places:
         machine.set_place(place)
-    outcome = machine.apply(block.now_ns, block.requests)
+    outcome = machine.apply(block.now_ns, block.requests, names_endangered=False)
+    outcome.endangered = block.endangered
     if not np.array_equal(outcome.status, block.status):
         raise Recovery(f"block {position}: replay answers otherwise than the journal says")
     if machine.state_hash != block.state_hash:
@@ -111,5 +113,8 @@ def answers_of(
         granted = b""
         if outcome.granted is not None and request.is_partial:
             granted = outcome.granted[first:end].tobytes()
-        yield Answer(status[first:end], available, now_ns, position.epoch, position.seq, granted)
+        endangered = of_request(outcome.endangered, first, end) if outcome.endangered else ()
+        yield Answer(
+            status[first:end], available, now_ns, position.epoch, position.seq, granted, endangered
+        )
         first = end

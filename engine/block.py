@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from engine import limits
 from engine.kernels import CELL_WORDS, INCOMING, ON_HAND, PRICE, VERSION
 from engine.operations import COLUMNS, Request
+from engine.shortages import packed_endangered, unpacked_endangered
+from engine.views import Endangered
 
 FORMAT: Final = 2
 _LENGTH: Final = struct.Struct("<I")
@@ -104,7 +106,8 @@ class Block:
 
     `sku_limit` and `places` are the catalogue's news that the block begins with. `status` has one
     byte a line of all requests, in order. `state_hash` is the shard's after the block. `nonce` is
-    set in the opening block of an epoch, which has no lines.
+    set in the opening block of an epoch, which has no lines. `endangered` says which facts left less
+    than nothing available, and which holds that endangers; the line is counted over all requests.
     """
 
     shard: int
@@ -120,6 +123,7 @@ class Block:
     image: AfterImage | None = None
     nonce: bytes = b""
     expired: int = 0
+    endangered: tuple[Endangered, ...] = ()
 
 
 class _Columns:
@@ -210,6 +214,8 @@ def encode(block: Block) -> tuple[bytes, int]:
     }
     if block.places:
         header["places"] = packed_places(block.places)
+    if block.endangered:
+        header["endangered"] = packed_endangered(block.endangered)
     if block.nonce:
         header["nonce"] = block.nonce
     if block.image is not None:
@@ -287,6 +293,7 @@ def _decode(view: memoryview) -> Block:
         _requests(packed, header["requests"], header["n"]),
         _full(packed, "status", header["n"], np.dtype(np.uint8)),
         image, header.get("nonce", b""), header["expired"],
+        unpacked_endangered(header.get("endangered", ())),
     )  # fmt: skip
 
 

@@ -109,6 +109,7 @@ _SET_SAFETY_STOCK, _SET_PRICE = int(Kind.SET_SAFETY_STOCK), int(Kind.SET_PRICE)
 _CLAIM_RETURN = int(Kind.CLAIM_RETURN)
 _INSPECT, _WRITE_OFF = int(Kind.INSPECT), int(Kind.WRITE_OFF)
 _EXTEND, _UNFULFIL = int(Kind.EXTEND), int(Kind.UNFULFIL)
+_CANCEL_INCOMING, _EXPECT = int(Kind.CANCEL_INCOMING), int(Kind.EXPECT)
 _LAST_KIND = int(max(Kind))
 _LINKED, _RELEASE_REST = int(Flag.LINKED), int(Flag.RELEASE_REST)
 _PARTIAL, _SUPERSEDE = int(Flag.PARTIAL), int(Flag.SUPERSEDE)
@@ -122,6 +123,7 @@ _MIN_TTL, _MAX_TTL, _NS_PER_MS = limits.MIN_TTL_MS, limits.MAX_TTL_MS, limits.NS
 _MAX_PRICE, _MAX_REASON = limits.MAX_PRICE_MINOR, limits.MAX_REASON
 _MAX_HOLD_LINES, _MAX_CHANNELS = limits.MAX_HOLD_LINES, limits.MAX_CHANNELS
 _MAX_SKEW_NS = limits.MAX_CLOCK_SKEW_MS * limits.NS_PER_MS
+_MAX_EXPECTED_AT = limits.MAX_EXPECTED_AT_MS
 
 _OK = int(Status.OK)
 _INVALID_KIND, _INVALID_FLAGS = int(Status.INVALID_KIND), int(Status.INVALID_FLAGS)
@@ -1188,6 +1190,8 @@ def called_hold(
     One that is due but was not swept yet (very many fell due at once) expires here and now.
     """
     head = find_hold(holds, hold_index, hi, lo)
+    if head >= 0 and lines[head, STATE] >= H_INCOMING:
+        return np.int64(-1)  # an incoming record is no hold
     if head >= 0 and lines[head, STATE] == H_PENDING and holds[head, DEADLINE] < now:
         expire(
             cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head
@@ -1217,8 +1221,6 @@ def check_hold_state(kind, state):
         return _HOLD_EXPIRED
     if state == H_RELEASED:
         return _HOLD_RELEASED
-    if state >= H_INCOMING:
-        return _UNKNOWN_HOLD  # an incoming record is no hold
     if kind == _FULFIL or kind == _CANCEL:
         return _OK if state <= H_COMMITTED else _NOT_COMMITTED
     if kind == _UNFULFIL:
@@ -1839,6 +1841,332 @@ def setting(
     return status, row
 
 
+# --- incoming -----------------------------------------------------------------------------------
+#
+# A record is kept as a hold is: a line a cell, chained, the first one in the index; it is in the state
+# hash while something is outstanding, in the ring after that, and never in the wheel. Of its lines
+# PENDING is what is outstanding, FULFILLED what came and POSTED what was expected, and DEADLINE is when,
+# in ns, or 0. The STATE of each of them says that it is no hold's, so that nobody takes POSTED for what
+# is promised: the first one's is the record's, the others' is H_INCOMING | number << NUMBER_AT.
+
+
+@_inlined
+def record_line(lines, head, row):
+    """The line on `row` of a record (-1: it has none), and how many lines the record has."""
+    found, count = np.int64(-1), np.int64(0)
+    slot = head
+    while slot >= 0:
+        if lines[slot, CELL] == row:
+            found = slot
+        count += 1
+        slot = np.int64(lines[slot, NEXT_LINE])
+    return found, count
+
+
+@_inlined
+def new_record_line(holds, lines, meta, head, number, row, hi, lo):
+    """A line with nothing in it, behind the others of a record (-1: its first one)."""
+    slot = take_slot(lines, meta)
+    holds[slot, ID_HI] = hi
+    holds[slot, ID_LO] = lo
+    holds[slot, DEADLINE] = 0
+    for column in range(CELL, RETURNED + 1):
+        lines[slot, column] = 0
+    lines[slot, CELL] = row
+    lines[slot, NEXT_LINE] = NONE
+    lines[slot, STATE] = H_INCOMING | number << NUMBER_AT
+    if head >= 0:
+        holds[slot, DEADLINE] = holds[head, DEADLINE]
+        last = head
+        while lines[last, NEXT_LINE] >= 0:
+            last = np.int64(lines[last, NEXT_LINE])
+        lines[last, NEXT_LINE] = slot
+    return slot
+
+
+@_inlined
+def take_incoming(cells, touched, lines, meta, sums, slot, units):
+    """Units of a record's line are not on their way any more."""
+    row = np.int64(lines[slot, CELL])
+    touch(cells, touched, meta, sums, row)
+    lines[slot, PENDING] -= units
+    cells[row, INCOMING] -= units
+    meta[CHANGED] |= 1 << INCOMING
+
+
+@_inlined
+def settle_incoming(holds, lines, hold_index, ring, meta, sums, head):
+    """After a change of a record's lines: its new state, the hash, the ring.
+
+    Its lines must be out of the state hash.
+    """
+    outstanding, came = np.int64(0), np.int64(0)
+    slot = head
+    while slot >= 0:
+        outstanding += lines[slot, PENDING]
+        came += lines[slot, FULFILLED]
+        slot = np.int64(lines[slot, NEXT_LINE])
+    if outstanding > 0:
+        add_hash(holds, lines, sums, head)
+    else:
+        was_live = lines[head, STATE] == H_INCOMING
+        lines[head, STATE] = H_RECEIVED if came > 0 else H_DROPPED
+        if was_live:
+            remember_resolved(holds, lines, hold_index, ring, meta, head)
+
+
+@_inlined
+def check_expect(places, meta, flags, sku, location, quantity, expected_at_ms):
+    """The checks of EXPECT that need no record."""
+    if flags:
+        return _INVALID_FLAGS
+    if quantity <= 0:
+        return _INVALID_QUANTITY
+    if quantity > _MAX_QUANTITY:
+        return _TOO_LARGE
+    if expected_at_ms < 0 or expected_at_ms > _MAX_EXPECTED_AT:
+        return _INVALID_MOMENT
+    return check_place(places, meta, sku, location)
+
+
+@_inlined
+def judge_expect(cells, lines, row, head, slot, count, quantity):
+    """Whether a record (-1: a new one) of `count` lines, `slot` the one on `row`, takes more."""
+    if head >= 0 and lines[head, STATE] < H_INCOMING:
+        return _HOLD_EXISTS
+    if head >= 0 and lines[head, STATE] > H_INCOMING:
+        return _NOT_PENDING
+    if slot < 0 and count == _MAX_HOLD_LINES:
+        return _TOO_MANY_LINES
+    if slot >= 0 and lines[slot, POSTED] + quantity > _MAX_QUANTITY:
+        return _BALANCE_LIMIT
+    if row >= 0 and cells[row, INCOMING] + quantity > _MAX_BALANCE:
+        return _BALANCE_LIMIT
+    return _OK
+
+
+@_jit
+def expect(
+    cells, cell_index, touched, holds, lines, hold_index, places, meta, sums,
+    flags, sku, location, quantity, expected_at_ms, hi, lo,
+):  # fmt: skip
+    """EXPECT: units of a cell are on their way, as a line of record `hi`, `lo`, which may be new.
+
+    A date that is given is the whole record's from now on. Returns (status, row or -1).
+    """
+    status = check_expect(places, meta, flags, sku, location, quantity, expected_at_ms)
+    if status != _OK:
+        return status, np.int64(-1)
+    row = find_cell(cells, cell_index, location << 32 | sku)
+    head = find_hold(holds, hold_index, hi, lo)
+    slot, count = record_line(lines, head, row)
+    status = judge_expect(cells, lines, row, head, slot, count, quantity)
+    if status != _OK:
+        return status, row
+
+    if row < 0:
+        row = new_cell(cells, cell_index, touched, meta, location << 32 | sku)
+    touch(cells, touched, meta, sums, row)
+    cells[row, INCOMING] += quantity
+    meta[CHANGED] |= 1 << INCOMING
+    drop_hash(holds, lines, sums, head)
+    if slot < 0:
+        slot = new_record_line(holds, lines, meta, head, count, row, hi, lo)
+    if head < 0:
+        head = slot
+        enter(hold_index, id_tag(hi, lo), head)
+    lines[slot, PENDING] += quantity
+    lines[slot, POSTED] += quantity
+    if expected_at_ms > 0:
+        slot = head
+        while slot >= 0:
+            holds[slot, DEADLINE] = expected_at_ms * _NS_PER_MS
+            slot = np.int64(lines[slot, NEXT_LINE])
+    add_hash(holds, lines, sums, head)
+    return status, row
+
+
+@_jit
+def receive_expected(
+    cells, cell_index, touched, counted, movements, holds, lines, hold_index, ring, places, meta,
+    sums, now, flags, sku, location, quantity, value, occurred_at, hi, lo,
+):  # fmt: skip
+    """RECEIVE against a record. It is a fact, so what nobody expected is recorded too.
+
+    Returns (status, row or -1).
+    """
+    status = check_fact(
+        places, meta, now, _RECEIVE, flags, sku, location, quantity, value, occurred_at
+    )  # fmt: skip
+    if status != _OK:
+        return status, np.int64(-1)
+    row = find_cell(cells, cell_index, location << 32 | sku)
+    head = find_hold(holds, hold_index, hi, lo)
+    if head < 0 or lines[head, STATE] < H_INCOMING:
+        return _UNKNOWN_HOLD, row
+    slot, count = record_line(lines, head, row)
+    if slot < 0 and count == _MAX_HOLD_LINES:
+        return _TOO_MANY_LINES, row
+    if slot >= 0 and lines[slot, FULFILLED] + quantity > _MAX_QUANTITY:
+        return _BALANCE_LIMIT, row
+    status, row = fact(
+        cells, cell_index, touched, counted, movements, holds, lines, hold_index, ring, places, meta,
+        sums, now, _RECEIVE, flags, sku, location, quantity, value, occurred_at, hi, lo,
+    )  # fmt: skip
+    if status != _OK:
+        return status, row
+
+    if lines[head, STATE] == H_INCOMING:
+        drop_hash(holds, lines, sums, head)
+    if slot < 0:
+        slot = new_record_line(holds, lines, meta, head, count, row, hi, lo)
+    came = min(quantity, np.int64(lines[slot, PENDING]))
+    take_incoming(cells, touched, lines, meta, sums, slot, came)
+    lines[slot, FULFILLED] += quantity
+    settle_incoming(holds, lines, hold_index, ring, meta, sums, head)
+    return status, row
+
+
+@_jit
+def cancel_incoming(
+    cells, touched, holds, lines, hold_index, ring, meta, sums, flags, key, quantity, hi, lo
+):  # fmt: skip
+    """CANCEL_INCOMING: all that is outstanding, or `quantity` of the line on one cell.
+
+    Returns (status, row or -1): the row of the first line that it is about.
+    """
+    status = check_hold_call(_CANCEL_INCOMING, flags, quantity)
+    if status != _OK:
+        return status, np.int64(-1)
+    head = find_hold(holds, hold_index, hi, lo)
+    if head < 0 or lines[head, STATE] < H_INCOMING:
+        return _UNKNOWN_HOLD, np.int64(-1)
+    if lines[head, STATE] > H_INCOMING:
+        return _NOT_PENDING, np.int64(lines[head, CELL])
+    called = head
+    if quantity > 0 and (key != 0 or lines[head, NEXT_LINE] >= 0):
+        while called >= 0 and cells[lines[called, CELL], KEY] != key:
+            called = np.int64(lines[called, NEXT_LINE])
+        if called < 0:
+            return _NOT_IN_HOLD, np.int64(-1)
+    row = np.int64(lines[called, CELL])
+    if quantity > lines[called, PENDING]:
+        return _EXCEEDS_HOLD, row
+
+    drop_hash(holds, lines, sums, head)
+    if quantity > 0:
+        take_incoming(cells, touched, lines, meta, sums, called, quantity)
+    else:
+        while called >= 0:
+            units = np.int64(lines[called, PENDING])
+            take_incoming(cells, touched, lines, meta, sums, called, units)
+            called = np.int64(lines[called, NEXT_LINE])
+    settle_incoming(holds, lines, hold_index, ring, meta, sums, head)
+    return status, row
+
+
+# --- shortages ----------------------------------------------------------------------------------
+
+MARK_WORDS = 1024  # a bit a row, modulo: the test that nearly every line fails stays in the cache
+_MARK_MASK = MARK_WORDS - 1
+_STATE_MASK = (1 << NUMBER_AT) - 1
+
+
+@_inlined
+def may_lower(kind, value):
+    """Whether a fact may leave less available than before.
+
+    A return does when its goods are set aside and a later count has seen them already.
+    """
+    if kind == _RETURN:
+        return value != _RESTOCK
+    sells = kind == _SALE or kind == _WRITE_OFF
+    return sells or kind == _ADJUST or kind == _COUNT or kind == _SET_SAFETY_STOCK
+
+
+@_jit
+def short_lines(cells, block, rows, status, found):
+    """The facts whose cells have less than nothing available, now that the block is applied.
+
+    `rows` and `status` are as `apply_block` left them. Writes the lines' indexes to `found` (int64,
+    n) and returns how many there are.
+    """
+    count = 0
+    for i in range(len(status)):
+        lowers = status[i] == _OK and may_lower(block.kind[i], block.value[i])
+        if lowers and available(cells, rows[i]) < 0:
+            found[count] = i
+            count += 1
+    return count
+
+
+@_inlined
+def place_of(values, value):
+    """The index of a value in a sorted array, or -1."""
+    low, high = 0, len(values)
+    while low < high:
+        middle = (low + high) >> 1
+        if values[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < len(values) and values[low] == value else -1
+
+
+@_inlined
+def rank_of(lines, meta, slot):
+    """Which lines of live holds a shortage endangers first: those of low rank.
+
+    Those with something pending, of the newest hold, and of one hold the first.
+    """
+    rank = (meta[HOLDS_MADE] - lines[slot, SERIAL]) & SERIALS
+    rank = rank << 24 | np.int64(lines[slot, STATE]) >> NUMBER_AT
+    return rank if lines[slot, PENDING] > 0 else rank | 1 << 62
+
+
+@_inlined
+def enter_ranked(ranks, slots, counts, cell, most, rank, slot):
+    """Put a line among the `most` of lowest rank on a cell, in order, if it belongs there."""
+    at = counts[cell]
+    if at < most:
+        counts[cell] += 1
+    elif ranks[cell, at - 1] > rank:
+        at -= 1  # the last one makes room
+    else:
+        return
+    while at > 0 and ranks[cell, at - 1] > rank:
+        ranks[cell, at] = ranks[cell, at - 1]
+        slots[cell, at] = slots[cell, at - 1]
+        at -= 1
+    ranks[cell, at] = rank
+    slots[cell, at] = slot
+
+
+@_jit
+def find_endangered(lines, meta, short, wanted, promised, marks, ranks, slots, counts):
+    """The lines of live holds on the rows `short` (int64, sorted) that come first by `rank_of`.
+
+    Of row `short[c]` at most `wanted[c]` (int64, 1 at least): their ranks in `ranks[c, :counts[c]]`
+    (int64), in order, and their slots in `slots` (int32). `counts` (int64) and `marks` (uint64,
+    MARK_WORDS) come as zeros. `promised` are the units that live holds have on all of these rows:
+    the scan ends when it has met them.
+    """
+    for i in range(len(short)):
+        marks[(short[i] >> 6) & _MARK_MASK] |= _U1 << np.uint64(short[i] & 63)
+    slot = meta[HOLDS_USED] - 1  # the newest are at the end, unless slots were used again
+    while promised > 0 and slot >= 0:
+        row = np.int64(lines[slot, CELL])
+        units = np.int64(lines[slot, PENDING]) + np.int64(lines[slot, POSTED])
+        if marks[(row >> 6) & _MARK_MASK] >> np.uint64(row & 63) & _U1 != _U0 and units > 0:
+            state = lines[slot, STATE] & _STATE_MASK
+            cell = place_of(short, row)
+            if cell >= 0 and state > FREE and state < H_INCOMING:
+                promised -= units
+                rank = rank_of(lines, meta, slot)
+                enter_ranked(ranks, slots, counts, cell, wanted[cell], rank, slot)
+        slot -= 1
+
+
 # --- the block ----------------------------------------------------------------------------------
 
 
@@ -1865,7 +2193,7 @@ class Block(NamedTuple):
 def apply_block(state, now, budget, block, rows, units, out_status, out_available):
     """Apply a block at the time `now` (ns): first what expires, then the lines in order.
 
-    `rows` (int64, n) is scratch. `units` (int64, n) becomes what PARTIAL lines were granted, where
+    `rows` (int64, n) becomes the rows of the lines' cells. `units` (int64, n) becomes what PARTIAL lines were granted, where
     their status is OK; what it says of other lines means nothing. `out_status` (uint8, n) and `out_available` (int64, n) are the
     answers. The touched rows stand in `touched[:meta[DIRTY]]` afterwards. Returns how many holds
     the sweep expired.
@@ -1934,6 +2262,24 @@ def apply_block(state, now, budget, block, rows, units, out_status, out_availabl
                     cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums,
                     now, kind, flags, location << 32 | sku, quantities[i], hold_hi[i], hold_lo[i],
                 )  # fmt: skip
+            elif kind == _EXPECT:
+                if hold_hi[i] != 0 or hold_lo[i] != 0:
+                    hi, lo = hold_hi[i], hold_lo[i]
+                status, row = expect(
+                    cells, cell_index, touched, holds, lines, hold_index, places, meta, sums,
+                    flags, sku, location, quantities[i], values[i], hi, lo,
+                )  # fmt: skip
+            elif kind == _RECEIVE and (hold_hi[i] != 0 or hold_lo[i] != 0):
+                status, row = receive_expected(
+                    cells, cell_index, touched, counted, movements, holds, lines, hold_index, ring,
+                    places, meta, sums, now, flags, sku, location, quantities[i], values[i], occurred_at[i],
+                    hold_hi[i], hold_lo[i],
+                )  # fmt: skip
+            elif kind == _CANCEL_INCOMING:
+                status, row = cancel_incoming(
+                    cells, touched, holds, lines, hold_index, ring, meta, sums,
+                    flags, location << 32 | sku, quantities[i], hold_hi[i], hold_lo[i],
+                )  # fmt: skip
             elif (kind >= _SALE and kind <= _COUNT) or kind == _INSPECT or kind == _WRITE_OFF:
                 status, row = fact(
                     cells, cell_index, touched, counted, movements, holds, lines, hold_index, ring,
@@ -1955,6 +2301,7 @@ def apply_block(state, now, budget, block, rows, units, out_status, out_availabl
                     cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums,
                     now, flags, values[i], hold_hi[i], hold_lo[i],
                 )  # fmt: skip
+            rows[i] = row
             out_status[i] = status
             out_available[i] = available(cells, row) if row >= 0 else 0
             i = after

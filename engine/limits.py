@@ -21,6 +21,7 @@ MAX_TTL_MS: Final = 30 * 24 * 3600 * 1000
 DEFAULT_TTL_MS: Final = 15 * 60 * 1000  # what a caller gets who names none
 MAX_HOLD_LINES: Final = 512  # lines of one hold (one order at one location)
 MAX_ENDANGERED: Final = 64  # holds that one fact names when it leaves a shortage
+MAX_ENDANGERED_OF_BLOCK: Final = 1 << 15  # holds that the facts of one block name, all in all
 RESOLVED_HOLDS_REMEMBERED: Final = 1 << 20  # late calls on them get the precise status, per shard
 EXPIRIES_PER_BLOCK: Final = 1 << 14  # bounds one block's work when very many fall due at once
 
@@ -58,6 +59,7 @@ NS_PER_MS: Final = 1_000_000
 MAX_CLOCK_SKEW_MS: Final = (
     10 * 60 * 1000
 )  # a fact's moment may be so far ahead of the shard's clock
+MAX_EXPECTED_AT_MS: Final = ((1 << 63) - 1) // NS_PER_MS  # of an incoming record: the year 2262
 MOVEMENTS_REMEMBERED: Final = 1 << 20  # of on_hand, per shard: how far back a late count reaches
 EXPIRY_TICK_BITS: Final = (
     20  # the wheel sweeps by ticks of 2^20 ns (1.05 ms); expiry itself is exact
@@ -77,6 +79,8 @@ MAX_SHARDS: Final = 4_096
 assert MAX_QUANTITY < 1 << 31, "a hold's counters are int32"
 assert 8 * MAX_BALANCE < 1 << 63, "sums of counters must not wrap"
 assert MAX_BATCH_LINES <= MAX_BLOCK_LINES
+assert MAX_ENDANGERED <= MAX_ENDANGERED_OF_BLOCK
+assert 64 * (MAX_ENDANGERED_OF_BLOCK + MAX_BLOCK_LINES) < MAX_BLOCK_BYTES // 4, "they are in blocks"
 assert MAX_HOLD_LINES <= MAX_BATCH_LINES
 assert MAX_HOLD_LINES < 1 << 16, "a line's number in its hold is uint16"
 assert EXPIRIES_PER_BLOCK >= MAX_HOLD_LINES, "a hold's lines expire together"

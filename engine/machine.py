@@ -6,7 +6,7 @@ block, and takes the after-image. Time is an argument. What the rules are stands
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,8 +20,18 @@ from engine.block import AfterImage, Place, check_place, concatenated
 from engine.columns import Columns
 from engine.kernels import CELL_WORDS, KEY, ON_HAND
 from engine.operations import Flag, Kind, Request, id_to_pair
+from engine.shortages import name_endangered
 from engine.status import Status
-from engine.views import Cell, Hold, HoldLine, HoldState
+from engine.views import (
+    Cell,
+    DatedIncoming,
+    Endangered,
+    Hold,
+    HoldLine,
+    HoldState,
+    Incoming,
+    IncomingLine,
+)
 
 
 @dataclass(slots=True)
@@ -29,6 +39,7 @@ class Outcome:
     """What a block did. `status` (uint8) and `available` (int64) have one value a line.
 
     `granted` (int64, a value a line): how much each line reserved; None when no line is PARTIAL.
+    `endangered` has an entry for each line of a fact whose cell it left short, in their order.
     """
 
     status: NDArray[np.uint8]
@@ -36,6 +47,7 @@ class Outcome:
     expired: int
     image: AfterImage
     granted: NDArray[np.int64] | None = None
+    endangered: tuple[Endangered, ...] = ()
 
 
 class Machine:
@@ -169,20 +181,66 @@ class Machine:
     def hold(self, hold_id: bytes) -> Hold | None:
         """Look a hold up; None when it is not known, or no more."""
         s = self.state
-        high, low = (_signed(half) for half in id_to_pair(hold_id))
-        with _wrapping():
-            slot = int(kernels.find_hold(s.holds, s.hold_index, np.int64(high), np.int64(low)))
-        if slot < 0:
+        slots = self._slots(hold_id)
+        if not slots or s.lines[slots[0], kernels.STATE] >= kernels.H_INCOMING:
             return None
-        state, deadline = int(s.lines[slot, kernels.STATE]), int(s.holds[slot, kernels.DEADLINE])
         lines = []
-        while slot >= 0:
-            key = int(s.cells[s.lines[slot, kernels.CELL], KEY])
+        for slot in slots:
             amounts = s.lines[slot, kernels.PENDING : kernels.FULFILLED + 1].tolist()
             amounts.append(int(s.lines[slot, kernels.RETURNED]))
-            lines.append(HoldLine(key & 0xFFFFFFFF, key >> 32, *amounts))
+            lines.append(HoldLine(*self._cell_of(slot), *amounts))
+        state, deadline = s.lines[slots[0], kernels.STATE], s.holds[slots[0], kernels.DEADLINE]
+        return Hold(HoldState(int(state)), int(deadline), lines)
+
+    def incoming(self, incoming_id: bytes) -> Incoming | None:
+        """Look an incoming record up; None when it is not known, or no more."""
+        s = self.state
+        slots = self._slots(incoming_id)
+        if not slots or s.lines[slots[0], kernels.STATE] < kernels.H_INCOMING:
+            return None
+        columns = [kernels.POSTED, kernels.PENDING, kernels.FULFILLED]
+        lines = [
+            IncomingLine(*self._cell_of(slot), *s.lines[slot, columns].tolist()) for slot in slots
+        ]
+        state, expected_at = s.lines[slots[0], kernels.STATE], s.holds[slots[0], kernels.DEADLINE]
+        return Incoming(HoldState(int(state)), int(expected_at), lines)
+
+    def incoming_of(self, cells: Iterable[tuple[int, int]]) -> list[DatedIncoming]:
+        """What is outstanding for cells (SKU, location), by cell (location, SKU) and date.
+
+        One scan of all hold lines, for all cells together.
+        """
+        s = self.state
+        keys = [_signed(location << 32 | sku) for sku, location in cells]
+        with _wrapping():
+            rows = [kernels.find_cell(s.cells, s.cell_index, key) for key in keys]
+        lines = s.lines[: s.meta[kernels.HOLDS_USED]]
+        slots = np.flatnonzero(_is_incoming(lines) & (lines[:, kernels.PENDING] > 0))
+        slots = slots[np.isin(lines[slots, kernels.CELL], rows)]
+        found = [
+            DatedIncoming(*self._cell_of(slot), int(s.holds[slot, kernels.DEADLINE]), units)
+            for slot, units in zip(
+                slots.tolist(), lines[slots, kernels.PENDING].tolist(), strict=True
+            )
+        ]
+        return sorted(found, key=lambda each: (each.location, *each))
+
+    def _slots(self, any_id: bytes) -> list[int]:
+        """The lines of a hold or an incoming record, in order."""
+        s = self.state
+        high, low = (_signed(half) for half in id_to_pair(any_id))
+        with _wrapping():
+            slot = int(kernels.find_hold(s.holds, s.hold_index, np.int64(high), np.int64(low)))
+        slots = []
+        while slot >= 0:
+            slots.append(slot)
             slot = int(s.lines[slot, kernels.NEXT_LINE])
-        return Hold(HoldState(state), deadline, lines)
+        return slots
+
+    def _cell_of(self, slot: int) -> tuple[int, int]:
+        """The (SKU, location) of a hold line."""
+        key = int(self.state.cells[self.state.lines[slot, kernels.CELL], KEY])
+        return key & 0xFFFFFFFF, key >> 32
 
     # --- what changes it -----------------------------------------------------------------------
 
@@ -226,11 +284,15 @@ class Machine:
         self._places[place.location] = place
         self._highest_location = max(self._highest_location, place.location)
 
-    def apply(self, now_ns: int, requests: Sequence[Request]) -> Outcome:
+    def apply(
+        self, now_ns: int, requests: Sequence[Request], *, names_endangered: bool = True
+    ) -> Outcome:
         """Apply one block at the time `now_ns`, which must be later than that of the last one.
 
-        First the overdue holds expire, then the lines are applied in order. Raises ValueError for a
-        time that does not grow, MemoryError beyond the limits of a shard; then nothing has changed.
+        First the overdue holds expire, then the lines are applied in order. A replay does not need
+        `names_endangered` and the scan for it: the block says which holds its facts endanger.
+        Raises ValueError for a time that does not grow, MemoryError beyond the limits of a shard;
+        then nothing has changed.
         """
         if now_ns <= self.now_ns:
             raise ValueError(f"now_ns: {now_ns} is not after {self.now_ns}")
@@ -250,7 +312,10 @@ class Machine:
                 state, now_ns, self._budget, block, rows, units, status, available
             )
         granted = _granted(block, status, units)
-        return Outcome(status, available, int(expired), self._image(known), granted)
+        outcome = Outcome(status, available, int(expired), self._image(known), granted)
+        if names_endangered and self.shortages:
+            outcome.endangered = name_endangered(state, block, rows, status)
+        return outcome
 
     def _one(self, request: Request) -> kernels.Block:
         """A block of one line, in arrays that are used again: it is the latency of single calls."""
@@ -318,21 +383,27 @@ class Machine:
         """Check the invariants that hold between columns; what is wrong, or nothing.
 
         `reserved` is the sum of what open holds have pending, `committed` the sum of what they have
-        committed and not handed over, and the kept hash is that of the rows.
+        committed and not handed over, `incoming` the sum of what incoming records have outstanding,
+        and the kept hash is that of the rows.
         """
         s = self.state
         used = s.lines[: s.meta[kernels.HOLDS_USED]]
-        live = used[used[:, kernels.STATE] != kernels.FREE] if len(used) else used
+        used = used[used[:, kernels.STATE] != kernels.FREE]
+        records = _is_incoming(used)
         wrong = []
-        for word, column, name in (
-            (kernels.RESERVED, kernels.PENDING, "reserved"),
-            (kernels.COMMITTED, kernels.POSTED, "committed"),
+        for word, column, are_records, name in (
+            (kernels.RESERVED, kernels.PENDING, False, "reserved"),
+            (kernels.COMMITTED, kernels.POSTED, False, "committed"),
+            (kernels.INCOMING, kernels.PENDING, True, "incoming"),
         ):
-            held = np.bincount(live[:, kernels.CELL], live[:, column], self.cells).astype(np.int64)
+            counted = used[records == are_records]
+            held = np.bincount(counted[:, kernels.CELL], counted[:, column], self.cells).astype(
+                np.int64
+            )
             rows = np.flatnonzero(held[: self.cells] != s.cells[: self.cells, word])
             wrong += [
                 f"sku {int(s.cells[row, KEY]) & 0xFFFFFFFF} at location {int(s.cells[row, KEY]) >> 32}: "
-                f"{name} is {int(s.cells[row, word])}, its holds have {int(held[row])}"
+                f"{name} is {int(s.cells[row, word])}, its lines have {int(held[row])}"
                 for row in rows[:10]
             ]
         if self.recomputed_hash() != self.state_hash:
@@ -407,6 +478,13 @@ def _native(column: NDArray[Any] | None, name: str, lines: int) -> NDArray[Any]:
     if column.dtype == dtype and flags.c_contiguous and flags.aligned and flags.writeable:
         return column
     return np.array(column, dtype)
+
+
+def _is_incoming(lines: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Which of these hold lines are lines of incoming records."""
+    states = lines[:, kernels.STATE] & ((1 << kernels.NUMBER_AT) - 1)
+    is_incoming: NDArray[np.bool_] = states >= kernels.H_INCOMING
+    return is_incoming
 
 
 def _signed(value: int) -> int:

@@ -14,9 +14,10 @@ import msgpack
 
 from engine import limits
 from engine.operations import Answer, Request
+from engine.shortages import packed_endangered, unpacked_endangered
 
 _HEAD: Final = struct.Struct("<8sIQQQB")  # digest, lines, now_ns, epoch, seq, packing
-_ALL_OK, _PLAIN, _DEFLATED = range(3)
+_ALL_OK, _PLAIN, _DEFLATED, _WHOLE = range(4)
 _GRANTED: Final = 4  # a bit of `packing`: the last 8 bytes a line say what was granted
 _WORTH_DEFLATING: Final = 64  # bytes
 
@@ -38,7 +39,16 @@ class AnswerMemory:
     def remember(self, request: Request, answer: Answer) -> None:
         """Keep the answer to a request."""
         packing, body = _ALL_OK, b""
-        if answer.available or answer.granted or answer.status.count(0) != len(answer.status):
+        if answer.endangered:
+            packing = _WHOLE
+            whole = (
+                answer.status,
+                answer.available,
+                answer.granted,
+                packed_endangered(answer.endangered),
+            )
+            body = zlib.compress(msgpack.packb(whole), 1)
+        elif answer.available or answer.granted or answer.status.count(0) != len(answer.status):
             packing, body = _PLAIN, answer.status + answer.available + answer.granted
             if len(body) >= _WORTH_DEFLATING:
                 packing, body = _DEFLATED, zlib.compress(body, 1)
@@ -61,6 +71,10 @@ class AnswerMemory:
         body = entry[_HEAD.size :]
         if packing == _ALL_OK:
             return digest, Answer(bytes(lines), b"", now_ns, epoch, seq)
+        if packing == _WHOLE:
+            status, available, granted, endangered = msgpack.unpackb(zlib.decompress(body))
+            named = unpacked_endangered(endangered)
+            return digest, Answer(status, available, now_ns, epoch, seq, granted, named)
         if packing & ~_GRANTED == _DEFLATED:
             body = zlib.decompress(body)
         end = len(body) - 8 * lines if packing & _GRANTED else len(body)

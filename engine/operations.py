@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import limits
+from engine.views import Endangered
 
 
 class Kind(IntEnum):
@@ -25,7 +26,7 @@ class Kind(IntEnum):
     CANCEL = 5  # request: hold, quantity (0 = all that is committed)
     SALE = 6  # fact: sku, location, quantity, occurred_at_ns, hold = its id (0: it has none)
     RETURN = 7  # like SALE, value = Disposition, hold = what handed it over (0: it is blind)
-    RECEIVE = 8  # fact: sku, location, quantity, occurred_at_ns
+    RECEIVE = 8  # like SALE, hold = an incoming record (0: against none)
     ADJUST = 9  # fact: sku, location, quantity (signed), value = reason code, occurred_at_ns
     COUNT = 10  # fact: sku, location, quantity (absolute, as of occurred_at_ns)
     SET_SAFETY_STOCK = 11  # sku, location, quantity (absolute)
@@ -183,6 +184,8 @@ class Answer:
     availability right after the line, or empty unless the request asked for it. `now_ns` is the
     block's time (a hold's deadline is `now_ns + ttl_ms * 10**6`); `epoch`, `seq` name the block.
     `granted`: n little-endian int64, how much the line reserved, or empty unless some line is PARTIAL.
+    `endangered` has an entry for each line of a fact that left its cell short; its `line` counts
+    within the request.
     """
 
     status: bytes
@@ -191,6 +194,7 @@ class Answer:
     epoch: int
     seq: int
     granted: bytes = b""
+    endangered: tuple[Endangered, ...] = ()
 
 
 def id_to_pair(op_id: bytes) -> tuple[int, int]:

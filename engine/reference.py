@@ -26,7 +26,17 @@ from engine.operations import (
     pair_to_id,
 )
 from engine.status import Status
-from engine.views import Cell, Hold, HoldLine, HoldState
+from engine.views import (
+    Cell,
+    DatedIncoming,
+    Endangered,
+    EndangeredHold,
+    Hold,
+    HoldLine,
+    HoldState,
+    Incoming,
+    IncomingLine,
+)
 
 Key: TypeAlias = tuple[int, int]  # (sku, location): names a cell
 Answer: TypeAlias = tuple[Status, Key | None]  # with the cell whose availability is answered
@@ -45,6 +55,12 @@ _DISPOSITIONS: Final[dict[int, tuple[int, ...]]] = {
     Kind.RETURN: tuple(Disposition),
     Kind.INSPECT: (Disposition.RESTOCK, Disposition.DAMAGED),
 }
+
+# The facts that may leave less available than before. A return does when its goods are set aside and
+# a later count has seen them already.
+_LOWERING: Final = (
+    Kind.SALE, Kind.ADJUST, Kind.COUNT, Kind.SET_SAFETY_STOCK, Kind.WRITE_OFF,
+)  # fmt: skip
 
 NO_HOLD: Final = bytes(limits.OP_ID_BYTES)
 _NO_CELL: Final[Key] = (0, 0)  # an operation on a hold that names no line
@@ -112,6 +128,7 @@ class Outcome(NamedTuple):
 
     answers: list[Answered]  # of each request
     expired: int  # holds that the sweep before the first line expired
+    endangered: tuple[Endangered, ...] = ()
 
 
 class ReferenceMachine:
@@ -141,7 +158,8 @@ class ReferenceMachine:
             bytes, None
         ] = {}  # those that are, in the order of their deadlines' making
         self._lapsed: dict[bytes, list[int]] = {}  # what each line of a hold had when it expired
-        # The remembered ones, oldest first; None stands where one was that is live again.
+        self._incoming: dict[bytes, Incoming] = {}  # live or remembered; no id is also a hold's
+        # The remembered ones of both, oldest first; None stands where one was that is live again.
         self._resolved: deque[bytes | None] = deque()
         self._counted_at_ns: dict[Key, int] = {}  # the moment of each cell's newest count
         self._movements: deque[Movement] = deque()  # the remembered ones, in order of arrival
@@ -177,7 +195,8 @@ class ReferenceMachine:
             raise ValueError(f"now_ns: {now_ns} is not after {self._now_ns}")
         self._now_ns = now_ns
         expired = self._sweep()
-        return Outcome([self._apply_request(request) for request in requests], expired)
+        answers = [self._apply_request(request) for request in requests]
+        return Outcome(answers, expired, tuple(self._name_endangered(requests, answers)))
 
     def cell(self, sku: int, location: int) -> Cell | None:
         """A copy of a cell, or None if nothing was ever recorded of it."""
@@ -193,6 +212,24 @@ class ReferenceMachine:
         hold = self._holds.get(hold_id)
         return None if hold is None else _copied(hold)
 
+    def incoming(self, incoming_id: bytes) -> Incoming | None:
+        """A copy of an incoming record, or None if there is none or it was forgotten."""
+        record = self._incoming.get(incoming_id)
+        return None if record is None else _copied_incoming(record)
+
+    def incoming_of(self, cells: Iterable[Key]) -> list[DatedIncoming]:
+        """What is outstanding for these cells, by cell (location, SKU) and date."""
+        wanted = set(cells)
+        return sorted(
+            (
+                DatedIncoming(line.sku, line.location, record.expected_at_ns, line.outstanding)
+                for record in self._incoming.values()
+                for line in record.lines
+                if line.outstanding and _key(line) in wanted
+            ),
+            key=lambda each: (each.location, each.sku, each.expected_at_ns, each.units),
+        )
+
     @property
     def cells(self) -> dict[Key, Cell]:
         """A copy of every cell."""
@@ -202,6 +239,11 @@ class ReferenceMachine:
     def holds(self) -> dict[bytes, Hold]:
         """A copy of every hold that is live or remembered."""
         return {hold_id: _copied(hold) for hold_id, hold in self._holds.items()}
+
+    @property
+    def incoming_records(self) -> dict[bytes, Incoming]:
+        """A copy of every incoming record that is live or remembered."""
+        return {each: _copied_incoming(record) for each, record in self._incoming.items()}
 
     @property
     def holds_open(self) -> int:
@@ -232,6 +274,9 @@ class ReferenceMachine:
             if hold.state.is_live:
                 total += sum(_line_hashes(hold_id, hold, rows))
         total += sum(_count_hash(key, moment) for key, moment in self._counted_at_ns.items())
+        for incoming_id, record in self._incoming.items():
+            if record.state.is_live:
+                total += sum(_line_hashes(incoming_id, _as_hold(record), rows))
         return total & _WORD
 
     # --- requests ---------------------------------------------------------------------------------
@@ -276,6 +321,12 @@ class ReferenceMachine:
             return [self._on_hold(line)]
         if line.kind == Kind.EXTEND:
             return [self._extend(line)]
+        if line.kind == Kind.EXPECT:
+            return [self._expect(line_id(request.op_id, first), line)]
+        if line.kind == Kind.RECEIVE and line.hold_id != NO_HOLD:
+            return [self._receive_expected(line)]
+        if line.kind == Kind.CANCEL_INCOMING:
+            return [self._cancel_incoming(line)]
         if line.kind in FACTS:
             return [self._fact(line)]
         if line.kind == Kind.CLAIM_RETURN:
@@ -321,7 +372,7 @@ class ReferenceMachine:
 
     def _judge_holds(self, hold_id: bytes, order: list[Line]) -> tuple[Status, bytes | None]:
         """What the holds say to an order, and which of them it takes the place of."""
-        if hold_id in self._holds:
+        if hold_id in self._holds or hold_id in self._incoming:
             return Status.HOLD_EXISTS, None
         old_id = pair_to_id(order[0].hold_hi, order[0].hold_lo)
         old = self._holds.get(old_id) if order[0].flags & Flag.SUPERSEDE else None
@@ -568,11 +619,12 @@ class ReferenceMachine:
         self._remember_resolved(hold_id)
 
     def _remember_resolved(self, hold_id: bytes) -> None:
-        """Keep a resolved hold for late calls; the oldest one goes when there are too many."""
+        """Keep a hold or record for late calls; the oldest one goes when there are too many."""
         if len(self._resolved) == self._resolved_remembered:
             oldest = self._resolved.popleft()
             if oldest is not None:
-                del self._holds[oldest]
+                self._holds.pop(oldest, None)
+                self._incoming.pop(oldest, None)
                 self._lapsed.pop(oldest, None)
         self._resolved.append(hold_id)
 
@@ -632,7 +684,8 @@ class ReferenceMachine:
 
     def _judge_named(self, line: Line) -> Status:
         """A sale with an id is recorded once; a return may name what handed the goods over."""
-        if line.kind == Kind.SALE and line.hold_id != NO_HOLD and line.hold_id in self._holds:
+        is_taken = line.hold_id in self._holds or line.hold_id in self._incoming
+        if line.kind == Kind.SALE and line.hold_id != NO_HOLD and is_taken:
             return Status.ALREADY_RECORDED
         if line.kind == Kind.RETURN and line.hold_id != NO_HOLD:
             return self._judge_return(line)
@@ -704,7 +757,7 @@ class ReferenceMachine:
     def _judge_return(self, line: Line) -> Status:
         """Whether so much of the SKU was handed over, at any location, and is not back yet."""
         hold = self._holds.get(line.hold_id)
-        if hold is None or hold.state >= HoldState.INCOMING:
+        if hold is None:
             return Status.UNKNOWN_HOLD
         if not any(each.fulfilled for each in hold.lines):
             return Status.HOLD_NOT_FULFILLED
@@ -786,6 +839,177 @@ class ReferenceMachine:
             return Status.OK if is_local else Status.CURRENCY_MISMATCH
         return status
 
+    # --- incoming ---------------------------------------------------------------------------------
+
+    def _expect(self, own_id: bytes, line: Line) -> Answer:
+        """EXPECT: units of a cell are on their way, as a line of a record that may be new."""
+        status = self._check_expect(line)
+        if status != Status.OK:
+            return status, None
+        incoming_id = own_id if line.hold_id == NO_HOLD else line.hold_id
+        record = self._incoming.get(incoming_id)
+        status = self._judge_expect(incoming_id, record, line)
+        if status != Status.OK:
+            return status, line.key
+        expected_at_ns = line.value * limits.NS_PER_MS
+        if record is None:
+            record = Incoming(HoldState.INCOMING, expected_at_ns, [])
+            self._incoming[incoming_id] = record
+        each = _incoming_line(record, line.key)
+        if each is None:
+            each = IncomingLine(*line.key, expected=0, outstanding=0)
+            record.lines.append(each)
+        each.expected += line.quantity
+        each.outstanding += line.quantity
+        record.expected_at_ns = expected_at_ns or record.expected_at_ns  # the newest news
+        self._cells.setdefault(line.key, Cell()).incoming += line.quantity
+        return status, line.key
+
+    def _check_expect(self, line: Line) -> Status:
+        """The checks that need no record."""
+        if line.flags:
+            return Status.INVALID_FLAGS
+        if line.quantity <= 0:
+            return Status.INVALID_QUANTITY
+        if line.quantity > limits.MAX_QUANTITY:
+            return Status.QUANTITY_TOO_LARGE
+        if not 0 <= line.value <= limits.MAX_EXPECTED_AT_MS:
+            return Status.INVALID_MOMENT
+        return self._check_place(line)
+
+    def _judge_expect(self, incoming_id: bytes, record: Incoming | None, line: Line) -> Status:
+        if incoming_id in self._holds:
+            return Status.HOLD_EXISTS
+        expected = 0
+        if record is not None:
+            if record.state != HoldState.INCOMING:
+                return Status.HOLD_NOT_PENDING
+            each = _incoming_line(record, line.key)
+            if each is None and len(record.lines) == limits.MAX_HOLD_LINES:
+                return Status.TOO_MANY_LINES
+            expected = each.expected if each else 0
+        incoming = self._cells.get(line.key, Cell()).incoming
+        if (
+            expected + line.quantity > limits.MAX_QUANTITY
+            or incoming + line.quantity > limits.MAX_BALANCE
+        ):
+            return Status.BALANCE_LIMIT
+        return Status.OK
+
+    def _receive_expected(self, line: Line) -> Answer:
+        """RECEIVE against a record: a fact, so what nobody expected is recorded too."""
+        status = self._check_fact(line)
+        if status != Status.OK:
+            return status, None
+        incoming_id = line.hold_id
+        record = self._incoming.get(incoming_id)
+        if record is None:
+            return Status.UNKNOWN_HOLD, line.key
+        each = _incoming_line(record, line.key)
+        if each is None and len(record.lines) == limits.MAX_HOLD_LINES:
+            return Status.TOO_MANY_LINES, line.key
+        if (each.received if each else 0) + line.quantity > limits.MAX_QUANTITY:
+            return Status.BALANCE_LIMIT, line.key
+        status, key = self._fact(line)
+        if status != Status.OK:
+            return status, key
+        if each is None:
+            each = IncomingLine(*line.key, expected=0, outstanding=0)
+            record.lines.append(each)
+        self._no_longer_incoming(each, min(line.quantity, each.outstanding))
+        each.received += line.quantity
+        self._settle_incoming(incoming_id)
+        return status, key
+
+    def _cancel_incoming(self, line: Line) -> Answer:
+        """CANCEL_INCOMING: the whole record, or a part of its line on one cell."""
+        status = _check_hold_call(line)
+        if status != Status.OK:
+            return status, None
+        incoming_id = line.hold_id
+        record = self._incoming.get(incoming_id)
+        if record is None:
+            return Status.UNKNOWN_HOLD, None
+        if record.state != HoldState.INCOMING:
+            return Status.HOLD_NOT_PENDING, _key(record.lines[0])
+        called = record.lines
+        if line.quantity and (line.key != _NO_CELL or len(called) > 1):
+            called = [each for each in called if _key(each) == line.key]
+        if not called:
+            return Status.NOT_IN_HOLD, None
+        if line.quantity > called[0].outstanding:
+            return Status.EXCEEDS_HOLD, _key(called[0])
+        for each in called:
+            self._no_longer_incoming(each, line.quantity or each.outstanding)
+        self._settle_incoming(incoming_id)
+        return status, _key(called[0])
+
+    def _no_longer_incoming(self, line: IncomingLine, units: int) -> None:
+        line.outstanding -= units
+        self._cells[_key(line)].incoming -= units
+
+    def _settle_incoming(self, incoming_id: bytes) -> None:
+        """After a change of a record: its new state."""
+        record = self._incoming[incoming_id]
+        if any(line.outstanding for line in record.lines):
+            return
+        was_live = record.state == HoldState.INCOMING
+        came = any(line.received for line in record.lines)
+        record.state = HoldState.RECEIVED if came else HoldState.DROPPED
+        if was_live:
+            self._remember_resolved(incoming_id)
+
+    # --- shortages --------------------------------------------------------------------------------
+
+    def _name_endangered(
+        self, requests: Sequence[Request], answers: Sequence[Answered]
+    ) -> Iterable[Endangered]:
+        """What the facts of a block endanger, now that all its lines are applied."""
+        lines = [line for request in requests for line in _lines(request)]
+        statuses = [status for answer in answers for status in answer.status]
+        left = limits.MAX_ENDANGERED_OF_BLOCK
+        named: dict[Key, tuple[EndangeredHold, ...]] = {}
+        for index, (line, status) in enumerate(zip(lines, statuses, strict=True)):
+            if status != Status.OK or not _may_lower(line):
+                continue
+            units = -self._cells[line.key].available
+            if units > 0:
+                if line.key not in named:
+                    named[line.key] = self._endangered_on(line.key, units)[:left]
+                    left -= len(named[line.key])
+                yield Endangered(index, *line.key, units, named[line.key])
+
+    def _endangered_on(self, key: Key, units: int) -> tuple[EndangeredHold, ...]:
+        """The lines of live holds on a cell that a shortage of `units` endangers."""
+        found = [
+            EndangeredHold(hold_id, line.pending, line.committed)
+            for hold_id, hold in reversed(self._holds.items())
+            for line in hold.lines
+            if _key(line) == key and line.pending + line.committed
+        ]
+        found.sort(key=lambda each: each.pending == 0)  # keeps the newest first
+        chosen = []
+        for each in found[: limits.MAX_ENDANGERED]:
+            if units > 0:
+                chosen.append(each)
+                units -= each.pending + each.committed
+        return tuple(chosen)
+
+
+def _may_lower(line: Line) -> bool:
+    """Whether a fact may leave less available than before."""
+    sets_aside = line.kind == Kind.RETURN and line.value != Disposition.RESTOCK
+    return line.kind in _LOWERING or sets_aside
+
+
+def _incoming_line(record: Incoming, key: Key) -> IncomingLine | None:
+    """The record's line on a cell; there is one at most."""
+    return next((each for each in record.lines if _key(each) == key), None)
+
+
+def _copied_incoming(record: Incoming) -> Incoming:
+    return replace(record, lines=[replace(line) for line in record.lines])
+
 
 def _lines(request: Request) -> list[Line]:
     """A request's lines; a column that is missing is all zeros."""
@@ -852,8 +1076,6 @@ def _check_hold_state(kind: int, state: HoldState) -> Status:
         return Status.HOLD_EXPIRED
     if state == HoldState.RELEASED:
         return Status.HOLD_RELEASED
-    if state >= HoldState.INCOMING:
-        return Status.UNKNOWN_HOLD  # an incoming record is no hold
     if kind in (Kind.FULFIL, Kind.CANCEL):
         return Status.OK if state <= HoldState.COMMITTED else Status.HOLD_NOT_COMMITTED
     if kind == Kind.UNFULFIL:
@@ -882,7 +1104,7 @@ def _copied(hold: Hold) -> Hold:
     return replace(hold, lines=[replace(line) for line in hold.lines])
 
 
-def _key(line: HoldLine) -> Key:
+def _key(line: HoldLine | IncomingLine) -> Key:
     return line.sku, line.location
 
 
@@ -920,10 +1142,20 @@ def _count_hash(key: Key, moment_ns: int) -> int:
     return _mix(_weighted((location << 32 | sku, moment_ns)) ^ _MULTIPLIERS[8])
 
 
+def _as_hold(record: Incoming) -> Hold:
+    """The columns of holds that a record is kept in."""
+    lines = [
+        HoldLine(each.sku, each.location, each.outstanding, each.expected, each.received)
+        for each in record.lines
+    ]
+    return Hold(record.state, record.expected_at_ns, lines)
+
+
 def _line_hashes(hold_id: bytes, hold: Hold, rows: dict[Key, int]) -> Iterable[int]:
     for number, line in enumerate(hold.lines):
-        # The hold's state stands in its first line only.
-        state = hold.state if number == 0 else HoldState.PENDING
+        # The hold's state stands in its first line only; each line of a record says what it is.
+        is_hold = number > 0 and hold.state != HoldState.INCOMING
+        state = HoldState.PENDING if is_hold else hold.state
         units = (line.pending, line.committed, line.fulfilled, line.returned)
         stands = state | number << 8
         words = (*id_to_pair(hold_id), rows[_key(line)], hold.deadline_ns, *units, stands)

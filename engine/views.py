@@ -6,6 +6,7 @@ nothing in the machine.
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 
 class HoldState(IntEnum):
@@ -70,3 +71,58 @@ class Hold:
     state: HoldState
     deadline_ns: int  # of the shard's clock; the hold is good up to and including it
     lines: list[HoldLine]
+
+
+@dataclass(slots=True)
+class IncomingLine:
+    """What an incoming record says of one cell.
+
+    `received` is more than `expected` when more came; `expected - outstanding - received`, where
+    that is positive, was cancelled.
+    """
+
+    sku: int
+    location: int
+    expected: int  # 0: it came though nobody expected it
+    outstanding: int
+    received: int = 0
+
+
+@dataclass(slots=True)
+class Incoming:
+    """A purchase order or a transfer on its way here, with a line a cell."""
+
+    state: HoldState  # INCOMING, RECEIVED or DROPPED
+    expected_at_ns: int  # since 1970; 0: nobody knows
+    lines: list[IncomingLine]
+
+
+class DatedIncoming(NamedTuple):
+    """Units of one cell that one incoming record has outstanding."""
+
+    sku: int
+    location: int
+    expected_at_ns: int  # since 1970; 0: nobody knows
+    units: int
+
+
+class EndangeredHold(NamedTuple):
+    """A line of a live hold whose cell has less than it promised."""
+
+    hold_id: bytes
+    pending: int
+    committed: int
+
+
+class Endangered(NamedTuple):
+    """A line of a fact whose cell has less than nothing available after the block.
+
+    `holds` are lines of live holds on the cell: with something pending before others, the newest
+    holds first, until their units cover the shortage or `limits.MAX_ENDANGERED` are named.
+    """
+
+    line: int  # its index among the lines of the request (in a block: of all its requests)
+    sku: int
+    location: int
+    units: int  # of the shortage: how far `available` is below zero
+    holds: tuple[EndangeredHold, ...]

@@ -20,6 +20,12 @@ def warm() -> None:
         bytes(16), len(kinds), kind=kinds, sku=1, location=1, quantity=1, value=1, currency=840
     )
     machine.apply(1, [everything])
+    # A hold, and a fact that endangers it.
+    names_it = Request.of(
+        bytes(16), 3, kind=[Kind.RECEIVE, Kind.RESERVE, Kind.COUNT], sku=1, location=1,
+        quantity=[9, 1, 0], value=1,
+    )  # fmt: skip
+    assert machine.apply(2, [names_it]).endangered
     machine.cell(1, 1)
     machine.hold(bytes(16))
     machine.next_deadline_ns()

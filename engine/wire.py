@@ -13,6 +13,7 @@ import numpy as np
 
 from engine.history import Event, History
 from engine.operations import COLUMNS, Answer, Request
+from engine.shortages import packed_endangered, unpacked_endangered
 from engine.views import Cell, Hold, HoldLine, HoldState
 
 OVERLOADED: Final = "overloaded"
@@ -67,19 +68,7 @@ def _columns(lines: int, packed: dict[int, bytes]) -> dict[str, Any]:
 def encode_answers(answers: Sequence[Answer | tuple[str, str]]) -> bytes:
     """Encode answers; in place of one may stand (OVERLOADED or UNAVAILABLE, why)."""
     packed: bytes = msgpack.packb(
-        [
-            answer
-            if isinstance(answer, tuple)
-            else (
-                answer.status,
-                answer.available,
-                answer.now_ns,
-                answer.epoch,
-                answer.seq,
-                answer.granted,
-            )
-            for answer in answers
-        ]
+        [answer if isinstance(answer, tuple) else _packed_answer(answer) for answer in answers]
     )
     return packed
 
@@ -88,11 +77,21 @@ def decode_answers(payload: bytes) -> list[Answer | tuple[str, str]]:
     """Decode answers, and what stands in place of some."""
     try:
         return [
-            (str(each[0]), str(each[1])) if len(each) == 2 else Answer(*each)
+            (str(each[0]), str(each[1])) if len(each) == 2 else _unpacked_answer(each)
             for each in _unpack(payload)
         ]
     except (TypeError, ValueError, IndexError) as error:
         raise WireError(f"not a list of answers: {error}") from error
+
+
+def _packed_answer(answer: Answer) -> tuple[Any, ...]:
+    plain = (answer.status, answer.available, answer.now_ns, answer.epoch, answer.seq)
+    return *plain, answer.granted, packed_endangered(answer.endangered)
+
+
+def _unpacked_answer(fields: list[Any]) -> Answer:
+    fields[-1] = unpacked_endangered(fields[-1])
+    return Answer(*fields)
 
 
 def encode_hold(hold: Hold | None) -> bytes:

@@ -46,6 +46,8 @@ BASES = [
     bytes.fromhex("00000000000000000000000000000002"),
 ]
 
+RECORDS = [*(bytes(15) + bytes([number]) for number in (200, 201, 202)), BASES[4]]
+
 MS = limits.NS_PER_MS
 TICK = 1 << limits.EXPIRY_TICK_BITS
 FIRST_LEVEL, SECOND_LEVEL = TICK << 12, TICK << 28  # ns that a level of the wheel reaches
@@ -55,7 +57,10 @@ SKEW = limits.MAX_CLOCK_SKEW_MS * MS
 
 # What may stand in a column though it should not; some of it is good for some kinds.
 SPOILS: list[tuple[str, int]] = [
-    *(("kind", odd) for odd in (0, 1, 2, 6, 7, 10, 12, 13, 16, 17, 19, 20, max(Kind) + 1, 255)),
+    *(
+        ("kind", odd)
+        for odd in (0, 1, 2, 6, 7, 10, 12, 13, 16, 17, 18, 19, 20, 21, max(Kind) + 1, 255)
+    ),
     *(("flags", odd) for odd in (0, 1, 2, 3, 4, 5, 8, 16, 18, 32, 64, 96, 128, 129, 140, 255)),
     *(("sku", odd) for odd in (0, SKUS + 1, 1 << 31, (1 << 32) - 1)),
     *(("location", odd) for odd in (0, ELSEWHERE, SPLIT, UNKNOWN)),
@@ -67,6 +72,7 @@ SPOILS: list[tuple[str, int]] = [
     *(("value", limits.MAX_TTL_MS + by) for by in (0, 1)),
     *(("value", limits.MAX_REASON + by) for by in (0, 1)),
     *(("value", limits.MAX_PRICE_MINOR + by) for by in (0, 1)),
+    *(("value", limits.MAX_EXPECTED_AT_MS + by) for by in (0, 1)),
     *(("currency", odd) for odd in (0, EUR, USD, 65_535)),
     *(("hold_lo", odd) for odd in (0, 9)),
     *(
@@ -300,6 +306,22 @@ FACTS = [
         ),
     )
 ]
+ARRIVALS = [  # what is on its way, in few records; some have the ids of holds
+    arrival
+    for cell in [*CELLS[:3], *CELLS]
+    for units in (1, 2, 3, 4)
+    for record in RECORDS
+    for arrival in (
+        line(Kind.EXPECT, cell, units, hold=record),
+        line(Kind.EXPECT, cell, units, 1_800_000_000_000 + units, hold=record),
+        *(line(Kind.RECEIVE, cell, units, hold=record) for _ in range(3)),
+        line(Kind.CANCEL_INCOMING, cell, units, hold=record),
+        line(Kind.CANCEL_INCOMING, cell, 0, hold=record),
+        line(Kind.CANCEL_INCOMING, (0, 0), units // 4, hold=record),
+    )
+]
+RECEIPTS = [each for each in ARRIVALS if each.kind == Kind.RECEIVE]
+CALLS_ON_RECORDS = [line(kind, hold=record) for kind in HOLD_KINDS for record in RECORDS]
 RETURNS = [
     Call(line(Kind.RETURN, (0, 0), units), hold, named)
     for units in (1, 1, 2, 3)
@@ -320,7 +342,7 @@ NAMED_FACTS = [  # a few ids, which holds may have too
 ]
 LATE_FACTS = [
     Late(fact, ago_ns)
-    for fact in [*FACTS, *NAMED_FACTS[::5]]
+    for fact in [*FACTS, *NAMED_FACTS[::5], *RECEIPTS[::7]]
     for ago_ns in [1, 2, MS, MS, 2 * MS, TICK, 45 * MS, 60_000 * MS, 0, -1, -SKEW, -SKEW - 1]
 ]
 COME_BACK: list[Part] = [
@@ -372,6 +394,7 @@ _parts = st.lists(
         st.sampled_from(NAMED_FACTS).map(_alone),
         st.sampled_from([*RETURNS, *CLAIMS]).map(_alone),
         st.sampled_from(LATE_COUNTS).map(_alone),
+        st.sampled_from([*ARRIVALS, *CALLS_ON_RECORDS]).map(_alone),
         *(st.sampled_from(RESERVES).map(_alone) for _ in range(2)),
         st.sampled_from(FLAGGED).map(_alone),
         st.sampled_from(SUPERSEDING).map(_alone),

@@ -15,7 +15,7 @@ from engine.machine import Machine
 from engine.operations import Request
 from engine.reference import Key, ReferenceMachine
 from engine.status import Status
-from engine.views import Cell, HoldState
+from engine.views import Cell, Endangered, HoldState
 from tests.property.histories import LOCATIONS, SKUS, Wait
 
 _COUNTERS = [each.name for each in fields(Cell)]
@@ -41,7 +41,8 @@ class Pair:
         self.now_ns = now_ns
         self.available: list[int] = []  # what the newest block's lines were answered
         self.granted: list[list[int]] = []  # of each of its requests
-        self._ids: dict[bytes, None] = {}  # every hold there ever was
+        self.endangered: tuple[Endangered, ...] = ()  # by the newest block
+        self._ids: dict[bytes, None] = {}  # every hold and every incoming record there ever was
         self._mirror: dict[Key, Cell] = {}  # kept by the after-images alone, as a gateway does
         for each in (self.machine, self.reference):
             each.set_sku_limit(SKUS)
@@ -90,6 +91,8 @@ class Pair:
         granted = [np.frombuffer(answer.granted, "<i8").tolist() for answer in answers]
         assert granted == self.granted
         assert outcome.expired == expected.expired
+        assert outcome.endangered == expected.endangered
+        self.endangered = outcome.endangered
         self._reflect(outcome.image)
         self.machine.tidy(2)
         self.compare()
@@ -98,14 +101,18 @@ class Pair:
     def compare(self) -> None:
         """The same cells, holds, counts and hash; and what is promised is what the holds say."""
         machine, reference = self.machine, self.reference
-        cells, holds = reference.cells, reference.holds
+        cells, holds, records = reference.cells, reference.holds, reference.incoming_records
         assert {key: machine.cell(*key) for key in cells} == cells
         counted = {key: reference.counted_at_ns(*key) for key in cells}
         assert {key: machine.counted_at_ns(*key) for key in cells} == counted
-        self._ids.update(dict.fromkeys(holds))
+        self._ids.update(dict.fromkeys([*holds, *records]))
         assert {each: machine.hold(each) for each in self._ids} == {
             each: holds.get(each) for each in self._ids
         }
+        assert {each: machine.incoming(each) for each in self._ids} == {
+            each: records.get(each) for each in self._ids
+        }
+        assert machine.incoming_of(cells) == reference.incoming_of(cells)
         assert machine.holds_open == reference.holds_open
         assert machine.holds_committed == reference.holds_committed
         assert machine.shortages == reference.shortages
@@ -137,6 +144,7 @@ class Pair:
     def _audit(self, keys: list[Key]) -> None:
         pending: Counter[Key] = Counter()
         committed: Counter[Key] = Counter()
+        incoming: Counter[Key] = Counter()
         for each in self._ids:
             hold = self.machine.hold(each)
             for line in hold.lines if hold else ():
@@ -144,7 +152,12 @@ class Pair:
                 assert line.returned <= line.fulfilled
                 pending[line.sku, line.location] += line.pending
                 committed[line.sku, line.location] += line.committed
+            record = self.machine.incoming(each)
+            for due in record.lines if record else ():
+                assert min(due.expected, due.outstanding, due.received) >= 0
+                incoming[due.sku, due.location] += due.outstanding
         for key in keys:
             cell = self.machine.cell(*key)
             assert cell is not None
             assert (cell.reserved, cell.committed) == (pending[key], committed[key])
+            assert cell.incoming == incoming[key]

@@ -5,7 +5,7 @@ from typing import Any
 from engine.operations import Disposition, Flag, Kind, id_to_pair, line_id
 from engine.reference import Key, Line
 from engine.status import Status
-from engine.views import Cell, Hold, HoldState
+from engine.views import Cell, Hold, HoldState, Incoming
 from tests.property.histories import BERLIN, BOSTON, EUR, MS, line, linked, request
 from tests.property.pair import Pair
 
@@ -73,6 +73,23 @@ class Shop:
         assert hold is not None
         return hold
 
+    def record(self, name: str) -> Incoming:
+        record = self.pair.machine.incoming(hold_id(name))
+        assert record is not None
+        return record
+
+    def on_its_way(self, name: str) -> list[tuple[int, int, int]]:
+        """(expected, outstanding, received) of each line of an incoming record."""
+        lines = self.record(name).lines
+        return [(each.expected, each.outstanding, each.received) for each in lines]
+
+    def endangered(self) -> list[list[tuple[str, int, int]]]:
+        """(name, pending, committed) of the holds that each fact of the newest block endangers."""
+        return [
+            [(each.hold_id.rstrip(b"\0").decode(), each.pending, each.committed) for each in holds]
+            for *_, holds in self.pair.endangered
+        ]
+
     def state(self, name: str) -> HoldState:
         return self.hold(name).state
 
@@ -132,6 +149,19 @@ def comes_back(units: int, disposition: Disposition, cell: Key = TEA, **more: An
 
 def receive(units: int, cell: Key = TEA, **more: Any) -> Line:
     return line(Kind.RECEIVE, cell, units, **more)
+
+
+def expect(units: int, cell: Key = TEA, name: str | None = None, *, at_ms: int = 0) -> Line:
+    """On its way, in the record `name`; without a name, in one that has the line's own id."""
+    return line(Kind.EXPECT, cell, units, at_ms, **({"hold": hold_id(name)} if name else {}))
+
+
+def receive_of(name: str, units: int, cell: Key = TEA) -> Line:
+    return line(Kind.RECEIVE, cell, units, hold=hold_id(name))
+
+
+def cancel_incoming(name: str, units: int = 0, cell: Key = NO_LINE) -> Line:
+    return line(Kind.CANCEL_INCOMING, cell, units, hold=hold_id(name))
 
 
 def adjust(units: int, reason: int = 1, cell: Key = TEA, **more: Any) -> Line:

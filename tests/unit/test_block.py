@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine import limits
 from engine.block import AfterImage, Block, BlockDamaged, Place, crc_of, decode, encode
 from engine.kernels import ON_HAND, RESERVED
 from engine.operations import COLUMNS, Kind, Request
+from engine.views import Endangered, EndangeredHold
 
 EDGES = [0, 1, 127, 128, 255, 256, 65_535, 65_536, 2**31 - 1, 2**31, 2**32 - 1]
 
@@ -27,6 +29,27 @@ def requests(draw: st.DrawFn) -> Request:
         if draw(st.booleans())
     }
     return Request.of(draw(st.binary(min_size=16, max_size=16)), lines, **columns)
+
+
+@st.composite
+def endangered(draw: st.DrawFn) -> tuple[Endangered, ...]:
+    """Entries in order of their lines; those of one cell are of one shortage."""
+    holds = st.lists(
+        st.builds(
+            EndangeredHold, st.binary(min_size=16, max_size=16), st.integers(0, 10**9),
+            st.integers(0, 10**9),
+        ), max_size=3,
+    )  # fmt: skip
+    cells = [
+        (sku, location, draw(st.integers(1, 10**15)), tuple(draw(holds)))
+        for sku, location in draw(
+            st.lists(
+                st.tuples(st.integers(1, 2**31), st.integers(1, 2**20)), unique=True, max_size=3
+            )
+        )
+    ]
+    lines = sorted(draw(st.sets(st.integers(0, 8_189), max_size=5))) if cells else []
+    return tuple(Endangered(line, *draw(st.sampled_from(cells))) for line in lines)
 
 
 @st.composite
@@ -54,13 +77,14 @@ def blocks(draw: st.DrawFn) -> Block:
         draw(st.integers(0, 2**32 - 1)), draw(st.integers(0, 2**64 - 1)), draw(number),
         draw(st.lists(places, max_size=3)), asked, status,
         draw(st.sampled_from([image, None])), draw(st.sampled_from([b"", b"n" * 16])),
-        draw(number),
+        draw(number), draw(endangered()),
     )  # fmt: skip
 
 
 def same(one: Block, other: Block) -> bool:
     plain = ("shard", "epoch", "seq", "now_ns", "previous_crc", "state_hash", "sku_limit", "places")
-    assert all(getattr(one, name) == getattr(other, name) for name in (*plain, "nonce", "expired"))
+    plain = (*plain, "nonce", "expired", "endangered")
+    assert all(getattr(one, name) == getattr(other, name) for name in plain)
     assert np.array_equal(one.status, other.status)
     assert len(one.requests) == len(other.requests)
     for mine, its in zip(one.requests, other.requests, strict=True):
@@ -124,3 +148,18 @@ def test_a_batch_of_reserves_is_small() -> None:
     block = Block(0, 1, 1, 1, 0, 0, 70_000, [], [request], np.zeros(lines, np.uint8), image)
     assert len(encode(block)[0]) < 20 * lines
     assert ON_HAND not in decode(encode(block)[0]).image.words  # type: ignore[union-attr]
+
+
+def test_what_a_block_may_endanger_at_most_fits_it() -> None:
+    """As many cells as lines, or as many lines on cells with as many holds as may be named."""
+    hold = EndangeredHold(b"\xff" * 16, 10**9, 10**9)
+    lines, most = limits.MAX_BLOCK_LINES, limits.MAX_ENDANGERED
+    full = limits.MAX_ENDANGERED_OF_BLOCK // most
+    entries = tuple(
+        Endangered(at, 2**31, at, 10**15, (hold,) * most if at < full else ())
+        for at in range(lines)
+    )
+    block = Block(0, 1, 1, 1, 0, 0, 1, endangered=entries)
+    payload, _ = encode(block)
+    assert len(payload) < limits.MAX_BLOCK_BYTES // 4
+    assert decode(payload).endangered == entries

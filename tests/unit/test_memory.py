@@ -4,6 +4,7 @@ import os
 
 from engine.memory import AnswerMemory
 from engine.operations import Answer, Request
+from engine.views import Endangered, EndangeredHold
 
 
 def request_of(number: int, lines: int = 1) -> Request:
@@ -15,9 +16,13 @@ def test_an_answer_is_recalled_as_it_was() -> None:
     mixed = Answer(bytes(range(20)) * 20, os.urandom(3_200), 5, 6, 7)
     plain = Answer(b"\x17", b"", 8, 9, 10)
     fine = Answer(bytes(8_190), b"", 11, 12, 13)
-    for number, answer in enumerate((mixed, plain, fine)):
+    named = tuple(Endangered(at, 1, 2, 3, (EndangeredHold(bytes(16), 4, 5),)) for at in (0, 1))
+    short = Answer(b"\0\0", b"", 14, 15, 16, endangered=named)
+    asked = Answer(b"\0\0", bytes(16), 17, 18, 19, bytes(16), named)
+    answers = (mixed, plain, fine, short, asked)
+    for number, answer in enumerate(answers):
         memory.remember(request_of(number, len(answer.status)), answer)
-    for number, answer in enumerate((mixed, plain, fine)):
+    for number, answer in enumerate(answers):
         found = memory.recall(number.to_bytes(16, "big"))
         assert found == (request_of(number, len(answer.status)).digest, answer)
     assert memory.recall(bytes(15) + b"\x63") is None

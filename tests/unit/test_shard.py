@@ -17,7 +17,7 @@ from engine.block import decode, encode
 from engine.memory import AnswerMemory
 from engine.operations import Answer, Kind, Request
 from engine.status import Status
-from engine.views import HoldState
+from engine.views import Endangered, EndangeredHold, HoldState
 from tests.fakes.journal import FakeJournal, MemoryStream
 from tests.fakes.stores import FakeCatalogue, FakeSnapshots
 
@@ -126,6 +126,32 @@ async def test_an_answer_is_the_same_after_a_restart(world: World) -> None:
         assert [await shard.submit(request), await shard.submit(refused)] == before
         assert before[1].status[0] == Status.INSUFFICIENT_STOCK
         assert shard.at == Position(2, 1)
+
+
+async def test_a_fact_names_the_holds_it_endangers_and_again_after_restarts(world: World) -> None:
+    held = reserve(1, 4)
+    facts = [
+        Request.of(new_id(), 3, kind=Kind.SALE, sku=[2, 1, 1], location=1, quantity=[1, 7, 2]),
+        receive(3, 1),
+        Request.of(new_id(), 1, kind=Kind.SALE, sku=1, location=1, quantity=1),
+    ]
+    async with world.serving() as shard:
+        await shard.submit(receive(1, 10))
+        await shard.submit(held)
+        before = await asyncio.gather(*(shard.submit(fact) for fact in facts))
+        assert decode(world.stream.entries[-1][1]).requests[2].op_id == facts[2].op_id
+    holds = (EndangeredHold(held.op_id, 4, 0),)
+    assert [answer.endangered for answer in before] == [
+        (Endangered(0, 2, 1, 1, ()), Endangered(1, 1, 1, 4, holds), Endangered(2, 1, 1, 4, holds)),
+        (),
+        (Endangered(0, 1, 1, 4, holds),),
+    ]
+    async with world.serving() as shard:  # from the journal
+        await shard.submit(receive(1, 1_000))
+        assert [await shard.submit(fact) for fact in facts] == before
+        await shard.snapshot()
+    async with world.serving() as shard:  # from the snapshot
+        assert [await shard.submit(fact) for fact in facts] == before
 
 
 async def test_an_op_id_with_other_content_is_refused(world: World) -> None:

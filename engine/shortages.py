@@ -1,0 +1,103 @@
+"""The holds that facts endanger when they leave less than nothing available.
+
+Computed once a block, after all of its lines, by one scan of the hold lines for all short cells; from
+then on it is data: in the block's header, in the answers, in their memory.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine import kernels, limits
+from engine.kernels import COMMITTED, INCOMING, KEY, ON_HAND, RESERVED
+from engine.views import Endangered, EndangeredHold
+
+_LOW_SKU: Final = 0xFFFFFFFF
+_line: Final = attrgetter("line")
+
+
+def name_endangered(
+    state: kernels.State, block: kernels.Block, rows: NDArray[np.int64], status: NDArray[np.uint8]
+) -> tuple[Endangered, ...]:
+    """What the facts of a block that was applied endanger, in order of their lines.
+
+    `rows` (int64, n) are the rows of the lines' cells as `kernels.apply_block` left them, `status`
+    (uint8, n) its answers.
+    """
+    found = np.empty(len(status), np.int64)
+    lines = found[: kernels.short_lines(state.cells, block, rows, status, found)]
+    if not len(lines):
+        return ()
+    short, first, which = np.unique(rows[lines], return_index=True, return_inverse=True)
+    kept = state.cells[short, RESERVED:INCOMING].sum(axis=1)
+    units = kept - state.cells[short, ON_HAND]
+    holds: list[tuple[EndangeredHold, ...]] = [()] * len(short)
+    left = limits.MAX_ENDANGERED_OF_BLOCK
+    slots = _scan(state, short, units)
+    for at in np.argsort(first).tolist():
+        holds[at] = tuple(_chosen(state, slots[at], int(units[at])))[:left]
+        left -= len(holds[at])
+    keys, amounts = state.cells[short, KEY].tolist(), units.tolist()
+    return tuple(
+        Endangered(line, keys[at] & _LOW_SKU, keys[at] >> 32, amounts[at], holds[at])
+        for line, at in zip(lines.tolist(), which.tolist(), strict=True)
+    )
+
+
+def _scan(
+    state: kernels.State, short: NDArray[np.int64], units: NDArray[np.int64]
+) -> list[NDArray[np.int32]]:
+    """The slots of the hold lines on each short cell, in the order in which they are endangered."""
+    # Each line has a unit at least, so no cell needs more of them than units.
+    wanted = np.minimum(units, limits.MAX_ENDANGERED)
+    ranks = np.empty((len(short), int(wanted.max())), np.int64)
+    slots = np.empty(ranks.shape, np.int32)
+    counts = np.zeros(len(short), np.int64)
+    promised = int(state.cells[short, RESERVED : COMMITTED + 1].sum())
+    if promised:
+        marks = np.zeros(kernels.MARK_WORDS, np.uint64)
+        kernels.find_endangered(
+            state.lines, state.meta, short, wanted, promised, marks, ranks, slots, counts
+        )
+    return [of_cell[:count] for of_cell, count in zip(slots, counts.tolist(), strict=True)]
+
+
+def _chosen(state: kernels.State, slots: NDArray[np.int32], units: int) -> Iterator[EndangeredHold]:
+    """The first ones whose units cover the shortage."""
+    ids = state.holds[slots, : kernels.DEADLINE].astype(">i8").tobytes()
+    amounts = state.lines[slots, kernels.PENDING : kernels.FULFILLED].tolist()
+    size = limits.OP_ID_BYTES
+    for at, (pending, committed) in enumerate(amounts):
+        if units <= 0:
+            return
+        yield EndangeredHold(ids[size * at : size * at + size], pending, committed)
+        units -= pending + committed
+
+
+def of_request(endangered: Sequence[Endangered], first: int, end: int) -> tuple[Endangered, ...]:
+    """The entries of a block's lines [first, end), as the request that they are sees them."""
+    begin, after = (bisect_left(endangered, at, key=_line) for at in (first, end))
+    return tuple(each._replace(line=each.line - first) for each in endangered[begin:after])
+
+
+def packed_endangered(endangered: Sequence[Endangered]) -> list[Any]:
+    """What msgpack takes: a cell's holds are written once, however many lines left it short."""
+    cells: dict[tuple[int, int], list[Any]] = {}
+    for line, sku, location, units, holds in endangered:
+        if (sku, location) not in cells:
+            cells[sku, location] = [sku, location, units, [], holds]
+        cells[sku, location][3].append(line)
+    return list(cells.values())
+
+
+def unpacked_endangered(cells: Sequence[Any]) -> tuple[Endangered, ...]:
+    """What `packed_endangered` was given."""
+    entries = []
+    for sku, location, units, lines, holds in cells:
+        named = tuple(EndangeredHold(*hold) for hold in holds)
+        entries += [Endangered(line, sku, location, units, named) for line in lines]
+    return tuple(sorted(entries))

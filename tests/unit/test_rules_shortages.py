@@ -1,0 +1,228 @@
+"""Which holds a fact endangers that leaves less than nothing. Both machines name the same ones."""
+
+import pytest
+
+from engine import limits
+from engine.kernels import HOLDS_MADE, SERIALS
+from engine.machine import Machine, Outcome
+from engine.operations import Disposition, Kind, Request
+from engine.reference import Line, ReferenceMachine
+from engine.shortages import of_request
+from engine.views import Endangered, EndangeredHold
+from tests.property.histories import BERLIN, LOCATIONS, request
+from tests.property.shop import (
+    JAM,
+    TEA,
+    Shop,
+    adjust,
+    comes_back,
+    commit,
+    count,
+    expect,
+    fulfil,
+    hold_id,
+    receive,
+    receive_of,
+    release,
+    reserve,
+    safety_stock,
+    sale,
+)
+
+
+def busy(names: str, units: int = 2) -> Shop:
+    """A shop whose tea is all held: `units` by each of the holds, in the order of their names."""
+    shop = Shop(tea=units * len(names), jam=5)
+    for name in names:
+        shop.holds(name, reserve(units))
+    return shop
+
+
+def test_a_fact_names_what_it_endangers() -> None:
+    shop = busy("abc")
+    shop.does(sale(3))
+    (entry,) = shop.pair.endangered
+    assert (entry.line, entry.sku, entry.location, entry.units) == (0, *TEA, 3)
+    assert entry.holds == (
+        EndangeredHold(hold_id("c"), 2, 0),
+        EndangeredHold(hold_id("b"), 2, 0),
+    )
+
+
+@pytest.mark.parametrize(
+    "fact", [sale(2), adjust(-2), count(4), safety_stock(2)], ids=lambda each: Kind(each.kind).name
+)
+def test_all_facts_that_take_stock_away_do(fact: Line) -> None:
+    shop = busy("abc")
+    shop.does(fact)
+    assert shop.endangered() == [[("c", 2, 0)]]
+
+
+def test_what_lets_nothing_less_be_available_names_nobody() -> None:
+    shop = busy("abc")
+    shop.does(sale(5))
+    shop.does(receive(1), comes_back(1, Disposition.RESTOCK), sale(1, JAM), commit("a"))
+    assert shop.available() == -3
+    assert shop.endangered() == []
+
+
+def test_goods_that_come_back_and_are_set_aside_help_nobody() -> None:
+    """They leave what is available as it is; here that is less than nothing."""
+    shop = busy("ab")
+    shop.does(sale(1))
+    shop.does(comes_back(1, Disposition.DAMAGED))
+    assert shop.endangered() == [[("b", 2, 0)]]
+
+
+def test_pending_holds_come_before_committed_ones_and_new_before_old() -> None:
+    shop = busy("abcde")
+    shop.does(commit("d"), commit("e", 1), commit("b"))
+    shop.does(sale(10))
+    assert shop.endangered() == [[("e", 1, 1), ("c", 2, 0), ("a", 2, 0), ("d", 0, 2), ("b", 0, 2)]]
+
+
+def test_holds_that_keep_nothing_are_not_endangered() -> None:
+    shop = busy("abc")
+    shop.does(release("a"))
+    shop.does(commit("b"), fulfil("b"))
+    shop.does(sale(9))
+    assert shop.endangered() == [[("c", 2, 0)]]
+
+
+def test_no_more_are_named_than_cover_the_shortage() -> None:
+    shop = busy("abc")
+    for units, named in ((1, ["c"]), (1, ["c"]), (1, ["c", "b"]), (9, ["c", "b", "a"])):
+        shop.does(sale(units))
+        assert [[name for name, *_ in each] for each in shop.endangered()] == [named]
+
+
+def test_a_shortage_is_judged_after_the_whole_block() -> None:
+    shop = busy("abc")
+    shop.does(sale(3), receive(3))
+    assert shop.pair.endangered == ()
+    shop.does(sale(1), receive(1), sale(1, JAM), sale(1), sale(5, JAM))
+    assert [(each.line, each.sku, each.units) for each in shop.pair.endangered] == [
+        (0, 1, 1), (2, 2, 1), (3, 1, 1), (4, 2, 1),
+    ]  # fmt: skip
+    assert shop.endangered() == [[("c", 2, 0)], [], [("c", 2, 0)], []]
+
+
+def test_a_fact_that_is_refused_names_nobody() -> None:
+    shop = busy("abc")
+    shop.does(sale(1))
+    shop.answer(sale(0), sale(-1))
+    assert shop.pair.endangered == ()
+
+
+def test_the_lines_of_one_order_on_a_cell_are_named_in_order() -> None:
+    shop = Shop(tea=9, jam=9)
+    shop.holds("order", reserve(1), reserve(2, JAM), reserve(3), reserve(5))
+    shop.does(count(0))
+    assert shop.endangered() == [[("order", 1, 0), ("order", 3, 0), ("order", 5, 0)]]
+
+
+def test_incoming_records_are_not_endangered() -> None:
+    shop = busy("a")
+    shop.does(expect(5, TEA, "on its way"), expect(4, TEA, "came"), receive_of("came", 4))
+    shop.does(count(0))
+    assert shop.endangered() == [[("a", 2, 0)]]
+
+
+def test_slots_of_forgotten_holds_and_records_are_passed_over() -> None:
+    shop = Shop(tea=9, resolved_remembered=1)
+    shop.does(expect(4, TEA, "came"))
+    for name in "abc":
+        shop.holds(name, reserve(3))
+    shop.does(receive_of("came", 4), release("b"))
+    assert shop.pair.machine.incoming(hold_id("came")) is None
+    shop.does(count(0))
+    assert shop.endangered() == [[("c", 3, 0), ("a", 3, 0)]]
+    shop.does(count(9))
+    shop.holds("d", reserve(1))  # in a slot that was used before
+    shop.does(count(0))
+    assert shop.endangered() == [[("d", 1, 0), ("c", 3, 0), ("a", 3, 0)]]
+
+
+def test_the_newest_are_named_however_the_slots_are_used() -> None:
+    """Slots that become free are used again, the last one first, so that age runs the other way."""
+    shop = Shop(tea=200, resolved_remembered=1)
+    for number in range(100):
+        shop.holds(f"old {number}", reserve(1))
+    for number in reversed(range(100)):
+        shop.does(release(f"old {number}"))
+    for number in range(99):
+        shop.holds(f"new {number}", reserve(1))
+    shop.does(count(0))
+    most = limits.MAX_ENDANGERED
+    assert shop.endangered() == [[(f"new {number}", 1, 0) for number in range(98, 98 - most, -1)]]
+    shop.does(count(97))
+    assert shop.endangered() == [[("new 98", 1, 0), ("new 97", 1, 0)]]
+
+
+def test_age_is_told_across_the_wrap_of_the_serial_numbers() -> None:
+    machine = stocked(Machine(), 1)
+    machine.state.meta[HOLDS_MADE] = SERIALS - 2
+    for number in range(5):
+        machine.apply(10 + number, [request(bytes([number]) * 16, [reserve(1, (1, BERLIN))])])
+    outcome = machine.apply(20, [request(b"f" * 16, [count(0, (1, BERLIN))])])
+    assert [each.hold_id[0] for each in outcome.endangered[0].holds] == [4, 3, 2, 1, 0]
+
+
+Two = Machine | ReferenceMachine
+
+
+def stocked(machine: Two, cells: int) -> Two:
+    machine.set_sku_limit(cells)
+    machine.set_location(BERLIN, **LOCATIONS[BERLIN])
+    lines = [receive(1000, (sku, BERLIN)) for sku in range(1, cells + 1)]
+    machine.apply(1, [request(b"stock" + bytes(11), lines)])
+    return machine
+
+
+def test_the_facts_of_one_block_name_so_many_at_most() -> None:
+    cells = limits.MAX_ENDANGERED_OF_BLOCK // limits.MAX_ENDANGERED + 2
+    asked = [
+        [
+            request(sku.to_bytes(14, "big") + bytes(2), [reserve(1, (sku, BERLIN))] * 65)
+            for sku in range(1, cells + 1)
+        ],
+        [request(b"count" + bytes(11), [count(0, (sku, BERLIN)) for sku in range(cells, 0, -1)])],
+    ]
+    machine, reference = stocked(Machine(), cells), stocked(ReferenceMachine(), cells)
+    for at, requests in enumerate(asked):
+        outcome, expected = machine.apply(2 + at, requests), reference.apply(2 + at, requests)
+        assert outcome.endangered == expected.endangered
+    named = [len(each.holds) for each in outcome.endangered]
+    assert named == [limits.MAX_ENDANGERED] * (cells - 2) + [0, 0]
+    assert [each.sku for each in outcome.endangered] == list(range(cells, 0, -1))
+
+
+def test_a_shortage_ends_when_stock_returns() -> None:
+    shop = busy("abc")
+    shop.does(sale(3))
+    assert shop.pair.machine.shortages == 1
+    shop.does(receive(2))
+    assert shop.pair.machine.shortages == 1
+    shop.does(receive(1))
+    assert shop.pair.machine.shortages == 0
+    assert shop.pair.endangered == ()
+
+
+def test_a_replay_need_not_look_for_them() -> None:
+    machine = stocked(Machine(), 1)
+    machine.apply(2, [request(bytes(16), [reserve(3, (1, BERLIN))])])
+    fact: list[Request] = [request(b"f" * 16, [count(0, (1, BERLIN))])]
+    outcome: Outcome = machine.apply(3, fact, names_endangered=False)
+    assert outcome.endangered == ()
+    assert machine.shortages == 1
+
+
+def test_a_block_is_cut_into_its_requests() -> None:
+    entries = tuple(Endangered(at, 1, 2, 3, ()) for at in (0, 2, 3, 7))
+    assert of_request(entries, 0, 2) == (entries[0],)
+    assert of_request(entries, 2, 4) == (
+        Endangered(0, 1, 2, 3, ()),
+        Endangered(1, 1, 2, 3, ()),
+    )
+    assert of_request(entries, 4, 7) == ()
+    assert of_request(entries, 7, 8) == (Endangered(0, 1, 2, 3, ()),)
