@@ -9,7 +9,7 @@ A component that was sold under a receipt's id has an id of its own, made of tha
 """
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -36,6 +36,11 @@ EXPANDED: Final = (
 )
 # Answers of a component that are those of its bundle only when no other component says more.
 _LESS_TELLING: Final = (Status.OK, Status.ALREADY_RECORDED, Status.LINKED_LINE_REFUSED)
+
+
+Send = Callable[[Request], Awaitable[tuple[int, Answer]]]
+Path = Callable[[int], str]
+"""Where in its message a line is that has a number in its request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,30 +77,48 @@ class BundleRouter:
 
     async def submit(self, request: Request) -> tuple[int, Answer]:
         """Apply lines that are judged one by one, as `Router.submit`."""
-        expanded = await self._expanded(request)
-        if expanded is None:
-            return await self._router.submit(request)
-        shard, answer = await self._router.submit(expanded.request)
-        return shard, expanded.folded(answer)
+        return await self._send(request, self._router.submit)
 
     async def reserve(self, request: Request) -> tuple[int, Answer]:
         """Hold all lines of one order, as `Router.reserve`."""
-        expanded = await self._expanded(request)
-        if expanded is None:
-            return await self._router.reserve(request)
-        shard, answer = await self._router.reserve(expanded.request)
-        return shard, expanded.folded(answer)
+        return await self._send(request, self._router.reserve)
+
+    async def move(self, request: Request) -> tuple[int, Answer]:
+        """Move lines of a hold, as `Router.move`."""
+        return await self._send(request, self._router.move)
 
     async def on_hold(self, request: Request, location: int = 0) -> tuple[int, Answer]:
         """Apply lines on one hold, as `Router.on_hold`."""
-        expanded = await self._expanded(request)
+        return await self._send(request, lambda sent: self._router.on_hold(sent, location))
+
+    async def returned(self, request: Request, sold_at: Sequence[int]) -> tuple[int, Answer]:
+        """Record what came back, as `Router.returned`."""
+        expanded = await self._expanded(request, "lines[{}].line".format)
         if expanded is None:
-            return await self._router.on_hold(request, location)
-        shard, answer = await self._router.on_hold(expanded.request, location)
+            return await self._router.returned(request, sold_at)
+        places = [sold_at[i] for i in expanded.origin.tolist()]
+        shard, answer = await self._router.returned(expanded.request, places)
         return shard, expanded.folded(answer)
 
-    async def _expanded(self, request: Request) -> Expanded | None:
-        """Expand a request; None when it names no bundle."""
+    async def exchange(self, request: Request, returns: int) -> tuple[int, Answer]:
+        """Apply so many returns and the reserves behind them, all linked, as `Router.submit`."""
+
+        def path(i: int) -> str:
+            return f"returns[{i}].line" if i < returns else f"lines[{i - returns}]"
+
+        return await self._send(request, self._router.submit, path)
+
+    async def _send(
+        self, request: Request, send: Send, path: Path = "lines[{}]".format
+    ) -> tuple[int, Answer]:
+        expanded = await self._expanded(request, path)
+        if expanded is None:
+            return await send(request)
+        shard, answer = await send(expanded.request)
+        return shard, expanded.folded(answer)
+
+    async def _expanded(self, request: Request, path: Path) -> Expanded | None:
+        """Expand a request; None when nothing in it is of a bundle."""
         catalogue = self._catalogue
         if not catalogue.has_bundles:
             return None
@@ -107,7 +130,7 @@ class BundleRouter:
         }
         if not sales and not names_bundles(request, catalogue):
             return None
-        return expand(request, catalogue, sales)
+        return expand(request, catalogue, sales, path)
 
 
 def names_bundles(request: Request, catalogue: Catalogue) -> bool:
@@ -145,7 +168,12 @@ def part_id(sale_id: bytes, sku: int) -> bytes:
     return hashlib.blake2b(sale_id + part, digest_size=limits.OP_ID_BYTES).digest()
 
 
-def expand(request: Request, catalogue: Catalogue, sales: Collection[bytes] = ()) -> Expanded:
+def expand(
+    request: Request,
+    catalogue: Catalogue,
+    sales: Collection[bytes] = (),
+    path: Path = "lines[{}]".format,
+) -> Expanded:
     """The request with the components of its bundles.
 
     `sales`: which of `returned_of` are no holds, and so may be sales of bundles. InvalidField when a
@@ -153,25 +181,18 @@ def expand(request: Request, catalogue: Catalogue, sales: Collection[bytes] = ()
     """
     is_bundle = _bundle_lines(request, catalogue)
     skus, quantities = _column(request, "sku").tolist(), _column(request, "quantity").tolist()
-    kinds, flags = _column(request, "kind").tolist(), _column(request, "flags").tolist()
     origin, times, sku_column, quantity_column = [], [], [], []
     for i, (sku, quantity) in enumerate(zip(skus, quantities, strict=True)):
         parts: Sequence[tuple[int, int]] = ((sku, 1),)
         if is_bundle[i]:
-            _check(i, sku, kinds[i], flags[i], catalogue)
             parts = catalogue.components(sku)
+            _check(request, i, catalogue, path(i))
         for part, per_piece in parts:
-            # Zero means all of it, and below zero nothing is meant.
-            units = quantity * per_piece if quantity > 0 else quantity
-            if is_bundle[i] and units > limits.MAX_QUANTITY:
-                bundle, component = catalogue.sku(sku).code, catalogue.sku(part).code
-                told = f"{quantity} of bundle {bundle!r} are {units} of {component!r}"
-                most = f"must be at most {limits.MAX_QUANTITY}"
-                raise InvalidField(f"lines[{i}].quantity", f"{told}, {most}")
             origin.append(i)
             times.append(per_piece)
             sku_column.append(part)
-            quantity_column.append(units)
+            # Zero means all of it, and below zero nothing is meant.
+            quantity_column.append(quantity * per_piece if quantity > 0 else quantity)
     if len(origin) > limits.MAX_UNARY_LINES:
         most = f"must be at most {limits.MAX_UNARY_LINES}"
         raise InvalidField("lines", f"{len(origin)} with the components of bundles, {most}")
@@ -179,6 +200,7 @@ def expand(request: Request, catalogue: Catalogue, sales: Collection[bytes] = ()
     columns = {name: column[of] for name, column in request.columns.items()}
     columns["sku"] = np.array(sku_column, COLUMNS["sku"])
     columns["quantity"] = np.array(quantity_column, COLUMNS["quantity"])
+    _check_moves(columns, of, path)
     _set_flags(columns, of)
     _name_sales(columns, is_bundle[of], sales)
     # The digest stays that of what the caller sent.
@@ -186,15 +208,37 @@ def expand(request: Request, catalogue: Catalogue, sales: Collection[bytes] = ()
     return Expanded(expanded, of, np.array(times))
 
 
-def _check(i: int, sku: int, kind: int, flags: int, catalogue: Catalogue) -> None:
-    """InvalidField unless a call may name a bundle."""
+def _check(request: Request, i: int, catalogue: Catalogue, path: str) -> None:
+    """InvalidField unless line i may name a bundle, and so much of it."""
+    kind, flags, sku, quantity = (
+        int(_column(request, name)[i]) for name in ("kind", "flags", "sku", "quantity")
+    )
     code = catalogue.sku(sku).code
     if kind not in EXPANDED:
         told = "is a bundle, which has no stock of its own: name its components"
-        raise InvalidField(f"lines[{i}].sku", f"{code!r} {told}")
+        raise InvalidField(f"{path}.sku", f"{code!r} {told}")
     if flags & Flag.PARTIAL:
         told = "is a bundle, of which no part can be held: name its components"
-        raise InvalidField(f"lines[{i}].sku", f"{code!r} {told}")
+        raise InvalidField(f"{path}.sku", f"{code!r} {told}")
+    if kind == Kind.MOVE and not quantity:
+        raise InvalidField(f"{path}.quantity", f"not given: {code!r} is a bundle, so say how many")
+    for part, per_piece in catalogue.components(sku):
+        units = quantity * per_piece
+        if units > limits.MAX_QUANTITY:
+            told = f"{quantity} of bundle {code!r} are {units} of {catalogue.sku(part).code!r}"
+            raise InvalidField(f"{path}.quantity", f"{told}, must be at most {limits.MAX_QUANTITY}")
+
+
+def _check_moves(columns: dict[str, NDArray[Any]], origin: NDArray[np.int64], path: Path) -> None:
+    """InvalidField when a cell is moved twice, which a bundle may hide."""
+    moved: set[tuple[int, int]] = set()
+    leaves = columns.get("value", np.zeros(len(origin), COLUMNS["value"]))
+    for i in np.flatnonzero(columns["kind"] == Kind.MOVE).tolist():
+        cell = int(columns["sku"][i]), int(leaves[i])
+        if cell in moved:
+            told = "has a SKU in common with a line before it: move one after the other"
+            raise InvalidField(path(int(origin[i])), told)
+        moved.add(cell)
 
 
 def _set_flags(columns: dict[str, NDArray[Any]], origin: NDArray[np.int64]) -> None:

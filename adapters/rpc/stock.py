@@ -3,7 +3,8 @@
 from typing import Any
 
 from actors.router import Router
-from adapters.rpc import facts, replies, requests
+from adapters.rpc import bundles, facts, replies, requests
+from adapters.rpc.bundles import BundleRouter
 from engine.catalogue import Catalogue
 from engine.operations import Kind, Request
 from onhand.v1 import common_pb2, stock_pb2, stock_pb2_grpc
@@ -14,21 +15,25 @@ _Reply = common_pb2.OperationReply
 class StockServicer(stock_pb2_grpc.StockServicer):
     """Each method: message to request, request to router, answer to message.
 
+    Lines of single calls may be of bundles, and go through `_lines`, which knows them.
     What they raise (InvalidField, Overloaded, Unavailable) becomes a gRPC status in
     `adapters.rpc.server`, where it stands once for all services.
     """
 
     def __init__(self, router: Router, catalogue: Catalogue) -> None:
         self._router = router
+        self._lines = BundleRouter(router, catalogue)
         self._catalogue = catalogue
 
     async def Submit(self, request: stock_pb2.SubmitRequest, context: Any) -> stock_pb2.SubmitReply:
         """Apply a batch of columns."""
-        return replies.submitted(*await self._router.submit(requests.submit(request)))
+        operation = requests.submit(request)
+        bundles.refuse_in_batch(operation, self._catalogue)
+        return replies.submitted(*await self._router.submit(operation))
 
     async def Reserve(self, request: stock_pb2.ReserveRequest, context: Any) -> _Reply:
         """Hold stock for a while; all lines or none."""
-        shard, answer = await self._router.reserve(requests.reserve(request, self._catalogue))
+        shard, answer = await self._lines.reserve(requests.reserve(request, self._catalogue))
         return replies.reserved(shard, answer, request)
 
     async def Extend(self, request: stock_pb2.ExtendRequest, context: Any) -> _Reply:
@@ -40,7 +45,7 @@ class StockServicer(stock_pb2_grpc.StockServicer):
     async def Move(self, request: stock_pb2.MoveRequest, context: Any) -> _Reply:
         """Hold the same at another location instead."""
         operation = requests.move(request, self._catalogue)
-        return replies.operation(*await self._router.move(operation))
+        return replies.operation(*await self._lines.move(operation))
 
     async def Commit(self, request: stock_pb2.HoldRequest, context: Any) -> _Reply:
         """Post a hold to an order."""
@@ -65,16 +70,17 @@ class StockServicer(stock_pb2_grpc.StockServicer):
     async def Sale(self, request: stock_pb2.SaleRequest, context: Any) -> _Reply:
         """Record that goods left through the till."""
         operation, ids = facts.sale(request, self._catalogue)
-        return replies.sold(*await self._router.submit(operation), ids)
+        return replies.sold(*await self._lines.submit(operation), ids)
 
     async def Return(self, request: stock_pb2.ReturnRequest, context: Any) -> _Reply:
         """Record that goods came back."""
         operation, sold_at = facts.returned(request, self._catalogue)
-        return replies.operation(*await self._router.returned(operation, sold_at))
+        return replies.operation(*await self._lines.returned(operation, sold_at))
 
     async def Exchange(self, request: stock_pb2.ExchangeRequest, context: Any) -> _Reply:
         """Record that goods came back, and hold others in their place; both or neither."""
-        shard, answer = await self._router.submit(facts.exchange(request, self._catalogue))
+        operation = facts.exchange(request, self._catalogue)
+        shard, answer = await self._lines.exchange(operation, len(request.returns))
         return replies.exchanged(shard, answer, request)
 
     async def Receive(self, request: stock_pb2.ReceiveRequest, context: Any) -> _Reply:
@@ -129,7 +135,7 @@ class StockServicer(stock_pb2_grpc.StockServicer):
     ) -> _Reply:
         """Tell that goods will not come."""
         operation, location = requests.on_hold(Kind.CANCEL_INCOMING, request, self._catalogue)
-        return replies.operation(*await self._router.on_hold(operation, location))
+        return replies.operation(*await self._lines.on_hold(operation, location))
 
     async def GetIncoming(
         self, request: stock_pb2.GetIncomingRequest, context: Any
@@ -142,7 +148,7 @@ class StockServicer(stock_pb2_grpc.StockServicer):
 
     async def _on_hold(self, kind: Kind, message: stock_pb2.HoldRequest) -> _Reply:
         operation, location = requests.on_hold(kind, message, self._catalogue)
-        return replies.operation(*await self._router.on_hold(operation, location))
+        return replies.operation(*await self._lines.on_hold(operation, location))
 
     async def _record(self, operation: Request) -> _Reply:
-        return replies.operation(*await self._router.submit(operation))
+        return replies.operation(*await self._lines.submit(operation))

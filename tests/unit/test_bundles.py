@@ -177,6 +177,23 @@ def test_limits_hold_for_what_a_bundle_stands_for() -> None:
         bundles.expand(order((BOX, 1), flags=Flag.PARTIAL), CATALOGUE)
 
 
+def test_a_move_says_how_many_of_a_bundle_and_each_cell_once() -> None:
+    moved = bundles.expand(request_of(Kind.MOVE, (BOX, 2), (MILK, 0), holds=[ID] * 2), CATALOGUE)
+    assert rows(moved.request, "sku", "quantity") == [(COLA, 12), (HAM, 500), (MILK, 0)]
+    with pytest.raises(InvalidField, match=r"lines\[1\].quantity: not given: 'BOX' is a bundle"):
+        bundles.expand(request_of(Kind.MOVE, (MILK, 0), (BOX, 0), holds=[ID] * 2), CATALOGUE)
+    twice = request_of(Kind.MOVE, (BOX, 1), (MILK, 1), (COLA, 1), holds=[ID] * 3)
+    with pytest.raises(InvalidField, match=r"lines\[2\]: has a SKU in common with a line before"):
+        bundles.expand(twice, CATALOGUE)
+
+
+def test_a_field_is_named_by_where_it_stands_in_its_message() -> None:
+    request = request_of(Kind.RETURN, (MILK, 1), (BOX, limits.MAX_QUANTITY))
+    with pytest.raises(InvalidField) as refused:
+        bundles.expand(request, CATALOGUE, path="returns[{}].line".format)
+    assert refused.value.field == "returns[1].line.quantity"
+
+
 @pytest.mark.parametrize("quantity", [0, -1, -(2**63)])
 def test_a_quantity_that_makes_no_sense_is_left_to_the_machine(quantity: int) -> None:
     expanded = bundles.expand(request_of(Kind.RESERVE, (BOX, quantity)), CATALOGUE)
