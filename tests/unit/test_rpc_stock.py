@@ -29,7 +29,7 @@ from adapters.rpc.server import MAX_MESSAGE_BYTES, Gate, Server, open_server
 from adapters.rpc.stock import StockServicer
 from engine import limits
 from engine.catalogue import Catalogue, CatalogueBlock
-from engine.entries import Location, Sku
+from engine.entries import Component, Location, Sku
 from engine.operations import COLUMNS, Kind, Request, id_to_pair
 from engine.shard_map import ShardMap
 from engine.status import MESSAGES, Status
@@ -55,6 +55,8 @@ def some_catalogue() -> Catalogue:
     skus = [Sku(f"sku-{i}") for i in range(1, 9)]
     locations = [Location(f"store-{i}", "USD") for i in range(1, 9)]
     catalogue.apply(CatalogueBlock(1, 1, skus=skus, locations=locations))
+    box = Sku("box", components=(Component(1, 2), Component(2, 3)))
+    catalogue.apply(CatalogueBlock(1, 2, 0, len(skus), len(locations), [box]))
     return catalogue
 
 
@@ -367,6 +369,95 @@ async def test_what_is_malformed_in_calls_on_holds_is_told_by_its_field(shop: Sh
     assert await refused_field(stock.GetIncoming(found)) == "incoming_id"
 
 
+async def test_a_bundle_is_reserved_moved_on_and_returned_by_component(shop: Shop) -> None:
+    await shop.receive(10)
+    await shop.receive(10, sku=2)
+    op_id = an_id()
+    order = stock_pb2.ReserveRequest(op_id=op_id, lines=[line("box", 1, 3)], commit_now=True)
+    held = await shop.stock.Reserve(order)
+    assert (held.status, [each.available for each in held.lines]) == (Status.OK, [0])
+    fulfil = stock_pb2.HoldRequest(op_id=an_id(), hold_id=op_id, lines=[line("box", 1, 2)])
+    assert (await shop.stock.Fulfil(fulfil)).status == Status.OK
+    back = stock_pb2.ReturnLine(line=line("box", 1, 1), against=op_id)
+    returned = await shop.stock.Return(stock_pb2.ReturnRequest(op_id=an_id(), lines=[back]))
+    assert returned.status == Status.OK
+    hold = await shop.stock.GetHold(stock_pb2.GetHoldRequest(hold_id=op_id))
+    counted = [(each.sku.id, each.committed, each.fulfilled, each.returned) for each in hold.lines]
+    assert counted == [(1, 2, 4, 2), (2, 3, 6, 3)]
+    batch = stock_pb2.SubmitRequest(
+        op_id=bytes(16), lines=1, kind=b"\6", sku=b"\x09\0\0\0", location=b"\1\0\0\0"
+    )
+    assert await refused_field(shop.stock.Submit(batch)) == "sku"
+
+
+async def test_an_order_that_is_paid_has_no_deadline(shop: Shop) -> None:
+    await shop.receive(5)
+    op_id = an_id()
+    order = stock_pb2.ReserveRequest(op_id=op_id, lines=[line(1, 1, 2)], commit_now=True)
+    held = await shop.stock.Reserve(order)
+    assert (held.status, held.hold_id, held.deadline_ns) == (Status.OK, op_id, 0)
+    hold = await shop.stock.GetHold(stock_pb2.GetHoldRequest(hold_id=op_id))
+    assert hold.state == stock_pb2.HOLD_STATE_COMMITTED
+
+
+async def test_a_partial_order_tells_what_was_granted(shop: Shop) -> None:
+    await shop.receive(5)
+
+    async def reserve(*lines: common_pb2.Line) -> common_pb2.OperationReply:
+        request = stock_pb2.ReserveRequest(op_id=an_id(), lines=lines, allow_partial=True)
+        return await shop.stock.Reserve(request)
+
+    held = await reserve(line(1, 1, 3), line(1, 1, 3), line(2, 1, 1))
+    assert (held.status, held.message, len(held.hold_id)) == (Status.OK, "", 16)
+    assert [each.granted for each in held.lines] == [3, 2, 0]
+    assert [each.status for each in held.lines] == [0, 0, Status.INSUFFICIENT_STOCK]
+    nothing = await reserve(line(1, 1, 1))
+    assert (nothing.status, nothing.hold_id) == (Status.INSUFFICIENT_STOCK, b"")
+
+
+async def test_an_order_takes_the_place_of_an_older_hold(shop: Shop) -> None:
+    await shop.receive(5)
+    older, newer = an_id(), an_id()
+    await shop.stock.Reserve(stock_pb2.ReserveRequest(op_id=older, lines=[line(1, 1, 5)]))
+    for count, status in ((6, Status.INSUFFICIENT_STOCK), (5, Status.OK)):
+        order = stock_pb2.ReserveRequest(
+            op_id=newer if not status else an_id(), lines=[line(1, 1, count)], supersedes=older
+        )
+        assert (await shop.stock.Reserve(order)).status == status
+    commit = stock_pb2.HoldRequest(op_id=an_id(), hold_id=older)
+    assert (await shop.stock.Commit(commit)).status == Status.HOLD_RELEASED
+
+
+async def test_a_payment_that_is_late_reserves_again_if_asked(shop: Shop) -> None:
+    await shop.receive(5)
+    op_id = an_id()
+    order = stock_pb2.ReserveRequest(op_id=op_id, lines=[line(1, 1, 2), line(1, 1, 1)], ttl_ms=10)
+    held = await shop.stock.Reserve(order)
+    extend = stock_pb2.ExtendRequest(op_id=an_id(), hold_id=op_id, ttl_ms=50)
+    longer = await shop.stock.Extend(extend)
+    assert longer.deadline_ns - longer.now_ns == 50_000_000
+    assert longer.deadline_ns > held.deadline_ns
+    shop.shard.now_ns += 10**9
+    late = stock_pb2.HoldRequest(op_id=an_id(), hold_id=op_id)
+    assert (await shop.stock.Commit(late)).status == Status.HOLD_EXPIRED
+    late = stock_pb2.HoldRequest(op_id=an_id(), hold_id=op_id, re_reserve_if_expired=True)
+    assert (await shop.stock.Commit(late)).status == Status.OK
+    late.op_id = an_id()
+    assert (await shop.stock.Fulfil(late)).status == Status.INVALID_FLAGS
+    handed = stock_pb2.HoldRequest(op_id=an_id(), hold_id=op_id)
+    assert (await shop.stock.Fulfil(handed)).status == Status.OK
+    handed.op_id = an_id()
+    assert (await shop.stock.Unfulfil(handed)).status == Status.OK
+    hold = await shop.stock.GetHold(stock_pb2.GetHoldRequest(hold_id=op_id))
+    assert hold.state == stock_pb2.HOLD_STATE_COMMITTED
+
+
+async def test_a_channel_that_is_unknown_is_a_value(shop: Shop) -> None:
+    await shop.receive(5)
+    order = stock_pb2.ReserveRequest(op_id=an_id(), lines=[line(1, 1, 1)], channel="web")
+    assert (await shop.stock.Reserve(order)).status == Status.UNKNOWN_CHANNEL
+
+
 async def test_unknown_codes_are_values(shop: Shop) -> None:
     lines = [line("nothing", 1, 1), line(1, "nowhere", 1), line(0, 1, 1), line(1, 0, 1)]
     reply = await shop.stock.Receive(stock_pb2.LinesRequest(op_id=an_id(), lines=lines))
@@ -645,7 +736,7 @@ def test_a_batch_is_told_from_another_by_any_column() -> None:
 async def test_a_batch_of_columns(shop: Shop) -> None:
     columns = {
         "op_id": an_id()[:14] + b"\0\0", "lines": 3, "kind": bytes((Kind.RECEIVE,)),
-        "sku": np.array([1, 2, 9], "<u4").tobytes(), "location": np.array([1], "<u4").tobytes(),
+        "sku": np.array([1, 2, 99], "<u4").tobytes(), "location": np.array([1], "<u4").tobytes(),
         "quantity": np.array([5, 6, 7], "<i8").tobytes(),
     }  # fmt: skip
     reply = await shop.stock.Submit(stock_pb2.SubmitRequest(**columns, want_available=True))
