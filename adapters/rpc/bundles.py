@@ -56,7 +56,11 @@ class Expanded:
     times: NDArray[np.int64]
 
     def folded(self, answer: Answer) -> Answer:
-        """The answer to the original: a line a line, `available` of a bundle in whole pieces."""
+        """The answer to the original: a line a line, `available` of a bundle in whole pieces.
+
+        `granted` is empty, as no line of a bundle may be PARTIAL. What a bundle's sale endangers has
+        an entry for each component that is short.
+        """
         starts = np.flatnonzero(np.diff(self.origin, prepend=-1))
         ends = [*starts[1:].tolist(), len(self.origin)]
         lines = zip(starts.tolist(), ends, strict=True)
@@ -65,7 +69,10 @@ class Expanded:
         if available:
             pieces = np.frombuffer(available, "<i8") // self.times
             available = np.minimum.reduceat(pieces, starts).astype("<i8").tobytes()
-        return replace(answer, status=status, available=available)
+        endangered = tuple(
+            each._replace(line=int(self.origin[each.line])) for each in answer.endangered
+        )
+        return replace(answer, status=status, available=available, endangered=endangered)
 
 
 class BundleRouter:

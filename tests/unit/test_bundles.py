@@ -15,6 +15,7 @@ from engine.entries import Component, Location, Sku
 from engine.operations import Answer, Flag, Kind, Request, id_to_pair, pair_to_id
 from engine.reference import ReferenceMachine
 from engine.status import Status
+from engine.views import Endangered, EndangeredHold
 
 ID = bytes(range(16))
 COLA, HAM, MILK = 1, 2, 3
@@ -222,6 +223,16 @@ def test_the_answers_of_components_become_one() -> None:
 def judged(machine: ReferenceMachine, request: Request) -> Answer:
     status, available, *_ = machine.apply(2 * SECOND, [request]).answers[0]
     return Answer(status, np.array(available, "<i8").tobytes(), 1, 2, 3)
+
+
+def test_what_a_bundle_endangers_is_told_of_its_line() -> None:
+    expanded = bundles.expand(request_of(Kind.SALE, (MILK, 1), (BOX, 1), (CASE, 1)), CATALOGUE)
+    answer = answer_of((Status.OK, 0), (Status.OK, -6), (Status.OK, -1), (Status.OK, -30))
+    short = [Endangered(line, 1, 1, 6, (EndangeredHold(ID, 2, 0),)) for line in (1, 2, 3)]
+    folded = expanded.folded(replace(answer, endangered=tuple(short)))
+    assert [each.line for each in folded.endangered] == [1, 1, 2]
+    assert {each.holds for each in folded.endangered} == {short[0].holds}
+    assert told(folded) == [(Status.OK, 0), (Status.OK, -1), (Status.OK, -2)]
 
 
 lines_of_orders = st.lists(
