@@ -54,7 +54,7 @@ class Catalogue:
         self._gtins = [""]  # of one SKU: joined with blanks, which is half the size of a tuple
         self._gtin_owners: dict[int, int] = {}  # the GTIN as a number: leading zeros say nothing
         self._bundles: dict[int, tuple[Component, ...]] = {}
-        self._is_bundle = np.zeros(1, np.bool_)  # by id, as far as the last bundle's
+        self._is_bundle = np.zeros(1, np.bool_)  # by id, up to one past the last bundle's
         self._parts: set[int] = set()  # every SKU that is a component
         self._location_ids: dict[str, int] = {}
         self._location_codes = [""]
@@ -113,8 +113,7 @@ class Catalogue:
 
     def are_bundles(self, skus: NDArray[np.uint32]) -> NDArray[np.bool_]:
         """Which ids of a column (n,) are those of bundles."""
-        last = len(self._is_bundle) - 1
-        return self._is_bundle[np.where(skus <= last, skus, 0)]
+        return self._is_bundle.take(skus, mode="clip")  # what is past the end is its last value
 
     def channel_number(self, code: str) -> int:
         """The number of a channel's code; 0 for no code, NO_SUCH_CHANNEL for an unknown one."""
@@ -248,7 +247,7 @@ class Catalogue:
         numbered = enumerate(block.skus, block.known_skus + 1)
         bundles = {i: entry.components for i, entry in numbered if entry.components}
         if bundles:
-            grown = np.zeros(max(bundles) + 1, np.bool_)
+            grown = np.zeros(max(bundles) + 2, np.bool_)
             grown[: len(self._is_bundle)] = self._is_bundle
             grown[list(bundles)] = True
             self._is_bundle = grown
