@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from engine import limits
 from engine.kernels import CELL_WORDS, KEY
 from engine.mirror import Fields, Mirror, among, place_of, stamp_of
+from engine.views import Endangered
 
 MAX_FRAME_CELLS: Final = 1 << 16
 FRAME_CELL_BYTES: Final = 36  # six columns
@@ -83,6 +84,8 @@ _NO_ROWS: Final = np.zeros(0, np.int32)
 class DeltaFrame:
     """One message to a subscriber. `cells` are copies of the cells' rows (n, CELL_WORDS), each once.
 
+    `endangered` says of cells with a shortage among them whom it endangers.
+
     `token` is empty when more frames must follow before the reader's copy is whole.
     """
 
@@ -91,6 +94,7 @@ class DeltaFrame:
     places: Places = ()
     cells: NDArray[np.int64] = field(default_factory=lambda: _NO_CELLS)
     block_now_ns: int = 0
+    endangered: list[Endangered] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -287,8 +291,9 @@ class Subscription:
 
     def _part(self) -> DeltaFrame:
         kind = FrameKind.SNAPSHOT if self._in_snapshot else FrameKind.DELTA
-        cells = self._gather(self._hub.frame_cells)
-        return DeltaFrame(kind, cells=cells, block_now_ns=self._newest_ns)
+        frame = DeltaFrame(kind, block_now_ns=self._newest_ns)
+        self._gather(frame, self._hub.frame_cells)
+        return frame
 
     def _closed(self, last: DeltaFrame) -> DeltaFrame:
         """Nothing is left: with the last part, the reader's copy is as of this moment."""
@@ -315,16 +320,17 @@ class Subscription:
         self._frozen[-1] = self._closed(self._frozen[-1])
         return self._frozen.popleft()
 
-    def _gather(self, most: int) -> NDArray[np.int64]:
+    def _gather(self, frame: DeltaFrame, most: int) -> None:
         parts = []
         for shard, backlog in self._backlogs.items():
             if backlog and most:
                 rows = backlog.take(most)
                 most -= len(rows)
-                parts.append(self._hub.mirrors[shard].cells[rows])
-        if len(parts) == 1:
-            return parts[0]
-        return np.concatenate(parts) if parts else _NO_CELLS
+                mirror = self._hub.mirrors[shard]
+                parts.append(mirror.cells[rows])
+                frame.endangered += mirror.endangered(rows)
+        if parts:
+            frame.cells = parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _last(self) -> DeltaFrame:
         """What is told before the end: once, what is pending if it is little; always a token."""

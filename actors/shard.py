@@ -88,6 +88,7 @@ class BlockStats:
     statuses: NDArray[np.uint8]
     nbytes: int
     expired: int
+    endangered: int  # holds that facts named, which left less than was promised
     append_s: float
     waits_s: Sequence[float]  # of each request, from its arrival to its answer
 
@@ -119,6 +120,7 @@ class _Staged:
             self.outcome.status,
             len(self.payload),
             self.outcome.expired,
+            sum(len(each.holds) for each in self.outcome.endangered),
             answered - started,
             [answered - waiting.since for waiting in self.taken],
         )

@@ -48,6 +48,9 @@ class Metrics:
         self._blocks = named(Counter, "blocks", "Blocks appended to the journal")
         self._block_bytes = named(Counter, "block_bytes", "Bytes of blocks appended")
         self._expired = named(Counter, "holds_expired", "Holds that ran out")
+        self._endangered = named(
+            Counter, "holds_endangered", "Holds named by facts that left a shortage"
+        )
         self._block_lines = named(Histogram, "block_lines", "Lines of a block", buckets=_LINES)
         self._append = named(
             Histogram, "append_seconds", "Until a block is durable", buckets=_SECONDS
@@ -76,6 +79,8 @@ class Metrics:
         self._blocks.inc()
         self._block_bytes.inc(block.nbytes)
         self._expired.inc(block.expired)
+        if block.endangered:
+            self._endangered.inc(block.endangered)
         self._block_lines.observe(len(block.statuses))
         self._append.observe(block.append_s)
         for wait_s in block.waits_s:

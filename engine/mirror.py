@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from engine.block import AfterImage, Block
 from engine.kernels import CELL_WORDS, KEY, ON_HAND, PRICE, SAFETY_STOCK, VERSION
+from engine.views import Endangered
 
 SEQ_BITS: Final = 40  # of a stamp; the epoch has the bits above
 MAX_SEQ: Final = (1 << SEQ_BITS) - 1
@@ -84,6 +85,7 @@ class Mirror:
         self._stamps = np.zeros((_FIRST_ROWS, 2), np.int64)
         self._index = _KeyIndex()
         self._locations: dict[int, _Rows] = {}
+        self._endangered: dict[int, Endangered] = {}  # by row: of cells that are short
 
     # ------------------------------------------------------------------------------- changing --
 
@@ -122,6 +124,7 @@ class Mirror:
         self._append_rows(table[count:, KEY])
         self._cells[: self._count] = table
         self._stamps[: self._count][changed] = stamp
+        self._forget_well(np.array(list(self._endangered), np.int32))
         self.stamp, self.now_ns, self._crc = stamp, now_ns, None
         return np.flatnonzero(changed.any(axis=1)).astype(np.int32)
 
@@ -140,8 +143,29 @@ class Mirror:
             self._append_rows(image.new_keys)
             self._set(image, stamp)
             rows = image.rows
+        self._note_endangered(block, rows)
         self.stamp, self.now_ns, self._crc = stamp, block.now_ns, crc
         return rows
+
+    def _note_endangered(self, block: Block, rows: NDArray[np.int32]) -> None:
+        """Keep whom the newest fact endangers, of each cell that is short, until it is no more."""
+        if block.endangered:
+            keys = [key_of(each.sku, each.location) for each in block.endangered]
+            found = self.find(np.array(keys, np.int64)).tolist()
+            self._endangered.update(zip(found, block.endangered, strict=True))
+        self._forget_well(rows)
+
+    def _forget_well(self, rows: NDArray[np.int32]) -> None:
+        """A shortage is over when the stock is back."""
+        if self._endangered and len(rows):
+            well = rows[available_of(self._cells[rows]) >= 0]
+            for row in self._endangered.keys() & set(well.tolist()):
+                del self._endangered[row]
+
+    def endangered(self, rows: NDArray[np.int32]) -> list[Endangered]:
+        """Who is endangered by the shortages of these rows, as the facts that left them said."""
+        known = self._endangered
+        return [known[row] for row in rows.tolist() if row in known] if known else []
 
     def _check_follows(self, block: Block) -> int:
         epoch, seq = place_of(self.stamp)

@@ -26,6 +26,7 @@ from adapters.client.values import (
     Price,
     Result,
     ReturnLine,
+    Shortage,
     Sku,
     Transfer,
     TransferLine,
@@ -335,6 +336,12 @@ def frame_from(message: deltas_pb2.Frame) -> Frame:
         price_version=_column(message.price_version, "<u4", message.cells),
         block_now_ns=message.block_now_ns,
         sent_ns=message.sent_ns,
+        shortages=tuple(
+            Shortage(
+                each.sku, each.location, each.shortage, tuple(map(endangered_from, each.holds))
+            )
+            for each in message.shortages
+        ),
     )
 
 

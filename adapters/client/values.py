@@ -319,6 +319,18 @@ class Fields(IntEnum):
     PRICE = 2
 
 
+class Shortage(NamedTuple):
+    """A cell with less than it has promised, and the holds whose stock is missing.
+
+    `shortage`: base units missing when that was said; over when `available` is not below zero.
+    """
+
+    sku: int
+    location: int
+    shortage: int
+    holds: tuple[Endangered, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """The newest values of n cells as columns of shape (n,).
@@ -337,6 +349,7 @@ class Frame:
     price_version: NDArray[np.uint32]
     block_now_ns: int
     sent_ns: int
+    shortages: tuple[Shortage, ...] = ()
 
     def __len__(self) -> int:
         return len(self.sku)

@@ -21,6 +21,7 @@ from adapters.rpc.requests import InvalidField
 from engine import limits
 from engine.kernels import KEY, ON_HAND, PRICE, VERSION
 from engine.mirror import Fields, available_of
+from engine.views import Endangered
 from onhand.v1 import availability_pb2, common_pb2, deltas_pb2
 
 DEFAULT_HEARTBEAT_MS: Final = 5_000
@@ -191,10 +192,23 @@ def packed(frame: DeltaFrame, fields: Fields, sent_ns: int) -> bytes:
         if fields is not Fields.PRICE:
             message.on_hand = _column(cells[:, ON_HAND], "<i8")
             message.available = _column(available_of(cells), "<i8")
+            message.shortages.extend(map(_shortage, frame.endangered))
         if fields is not Fields.STOCK:
             message.price_minor = _column(cells[:, PRICE], "<i8")
             message.price_version = _column(cells[:, VERSION], "<u4")
     return message.SerializeToString()
+
+
+def _shortage(endangered: Endangered) -> deltas_pb2.Shortage:
+    return deltas_pb2.Shortage(
+        sku=endangered.sku,
+        location=endangered.location,
+        shortage=endangered.units,
+        holds=[
+            common_pb2.Endangered(hold_id=hold_id, pending=pending, committed=committed)
+            for hold_id, pending, committed in endangered.holds
+        ],
+    )
 
 
 def _column(values: NDArray[np.int64], dtype: str) -> Any:

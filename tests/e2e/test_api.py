@@ -663,6 +663,33 @@ async def test_a_watcher_resumes_where_it_was(shop: Shop, watch: Watch) -> None:
     assert cells_of(await watch(goods.locations, token).frame()) == cells_of(frame)
 
 
+async def test_a_watcher_is_told_whom_a_shortage_endangers_until_it_is_over(
+    shop: Shop, watch: Watch
+) -> None:
+    goods = await shop.goods(stock=5)
+    held = [await shop.shard.stock.Reserve(reserve([(goods.sku, goods.at, 2)])) for _ in range(2)]
+    await shop.shard.stock.Commit(on_hold(held[1].hold_id))
+    await asyncio.to_thread(shop.stack.wait_for_mirror)
+    watcher = watch(goods.locations)
+    await watcher.snapshot()
+    await shop.shard.stock.Sale(of([(goods.sku, goods.at, 4)]))
+    (told,) = (await watcher.frame()).shortages
+    assert (told.sku, told.location, told.shortage) == (goods.sku, goods.at, 3)
+    assert [(each.hold_id, each.pending, each.committed) for each in told.holds] == [
+        (held[0].hold_id, 2, 0),  # pending ones first
+        (held[1].hold_id, 0, 2),
+    ]
+    late = watch(goods.locations)  # a snapshot says it too
+    snapshot = await late.frame()
+    assert list(snapshot.shortages) == [told]
+    of_prices = watch(goods.locations, fields=deltas_pb2.FIELDS_PRICE)
+    assert not (await of_prices.frame()).shortages
+    await shop.shard.stock.Receive(of([(goods.sku, goods.at, 3)]))
+    over = await watcher.frame()
+    assert cells_of(over)[goods.sku, goods.at][1] == 0
+    assert not over.shortages
+
+
 async def test_a_watcher_of_prices_is_not_told_of_stock(shop: Shop, watch: Watch) -> None:
     goods = await shop.goods(skus=2, stock=5)
     watcher = watch(goods.locations, fields=deltas_pb2.FIELDS_PRICE)

@@ -19,7 +19,7 @@ def metrics() -> Iterator[Metrics]:
 
 def block(kinds: list[int], statuses: list[int]) -> BlockStats:
     columns = np.array(kinds, np.uint8), np.array(statuses, np.uint8)
-    return BlockStats(2, *columns, 1_000, 5, 0.001, [0.002, 0.003])
+    return BlockStats(2, *columns, 1_000, 5, 3, 0.001, [0.002, 0.003])
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -39,6 +39,7 @@ def test_a_block_is_counted_by_kind_and_status(metrics: Metrics) -> None:
     assert value(metrics, "onhand_block_lines_sum") == 10
     assert value(metrics, "onhand_request_seconds_count") == 4
     assert value(metrics, "onhand_holds_expired_total") == 10
+    assert value(metrics, "onhand_holds_endangered_total") == 6
 
 
 def test_kinds_that_are_not_told_for_each_line_are_left_out(metrics: Metrics) -> None:

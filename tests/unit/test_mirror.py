@@ -25,7 +25,7 @@ from engine.mirror import (
     place_of,
     stamp_of,
 )
-from engine.views import Cell
+from engine.views import Cell, Endangered, EndangeredHold
 from tests.fakes.cells import Changes, FakeShard
 from tests.fakes.journal import FakeJournal, MemoryStream
 
@@ -177,6 +177,26 @@ def test_reload_tells_what_differs_and_keeps_older_tokens_good() -> None:
     assert mirror.reload(other, 9, 0, 0) is None
     follow(mirror, shard.write({(1, 1): {RESERVED: 1}}))
     assert_same(mirror, shard)
+
+
+def test_a_shortage_is_known_until_the_stock_is_back() -> None:
+    """By a block, or by a table that is loaded in place of blocks."""
+    named = Endangered(0, 1, 1, 2, (EndangeredHold(bytes(16), 3, 0),))
+    row = np.zeros(1, np.int32)
+    for by_table in (False, True):
+        shard, mirror = FakeShard(), Mirror(0)
+        follow(mirror, shard.open_epoch())
+        for on_hand, endangered in ((1, ()), (-2, (named,)), (-1, ())):
+            block = decode(shard.write({(1, 1): {ON_HAND: on_hand}}))
+            mirror.apply(dataclasses.replace(block, endangered=endangered), block.previous_crc)
+            mirror._crc = None
+            assert mirror.endangered(row) == ([] if on_hand > 0 else [named])
+        payload = shard.write({(1, 1): {ON_HAND: 0}})
+        if by_table:
+            mirror.reload(shard.array(), shard.at.epoch, shard.at.seq, shard.now_ns)
+        else:
+            mirror.apply(decode(payload), crc_of(payload))
+        assert mirror.endangered(row) == []
 
 
 def test_a_hundred_thousand_cells_are_found() -> None:
