@@ -53,13 +53,14 @@ class Columns:
             sums=_zeros(1, np.uint64),
         )
 
-    def make_room(self, lines: int) -> None:
+    def make_room(self, lines: int, more_hold_lines: int) -> None:
         """Room for a block of `lines` lines: each may make one cell and one hold line.
 
         Raises MemoryError when the shard would pass MAX_CELLS or MAX_HOLDS.
         """
         self.make_room_for_cells(int(self.state.meta[kernels.CELLS]) + lines)
-        self.make_room_for_holds(int(self.state.meta[kernels.HOLDS_USED]) + lines)
+        used = int(self.state.meta[kernels.HOLDS_USED])
+        self.make_room_for_holds(used + lines + more_hold_lines)
 
     def make_room_for_locations(self, highest: int) -> None:
         """Room for location ids up to `highest`."""

@@ -108,7 +108,7 @@ _SALE, _RETURN, _RECEIVE, _ADJUST, _COUNT = (int(Kind(k)) for k in range(6, 11))
 _SET_SAFETY_STOCK, _SET_PRICE = int(Kind.SET_SAFETY_STOCK), int(Kind.SET_PRICE)
 _CLAIM_RETURN = int(Kind.CLAIM_RETURN)
 _INSPECT, _WRITE_OFF = int(Kind.INSPECT), int(Kind.WRITE_OFF)
-_EXTEND, _UNFULFIL = int(Kind.EXTEND), int(Kind.UNFULFIL)
+_EXTEND, _MOVE, _ADD_LINE, _UNFULFIL = (int(Kind(k)) for k in range(13, 17))
 _CANCEL_INCOMING, _EXPECT = int(Kind.CANCEL_INCOMING), int(Kind.EXPECT)
 _LAST_KIND = int(max(Kind))
 _LINKED, _RELEASE_REST = int(Flag.LINKED), int(Flag.RELEASE_REST)
@@ -906,18 +906,22 @@ def sweep(
 
 
 @_inlined
+def is_elsewhere(places, sku, location):
+    """Whether a cell of a known location belongs to another shard."""
+    if places[location, OWNED] == LOCATION_ELSEWHERE:
+        return True
+    split = places[location, SPLIT]
+    return split > 1 and key_tag(sku) % split != places[location, PART]
+
+
+@_inlined
 def check_place(places, meta, sku, location):
     """Whether catalogue and shard map know the cell and give it to this shard."""
     if location <= 0 or location >= len(places) or places[location, OWNED] == LOCATION_UNKNOWN:
         return _UNKNOWN_LOCATION
     if sku <= 0 or sku > meta[SKU_LIMIT]:
         return _UNKNOWN_SKU
-    if places[location, OWNED] == LOCATION_ELSEWHERE:
-        return _WRONG_SHARD
-    split = places[location, SPLIT]
-    if split > 1 and key_tag(sku) % split != places[location, PART]:
-        return _WRONG_SHARD
-    return _OK
+    return _WRONG_SHARD if is_elsewhere(places, sku, location) else _OK
 
 
 @_inlined
@@ -1420,6 +1424,241 @@ def extend(
         wheel_put(holds, lines, wheel, wheel_bits, meta, head)
         add_hash(holds, lines, sums, head)
     return status, np.int64(lines[head, CELL])
+
+
+# --- more lines, other locations ----------------------------------------------------------------
+
+
+@_inlined
+def last_line(lines, head):
+    """The last line of a hold, and how many there are."""
+    slot, count = head, 1
+    while lines[slot, NEXT_LINE] >= 0:
+        slot = np.int64(lines[slot, NEXT_LINE])
+        count += 1
+    return slot, count
+
+
+@_jit
+def add_line(
+    cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places, buffers,
+    meta, sums, now, flags, sku, location, quantity, ttl_ms, channel, hi, lo,
+):  # fmt: skip
+    """ADD_LINE: one more line for a pending hold, or the first one of a new hold.
+
+    Returns (status, row or -1).
+    """
+    if flags:
+        return _INVALID_FLAGS, np.int64(-1)
+    status, kept = check_reserve(places, meta, sku, location, quantity, ttl_ms), np.int64(0)
+    if status == _OK:
+        status, kept = buffer_of(places, buffers, location, channel)
+    if status != _OK:
+        return status, np.int64(-1)
+    row = find_cell(cells, cell_index, location << 32 | sku)
+    head = called_hold(
+        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, hi, lo
+    )  # fmt: skip
+    last, number = head, 0
+    if head >= 0:
+        status = check_hold_state(_ADD_LINE, lines[head, STATE])
+        last, number = last_line(lines, head)
+        if status == _OK and number >= _MAX_HOLD_LINES:
+            status = _TOO_MANY_LINES
+    if status == _OK and (row < 0 or available(cells, row) - kept < quantity):
+        status = _INSUFFICIENT
+    if status != _OK:
+        return status, row
+    deadline = holds[head, DEADLINE] if head >= 0 else now + ttl_ms * _NS_PER_MS
+    serial = np.int64(lines[head, SERIAL]) if head >= 0 else next_serial(meta)
+    slot = hold_line(
+        cells, touched, holds, lines, meta, sums, row, quantity, False, deadline, hi, lo, serial,
+        number,
+    )  # fmt: skip
+    if head >= 0:
+        lines[last, NEXT_LINE] = slot
+    else:
+        open_hold(holds, lines, hold_index, wheel, wheel_bits, meta, slot)
+    return _OK, row
+
+
+@_inlined
+def is_called(cells, lines, slot, sku, source):
+    """Whether a MOVE is about a line of its hold; 0 stands for every SKU, for every location."""
+    key = cells[lines[slot, CELL], KEY]
+    return (sku == 0 or key & _LOW32 == sku) and (source == 0 or key >> 32 == source)
+
+
+@_inlined
+def movable(cells, lines, slot, sku, location, source):
+    """What a MOVE may take of a line: all that is pending, if it is called and not there yet."""
+    if cells[lines[slot, CELL], KEY] >> 32 == location:
+        return np.int64(0)
+    is_meant = is_called(cells, lines, slot, sku, source)
+    return np.int64(lines[slot, PENDING]) if is_meant else np.int64(0)
+
+
+@_inlined
+def must_split(lines, slot, units):
+    """Whether something of a line stays where it is when `units` of it move."""
+    return lines[slot, PENDING] > units or lines[slot, POSTED] + lines[slot, FULFILLED] > 0
+
+
+@_inlined
+def destination(cells, cell_index, lines, slot, location):
+    """The row of a line's SKU at another location, or -1."""
+    return find_cell(cells, cell_index, location << 32 | cells[lines[slot, CELL], KEY] & _LOW32)
+
+
+@_jit
+def check_move(places, meta, flags, sku, location, quantity):
+    """The checks of a MOVE that do not need the hold; SKU 0 is every one."""
+    status = check_hold_call(_MOVE, flags, quantity)
+    if status != _OK:
+        return status
+    if sku != 0:
+        return check_place(places, meta, sku, location)
+    if location <= 0 or location >= len(places) or places[location, OWNED] == LOCATION_UNKNOWN:
+        return _UNKNOWN_LOCATION
+    return _WRONG_SHARD if places[location, OWNED] == LOCATION_ELSEWHERE else _OK
+
+
+@_jit
+def judge_move(cells, cell_index, lines, places, head, sku, location, quantity, source):
+    """Whether a pending hold's units can be at another location: (status, row, units to move).
+
+    The row is that of the first line's destination, or of the one that has too little.
+    """
+    pending, total, elsewhere, row = np.int64(0), np.int64(0), False, np.int64(-1)
+    first, count = np.int64(-1), 0
+    slot = head
+    while slot >= 0:
+        count += 1
+        if is_called(cells, lines, slot, sku, source):
+            first = slot if first < 0 else first
+            pending += lines[slot, PENDING]
+            units = movable(cells, lines, slot, sku, location, source)
+            total += units
+            if units > 0 and is_elsewhere(places, cells[lines[slot, CELL], KEY] & _LOW32, location):
+                elsewhere = True
+        slot = np.int64(lines[slot, NEXT_LINE])
+    if first < 0:
+        return _NOT_IN_HOLD, row, total
+    row = destination(cells, cell_index, lines, first, location)
+    if elsewhere:
+        return _WRONG_SHARD, row, total
+    if pending == 0:
+        return _NOT_PENDING, row, total
+    if quantity > total:
+        return _EXCEEDS_HOLD, row, total
+    total = total if quantity == 0 else quantity
+
+    # As in an order, what one line takes is not there for the next.
+    short, is_short, left = np.int64(-1), False, total
+    slot = head
+    while slot >= 0 and left > 0:
+        units = min(left, movable(cells, lines, slot, sku, location, source))
+        if units > 0:
+            left -= units
+            count += 1 if must_split(lines, slot, units) else 0
+            to = destination(cells, cell_index, lines, slot, location)
+            if not is_short and (to < 0 or available(cells, to) < units):
+                short, is_short = to, True
+            if to >= 0:
+                cells[to, RESERVED] += units
+        slot = np.int64(lines[slot, NEXT_LINE])
+    behind, left = head, total
+    while behind != slot:
+        units = min(left, movable(cells, lines, behind, sku, location, source))
+        if units > 0:
+            left -= units
+            to = destination(cells, cell_index, lines, behind, location)
+            if to >= 0:
+                cells[to, RESERVED] -= units
+        behind = np.int64(lines[behind, NEXT_LINE])
+    if count > _MAX_HOLD_LINES:
+        return _TOO_MANY_LINES, row, total
+    if is_short:
+        return _INSUFFICIENT, short, total
+    return _OK, row, total
+
+
+@_jit
+def move(
+    cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places, meta,
+    sums, now, flags, sku, location, quantity, source, hi, lo,
+):  # fmt: skip
+    """MOVE: what a hold has pending is held at another location. Returns (status, row or -1).
+
+    A line that moves whole changes its cell; of another one a part becomes a line of its own.
+    """
+    status = check_move(places, meta, flags, sku, location, quantity)
+    if status != _OK:
+        return status, np.int64(-1)
+    head = called_hold(
+        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, hi, lo
+    )  # fmt: skip
+    if head < 0:
+        return _UNKNOWN_HOLD, head
+    status = check_hold_state(_MOVE, lines[head, STATE])
+    if status != _OK:
+        return status, np.int64(lines[head, CELL])
+    status, row, left = judge_move(
+        cells, cell_index, lines, places, head, sku, location, quantity, source
+    )  # fmt: skip
+    if status != _OK:
+        return status, row
+
+    drop_hash(holds, lines, sums, head)
+    last, number = last_line(lines, head)
+    first_new, end = np.int64(NONE), last
+    slot = head
+    while left > 0:
+        units = min(left, movable(cells, lines, slot, sku, location, source))
+        if units > 0:
+            left -= units
+            to = destination(cells, cell_index, lines, slot, location)
+            leaves = np.int64(lines[slot, CELL])
+            touch(cells, touched, meta, sums, leaves)
+            cells[leaves, RESERVED] -= units
+            if must_split(lines, slot, units):
+                lines[slot, PENDING] -= units
+                new = hold_line(
+                    cells, touched, holds, lines, meta, sums, to, units, False,
+                    holds[head, DEADLINE], hi, lo, np.int64(lines[head, SERIAL]), number,
+                )  # fmt: skip
+                number += 1
+                if first_new < 0:
+                    first_new = new
+                else:
+                    lines[end, NEXT_LINE] = new
+                end = new
+            else:
+                touch(cells, touched, meta, sums, to)
+                cells[to, RESERVED] += units
+                lines[slot, CELL] = to
+        slot = np.int64(lines[slot, NEXT_LINE])
+    meta[CHANGED] |= 1 << RESERVED
+    add_hash(holds, lines, sums, head)
+    lines[last, NEXT_LINE] = first_new  # in the hash since they were made
+    return _OK, row
+
+
+@_jit
+def lines_to_split(holds, lines, hold_index, meta, block):
+    """How many lines the MOVEs of a block may make beyond one each: a bound, seen before the block.
+
+    A line splits off its pending part once, and is committed in part by a line of the block or before.
+    """
+    total = np.int64(0)
+    for i in range(len(block.kind)):
+        if block.kind[i] == _MOVE:
+            slot = find_hold(holds, hold_index, block.hold_hi[i], block.hold_lo[i])
+            while slot >= 0:
+                if lines[slot, PENDING] > 0 and lines[slot, POSTED] + lines[slot, FULFILLED] > 0:
+                    total += 1
+                slot = np.int64(lines[slot, NEXT_LINE])
+    return min(total, meta[HOLDS_USED])
 
 
 # --- returns of what was handed over ------------------------------------------------------------
@@ -2295,6 +2534,18 @@ def apply_block(state, now, budget, block, rows, units, out_status, out_availabl
                 status, row = setting(
                     cells, cell_index, touched, places, meta, sums,
                     kind, flags, sku, location, quantities[i], values[i], currencies[i],
+                )  # fmt: skip
+            elif kind == _ADD_LINE:
+                status, row = add_line(
+                    cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring,
+                    places, buffers, meta, sums, now, flags, sku, location, quantities[i],
+                    values[i], np.int64(channels[i]), hold_hi[i], hold_lo[i],
+                )  # fmt: skip
+            elif kind == _MOVE:
+                status, row = move(
+                    cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring,
+                    places, meta, sums, now, flags, sku, location, quantities[i], values[i],
+                    hold_hi[i], hold_lo[i],
                 )  # fmt: skip
             elif kind == _EXTEND:
                 status, row = extend(

@@ -297,9 +297,9 @@ class Machine:
         if now_ns <= self.now_ns:
             raise ValueError(f"now_ns: {now_ns} is not after {self.now_ns}")
         lines = sum(request.lines for request in requests)
-        with _wrapping():
-            self._columns.make_room(lines)
         block = self._one(requests[0]) if lines == 1 else _joined(list(requests), lines)
+        with _wrapping():
+            self._columns.make_room(lines, self._lines_to_split(block))
         state = self.state
         known = self.cells
         status = np.empty(lines, np.uint8)
@@ -316,6 +316,13 @@ class Machine:
         if names_endangered and self.shortages:
             outcome.endangered = name_endangered(state, block, rows, status)
         return outcome
+
+    def _lines_to_split(self, block: kernels.Block) -> int:
+        """How many hold lines a block may make beyond one a line of its own."""
+        if not (block.kind == _MOVE).any():
+            return 0
+        s = self.state
+        return int(kernels.lines_to_split(s.holds, s.lines, s.hold_index, s.meta, block))
 
     def _one(self, request: Request) -> kernels.Block:
         """A block of one line, in arrays that are used again: it is the latency of single calls."""
@@ -463,7 +470,7 @@ _NATIVE: Final = {
 _PLAIN: Final = [name for name in _NATIVE if not name.startswith("hold")]
 
 
-_PARTIAL: Final = int(Flag.PARTIAL)
+_PARTIAL, _MOVE = int(Flag.PARTIAL), int(Kind.MOVE)
 _NUMBA: Final[Any] = numba.config
 _JIT_IS_OFF: Final = bool(_NUMBA.DISABLE_JIT)
 _HALVES: Final = struct.Struct(">qq")

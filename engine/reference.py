@@ -6,7 +6,7 @@ here that can be counted from the cells and the holds.
 """
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from itertools import takewhile
@@ -154,9 +154,7 @@ class ReferenceMachine:
         self._places: dict[int, Place] = {}
         self._cells: dict[Key, Cell] = {}  # in the order they were made
         self._holds: dict[bytes, Hold] = {}  # live or remembered, in the order they were made
-        self._pending: dict[
-            bytes, None
-        ] = {}  # those that are, in the order of their deadlines' making
+        self._pending: dict[bytes, None] = {}  # those that are; the last one got its deadline last
         self._lapsed: dict[bytes, list[int]] = {}  # what each line of a hold had when it expired
         self._incoming: dict[bytes, Incoming] = {}  # live or remembered; no id is also a hold's
         # The remembered ones of both, oldest first; None stands where one was that is live again.
@@ -317,23 +315,29 @@ class ReferenceMachine:
             return self._reserve(line_id(request.op_id, first), order, is_open)
         if line.kind == Kind.RETURN and line.flags & Flag.LINKED:
             return self._exchange(line_id(request.op_id, first), order, is_open)
-        if line.kind in (*HOLD_KINDS, Kind.UNFULFIL):
-            return [self._on_hold(line)]
-        if line.kind == Kind.EXTEND:
-            return [self._extend(line)]
+        return [self._apply_line(line_id(request.op_id, first), line)]
+
+    def _apply_line(self, own_id: bytes, line: Line) -> Answer:
+        """A line that stands alone; `own_id` is the line's."""
         if line.kind == Kind.EXPECT:
-            return [self._expect(line_id(request.op_id, first), line)]
+            return self._expect(own_id, line)
         if line.kind == Kind.RECEIVE and line.hold_id != NO_HOLD:
-            return [self._receive_expected(line)]
-        if line.kind == Kind.CANCEL_INCOMING:
-            return [self._cancel_incoming(line)]
-        if line.kind in FACTS:
-            return [self._fact(line)]
-        if line.kind == Kind.CLAIM_RETURN:
-            return [self._claim_return(line)]
-        if line.kind in SETTINGS:
-            return [self._setting(line)]
-        return [(Status.INVALID_KIND, None)]
+            return self._receive_expected(line)
+        rule = self._rules().get(line.kind)
+        return (Status.INVALID_KIND, None) if rule is None else rule(line)
+
+    def _rules(self) -> dict[int, Callable[[Line], Answer]]:
+        """What is to be done for each kind of line that needs nothing but the line."""
+        return {
+            **dict.fromkeys((*HOLD_KINDS, Kind.UNFULFIL), self._on_hold),
+            **dict.fromkeys(FACTS, self._fact),
+            **dict.fromkeys(SETTINGS, self._setting),
+            Kind.EXTEND: self._extend,
+            Kind.MOVE: self._move_hold,
+            Kind.ADD_LINE: self._add_line,
+            Kind.CLAIM_RETURN: self._claim_return,
+            Kind.CANCEL_INCOMING: self._cancel_incoming,
+        }
 
     # --- reserve ----------------------------------------------------------------------------------
 
@@ -436,11 +440,7 @@ class ReferenceMachine:
             return Status.UNKNOWN_LOCATION
         if not 1 <= line.sku <= self._sku_limit:
             return Status.UNKNOWN_SKU
-        if not place.owned:
-            return Status.WRONG_SHARD
-        if place.split > 1 and (_mix(line.sku) >> 33) % place.split != place.part:
-            return Status.WRONG_SHARD
-        return Status.OK
+        return Status.WRONG_SHARD if _is_elsewhere(place, line.sku) else Status.OK
 
     # --- operations on a hold ---------------------------------------------------------------------
 
@@ -561,6 +561,102 @@ class ReferenceMachine:
             del self._pending[hold_id]  # in its new tick it is the last to come
             self._pending[hold_id] = None
         return status, _key(hold.lines[0])
+
+    def _add_line(self, line: Line) -> Answer:
+        """ADD_LINE: one more line for a pending hold, or the first one of a new hold."""
+        status = Status.INVALID_FLAGS if line.flags else self._check_reserve(line)
+        if status != Status.OK:
+            return status, None
+        hold_id, hold = self._called_hold(line)
+        if hold is not None:
+            status = _check_hold_state(line.kind, hold.state)
+            if status == Status.OK and len(hold.lines) >= limits.MAX_HOLD_LINES:
+                status = Status.TOO_MANY_LINES
+        if status == Status.OK and self._free_for(line, Counter()) < line.quantity:
+            status = Status.INSUFFICIENT_STOCK
+        if status == Status.OK and hold is None:
+            self._open_hold(hold_id, [line], [line.quantity])
+        elif status == Status.OK and hold is not None:
+            hold.lines.append(HoldLine(line.sku, line.location, pending=line.quantity))
+            self._cells[line.key].reserved += line.quantity
+        return status, line.key
+
+    # --- other locations --------------------------------------------------------------------------
+
+    def _move_hold(self, line: Line) -> Answer:
+        """MOVE: what a hold has pending is held at another location."""
+        status = _check_hold_call(line)
+        if status == Status.OK:
+            status = self._check_destination(line)
+        if status != Status.OK:
+            return status, None
+        _, hold = self._called_hold(line)
+        if hold is None:
+            return Status.UNKNOWN_HOLD, None
+        status = _check_hold_state(line.kind, hold.state)
+        if status != Status.OK:
+            return status, _key(hold.lines[0])
+        called = [
+            each
+            for each in hold.lines
+            if line.sku in (0, each.sku) and line.value in (0, each.location)
+        ]
+        if not called:
+            return Status.NOT_IN_HOLD, None
+        moving = [each for each in called if each.pending and each.location != line.location]
+        parts = _parts(moving, line.quantity or sum(each.pending for each in moving))
+        status, key = self._judge_move(line, hold, called, parts)
+        if status == Status.OK:
+            for each, units in parts:
+                self._move_part(hold, each, units, line.location)
+        return status, key
+
+    def _judge_move(
+        self, line: Line, hold: Hold, called: list[HoldLine], parts: list[tuple[HoldLine, int]]
+    ) -> Answer:
+        """Whether parts of a hold's lines can be at another location."""
+        key = called[0].sku, line.location
+        place = self._places[line.location]
+        arriving = [each.sku for each in called if each.pending and each.location != line.location]
+        if any(_is_elsewhere(place, sku) for sku in arriving):
+            return Status.WRONG_SHARD, key
+        if not any(each.pending for each in called):
+            return Status.HOLD_NOT_PENDING, key
+        if line.quantity > sum(units for _, units in parts):
+            return Status.EXCEEDS_HOLD, key
+        if len(hold.lines) + sum(_must_split(*part) for part in parts) > limits.MAX_HOLD_LINES:
+            return Status.TOO_MANY_LINES, key
+        short = self._short_of(parts, line.location)
+        return (Status.OK, key) if short is None else (Status.INSUFFICIENT_STOCK, short)
+
+    def _check_destination(self, line: Line) -> Status:
+        """As of any cell; but SKU 0 is every one."""
+        if line.sku:
+            return self._check_place(line)
+        place = self._places.get(line.location)
+        if place is None:
+            return Status.UNKNOWN_LOCATION
+        return Status.OK if place.owned else Status.WRONG_SHARD
+
+    def _short_of(self, parts: list[tuple[HoldLine, int]], location: int) -> Key | None:
+        """The first cell there that has too little; demand on one cell is summed."""
+        demand: Counter[Key] = Counter()
+        for each, units in parts:
+            key = each.sku, location
+            demand[key] += units
+            cell = self._cells.get(key)
+            if cell is None or cell.available < demand[key]:
+                return key
+        return None
+
+    def _move_part(self, hold: Hold, line: HoldLine, units: int, location: int) -> None:
+        self._cells[_key(line)].reserved -= units
+        self._cells[line.sku, location].reserved += units
+        if _must_split(line, units):
+            line.pending -= units
+            hold.lines.append(HoldLine(line.sku, location, pending=units))
+        else:
+            line.location = location
 
     # --- the end of holds -------------------------------------------------------------------------
 
@@ -1098,6 +1194,27 @@ def _usable(kind: int, line: HoldLine) -> int:
     if kind == Kind.UNFULFIL:
         return line.fulfilled - line.returned
     return line.pending if kind in (Kind.COMMIT, Kind.RELEASE) else line.committed
+
+
+def _parts(lines: list[HoldLine], units: int) -> list[tuple[HoldLine, int]]:
+    """So many units of what the lines have pending, from the first one on."""
+    parts = []
+    for line in lines:
+        if units:
+            parts.append((line, min(units, line.pending)))
+            units -= parts[-1][1]
+    return parts
+
+
+def _must_split(line: HoldLine, units: int) -> bool:
+    """Whether something of a line stays where it is when `units` of it move."""
+    return line.pending > units or line.committed + line.fulfilled > 0
+
+
+def _is_elsewhere(place: Place, sku: int) -> bool:
+    """Whether a cell of a location belongs to another shard."""
+    is_in_part = place.split <= 1 or (_mix(sku) >> 33) % place.split == place.part
+    return not place.owned or not is_in_part
 
 
 def _copied(hold: Hold) -> Hold:

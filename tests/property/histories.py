@@ -24,7 +24,7 @@ from engine.operations import (
     line_id,
 )
 from engine.reference import Key, Line
-from engine.views import Hold
+from engine.views import Hold, HoldState
 
 EUR, USD = 978, 840
 SKUS = 3  # known ones
@@ -93,7 +93,7 @@ class Call(NamedTuple):
     """A line that names one of the holds there are, by its place among them."""
 
     line: Line
-    hold: int  # 0: the newest; live ones come first
+    hold: int  # 0: the newest; pending ones come first, then other live ones
     cell: int | None = None  # the cell of which of its lines to name
 
 
@@ -198,7 +198,9 @@ def receipts(stock: Sequence[int]) -> list[Line]:
 
 def finished(draft: Draft, holds: dict[bytes, Hold], now_ns: int) -> Request:
     """The request that a draft stands for at a time when these are the holds."""
-    known = sorted(holds.items(), key=lambda each: each[1].state.is_live)
+    known = sorted(
+        holds.items(), key=lambda each: (each[1].state.is_live, each[1].state == HoldState.PENDING)
+    )
     lines = [_aimed(part, known, now_ns) for part in draft.parts]
     for at, (column, odd) in draft.spoils:
         lines[at % len(lines)] = lines[at % len(lines)]._replace(**{column: odd})
@@ -278,6 +280,29 @@ UNDONE = [  # of holds that are resolved, if there are any: negative numbers beg
     )
     for hold in (-1, -1, -2, -2, -3, -4, -5)
     for named in (None, 0)
+]
+MOVES = [
+    Call(line(Kind.MOVE, (sku, to), units, value=source), hold)
+    for sku in (0, 0, 0, 1, 2)
+    for to in (BERLIN, BERLIN, BOSTON, BOSTON, SPLIT, ELSEWHERE, UNKNOWN)
+    for units in (0, 0, 1, 2, 3)
+    for source in (0, 0, BERLIN, BOSTON)
+    for hold in (0, 0, 1, 2)
+]
+MORE_LINES = [
+    each
+    for added in (
+        line(Kind.ADD_LINE, cell, units, ttl_ms, channel=channel)
+        for cell in CELLS
+        for units in (1, 2, 3)
+        for ttl_ms in _ttls_ms[:4]
+        for channel in (0, 0, 0, 0, 1, 2)
+    )
+    for each in (
+        *(Call(added, hold) for hold in (0, 0, 1, 2, 5)),
+        added._replace(hold_lo=9),
+        added._replace(hold_lo=10),
+    )
 ]
 CALLS_BY_ID = [
     line(kind, cell, units, flags=flags, hold=line_id(base, index))
@@ -387,6 +412,8 @@ _parts = st.lists(
     st.one_of(
         *(st.sampled_from(CALLS).map(_alone) for _ in range(3)),
         st.sampled_from(EXTENDS).map(_alone),
+        st.sampled_from(MOVES).map(_alone),
+        st.sampled_from(MORE_LINES).map(_alone),
         *(st.sampled_from(UNDONE).map(_alone) for _ in range(2)),
         st.sampled_from(CALLS_BY_ID).map(_alone),
         *(st.sampled_from(FACTS).map(_alone) for _ in range(2)),

@@ -131,6 +131,16 @@ def fulfil(name: str, units: int = 0, cell: Key = NO_LINE) -> Line:
     return line(Kind.FULFIL, cell, units, hold=hold_id(name))
 
 
+def move(name: str, to: int, cell: Key = NO_LINE, units: int = 0) -> Line:
+    """`cell` names a SKU and the location it leaves; 0 is every one."""
+    sku, source = cell
+    return line(Kind.MOVE, (sku, to), units, source, hold=hold_id(name))
+
+
+def add_line(name: str, units: int, cell: Key = TEA, *, ttl_ms: int = 1000, **more: Any) -> Line:
+    return line(Kind.ADD_LINE, cell, units, ttl_ms, hold=hold_id(name), **more)
+
+
 def unfulfil(name: str, units: int = 0, cell: Key = NO_LINE) -> Line:
     return line(Kind.UNFULFIL, cell, units, hold=hold_id(name))
 

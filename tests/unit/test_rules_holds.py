@@ -12,6 +12,7 @@ from engine.views import HoldState
 from tests.property.histories import (
     BERLIN,
     BOSTON,
+    ELSEWHERE,
     EUR,
     MS,
     SKUS,
@@ -27,12 +28,14 @@ from tests.property.shop import (
     JAM,
     TEA,
     Shop,
+    add_line,
     cancel,
     commit,
     count,
     extend,
     fulfil,
     instead_of,
+    move,
     receive,
     release,
     reserve,
@@ -42,6 +45,7 @@ from tests.property.shop import (
 
 MOST = limits.MAX_BALANCE
 LONG = limits.MAX_TTL_MS + 1
+FAR_JAM = (2, BOSTON)
 PARTIAL, COMMIT_NOW = int(Flag.PARTIAL), int(Flag.COMMIT_NOW)
 
 
@@ -105,6 +109,23 @@ def test_only_a_pending_hold_can_be_extended() -> None:
         (reserve(1, (1, UNKNOWN), flags=COMMIT_NOW, ttl_ms=0), Status.UNKNOWN_LOCATION),
         (reserve(1, (1, UNKNOWN), flags=PARTIAL, ttl_ms=0), Status.INVALID_TTL),
         (reserve(1, (1, SPLIT), channel=3), Status.WRONG_SHARD),
+        (move("?", UNKNOWN, units=-1)._replace(flags=1), Status.INVALID_FLAGS),
+        (move("?", UNKNOWN, units=-1), Status.INVALID_QUANTITY),
+        (move("?", UNKNOWN, units=limits.MAX_QUANTITY + 1), Status.QUANTITY_TOO_LARGE),
+        (move("?", UNKNOWN), Status.UNKNOWN_LOCATION),
+        (move("?", 0), Status.UNKNOWN_LOCATION),
+        (move("?", limits.MAX_LOCATIONS), Status.UNKNOWN_LOCATION),
+        (move("?", UNKNOWN, (SKUS + 1, 0)), Status.UNKNOWN_LOCATION),
+        (move("?", ELSEWHERE, (SKUS + 1, 0)), Status.UNKNOWN_SKU),
+        (move("?", ELSEWHERE, (1, 0)), Status.WRONG_SHARD),
+        (move("?", ELSEWHERE), Status.WRONG_SHARD),
+        (move("?", SPLIT, (1, 0)), Status.WRONG_SHARD),
+        (add_line("?", 0, ttl_ms=0)._replace(flags=4), Status.INVALID_FLAGS),
+        (add_line("?", 0, ttl_ms=0), Status.INVALID_QUANTITY),
+        (add_line("?", limits.MAX_QUANTITY + 1, ttl_ms=0), Status.QUANTITY_TOO_LARGE),
+        (add_line("?", 1, (1, UNKNOWN), ttl_ms=0), Status.INVALID_TTL),
+        (add_line("?", 1, (1, UNKNOWN), channel=9), Status.UNKNOWN_LOCATION),
+        (add_line("?", 9, channel=9), Status.UNKNOWN_CHANNEL),
     ],
 )
 def test_the_first_reason_in_the_order_of_statuses_is_the_answer(bad: Line, status: Status) -> None:
@@ -136,6 +157,187 @@ def test_an_extended_hold_leaves_the_others_of_its_tick_where_they_are() -> None
     shop.does(count(10, JAM))
     states = [shop.state(name) for name in ("first", "middle", "last")]
     assert states == [HoldState.EXPIRED, HoldState.PENDING, HoldState.EXPIRED]
+
+
+# --- more lines -----------------------------------------------------------------------------------
+
+
+def test_a_line_is_added_to_a_pending_hold_and_keeps_its_deadline() -> None:
+    shop = Shop(tea=5, jam=5)
+    shop.holds("order", reserve(1, ttl_ms=20))
+    deadline_ns = shop.hold("order").deadline_ns
+    shop.does(add_line("order", 2, JAM, ttl_ms=500), add_line("order", 4))
+    assert shop.units("order") == [(1, 0, 0), (2, 0, 0), (4, 0, 0)]
+    assert shop.hold("order").deadline_ns == deadline_ns
+    assert (shop.available(TEA), shop.available(JAM)) == (0, 3)
+    assert shop.pair.machine.state.lines[:3, kernels.SERIAL].tolist() == [1, 1, 1]
+    shop.does(commit("order", 5, TEA))
+    shop.wait(21 * MS)
+    shop.does(fulfil("order"))
+    assert shop.units("order") == [(0, 0, 1), (0, 0, 0), (0, 0, 4)]
+
+
+def test_the_first_line_makes_the_hold_and_says_how_long_it_is_held() -> None:
+    shop = Shop(tea=5)
+    shop.does(add_line("order", 2, ttl_ms=20))
+    assert shop.units("order") == [(2, 0, 0)]
+    assert shop.hold("order").deadline_ns == shop.now_ns + 20 * MS
+    assert shop.pair.machine.holds_open == 1
+    shop.wait(21 * MS)
+    assert shop.answer(add_line("order", 1)) is Status.HOLD_EXPIRED
+
+
+def test_an_added_line_is_judged_like_a_reserve() -> None:
+    shop = Shop(tea=5)
+    assert shop.answer(add_line("order", 1, JAM)) is Status.INSUFFICIENT_STOCK
+    shop.does(add_line("order", 4))
+    assert shop.answer(add_line("order", 2)) is Status.INSUFFICIENT_STOCK
+    shop.pair.set_location(BERLIN, buffers=(0, 1, NOT_SOLD))
+    assert shop.answer(add_line("order", 1, channel=1)) is Status.INSUFFICIENT_STOCK
+    assert shop.answer(add_line("order", 1, channel=2)) is Status.NOT_IN_CHANNEL
+    shop.does(add_line("order", 1))
+
+
+def test_lines_are_added_only_to_a_pending_hold_that_has_room() -> None:
+    shop = Shop(tea=2 * limits.MAX_HOLD_LINES)
+    for name in ("committed", "released"):
+        shop.holds(name, reserve(1))
+    shop.does(commit("committed"), release("released"))
+    assert shop.answer(add_line("committed", 1)) is Status.HOLD_NOT_PENDING
+    assert shop.answer(add_line("released", 1)) is Status.HOLD_RELEASED
+    shop.holds("full", *[reserve(1)] * limits.MAX_HOLD_LINES)
+    assert shop.answer(add_line("full", 10**6)) is Status.TOO_MANY_LINES
+
+
+# --- other locations ------------------------------------------------------------------------------
+
+
+def test_a_hold_moves_whole_and_keeps_its_deadline() -> None:
+    shop = Shop(tea=5, jam=5)
+    shop.does(receive(3, FAR), receive(4, FAR_JAM))
+    shop.holds("order", reserve(3), reserve(2, JAM), reserve(2, FAR_JAM))
+    before = shop.hold("order")
+    shop.does(move("order", BOSTON, (0, BERLIN)))
+    after = shop.hold("order")
+    assert after.deadline_ns == before.deadline_ns
+    assert [(each.sku, each.location) for each in after.lines] == [FAR, FAR_JAM, FAR_JAM]
+    assert shop.units("order") == [(3, 0, 0), (2, 0, 0), (2, 0, 0)]
+    assert [shop.cell(cell).reserved for cell in (TEA, JAM, FAR, FAR_JAM)] == [0, 0, 3, 4]
+    shop.does(commit("order"), fulfil("order"))
+    assert shop.cell(FAR).on_hand == 0
+
+
+def test_the_destination_of_a_hold_is_checked() -> None:
+    shop = Shop(tea=5, jam=5)
+    shop.does(receive(2, FAR), receive(9, FAR_JAM))
+    shop.holds("order", reserve(1, JAM), reserve(2), reserve(1))
+    before = shop.pair.machine.state_hash
+    assert shop.answer(move("order", BOSTON)) is Status.INSUFFICIENT_STOCK
+    assert shop.pair.available == [2]
+    assert shop.answer(move("order", SPLIT, JAM)) is Status.INSUFFICIENT_STOCK
+    assert shop.pair.available == [0]
+    assert shop.pair.machine.state_hash == before
+    shop.does(receive(1, FAR))
+    shop.does(move("order", BOSTON))
+
+
+def test_no_line_of_a_hold_goes_where_another_shard_owns_its_sku() -> None:
+    shop = Shop(tea=5, jam=5)
+    shop.does(receive(5, (2, SPLIT)))
+    shop.holds("order", reserve(1, JAM), reserve(1))
+    assert shop.answer(move("order", SPLIT)) is Status.WRONG_SHARD
+    shop.does(move("order", SPLIT, (2, 0)))
+    assert [each.location for each in shop.hold("order").lines] == [SPLIT, BERLIN]
+
+
+def test_a_part_of_a_line_becomes_a_line_of_its_own() -> None:
+    shop = Shop(tea=9)
+    shop.does(receive(9, FAR))
+    shop.holds("order", reserve(4), reserve(3))
+    shop.does(move("order", BOSTON, TEA, 5))
+    assert shop.units("order") == [(4, 0, 0), (2, 0, 0), (1, 0, 0)]
+    assert [each.location for each in shop.hold("order").lines] == [BOSTON, BERLIN, BOSTON]
+    assert shop.pair.machine.state.lines[:3, kernels.SERIAL].tolist() == [1, 1, 1]
+    shop.does(move("order", BERLIN, FAR, 1))
+    assert shop.units("order") == [(3, 0, 0), (2, 0, 0), (1, 0, 0), (1, 0, 0)]
+
+
+def test_what_is_committed_or_gone_stays_where_it_is() -> None:
+    shop = Shop(tea=20)
+    shop.does(receive(9, FAR))
+    shop.holds("order", reserve(4), reserve(3), reserve(2))
+    shop.does(commit("order", 5, TEA), fulfil("order", 4, TEA))
+    assert shop.units("order") == [(0, 0, 4), (2, 1, 0), (2, 0, 0)]
+    shop.does(add_line("order", 1))
+    shop.does(move("order", BOSTON))
+    assert shop.units("order") == [(0, 0, 4), (0, 1, 0), (2, 0, 0), (1, 0, 0), (2, 0, 0)]
+    assert [each.location for each in shop.hold("order").lines] == [1, 1, 2, 2, 2]
+    shop.wait(10**12)
+    assert shop.answer(commit("order")) is Status.HOLD_NOT_PENDING
+    assert shop.cell(FAR).reserved == 0
+
+
+def test_several_parts_can_split_off_at_once() -> None:
+    shop = Shop(tea=40)
+    shop.does(receive(40, FAR))
+    shop.holds("order", *[reserve(2)] * 4)
+    for _ in range(3):  # each time the part of one line more is handed over
+        shop.does(commit("order", 1, TEA), move("order", BOSTON, TEA, 1), move("order", BERLIN))
+    assert sum(each.pending for each in shop.hold("order").lines) == 5
+    shop.does(fulfil("order"))
+    assert shop.cell().on_hand == 37
+
+
+def test_there_is_room_for_all_the_lines_that_split_in_one_block() -> None:
+    shop = Shop()
+    half = limits.MAX_HOLD_LINES // 2
+    for machine in (shop.pair.machine, shop.pair.reference):
+        machine.set_sku_limit(half)
+    near, far = ([(sku, at) for sku in range(1, half + 1)] for at in (BERLIN, BOSTON))
+    shop.does(*(receive(9, cell) for cell in near + far))
+    shop.holds("order", *(reserve(2, cell) for cell in near))
+    shop.does(*(commit("order", 1, cell) for cell in near))
+    slots = len(shop.pair.machine.state.holds)
+    shop.does(*(reserve(1, cell) for cell in (near * 3)[: slots - half - 1]), name="others")
+    shop.does(move("order", BOSTON))
+    assert len(shop.units("order")) == 2 * half
+
+
+def test_a_line_that_is_there_already_stays() -> None:
+    shop = Shop(tea=5)
+    shop.holds("order", reserve(4))
+    before = shop.pair.machine.state_hash
+    shop.does(move("order", BERLIN), move("order", BERLIN, TEA))
+    assert shop.pair.machine.state_hash == before
+    assert shop.answer(move("order", BERLIN, units=1)) is Status.EXCEEDS_HOLD
+
+
+def test_only_what_a_hold_has_pending_can_move() -> None:
+    shop = Shop(tea=20, jam=5)
+    shop.does(receive(9, FAR), receive(9, FAR_JAM))
+    assert shop.answer(move("nothing", BOSTON)) is Status.UNKNOWN_HOLD
+    for name in ("released", "committed", "order", "late"):
+        shop.holds(name, reserve(2), reserve(1, JAM))
+    shop.does(release("released"), commit("committed"), commit("order", 1, JAM))
+    assert shop.answer(move("released", BOSTON)) is Status.HOLD_RELEASED
+    assert shop.answer(move("committed", BOSTON)) is Status.HOLD_NOT_PENDING
+    assert shop.answer(move("order", BOSTON, JAM)) is Status.HOLD_NOT_PENDING
+    assert shop.answer(move("order", BOSTON, (3, 0))) is Status.NOT_IN_HOLD
+    assert shop.answer(move("order", BERLIN, (0, BOSTON))) is Status.NOT_IN_HOLD
+    assert shop.answer(move("order", BOSTON, TEA, 3)) is Status.EXCEEDS_HOLD
+    shop.wait_until(shop.hold("late").deadline_ns + 1)
+    assert shop.answer(move("late", BOSTON)) is Status.HOLD_EXPIRED
+
+
+def test_a_hold_does_not_split_into_too_many_lines() -> None:
+    most = limits.MAX_HOLD_LINES
+    shop = Shop(tea=2 * most)
+    shop.does(receive(1, FAR))
+    shop.holds("order", *[reserve(2)] * most)
+    assert shop.answer(move("order", BOSTON, units=1)) is Status.TOO_MANY_LINES
+    assert shop.answer(move("order", BOSTON, units=2)) is Status.INSUFFICIENT_STOCK
+    shop.does(receive(1, FAR))
+    shop.does(move("order", BOSTON, units=2))
 
 
 # --- take a handover back -------------------------------------------------------------------------
@@ -179,6 +381,19 @@ def test_a_hold_that_lives_again_is_not_forgotten_and_leaves_its_place_to_nobody
     assert shop.state("revived") is HoldState.COMMITTED
     shop.does(fulfil("revived"))
     assert shop.answer(commit("third")) is Status.UNKNOWN_HOLD
+
+
+def test_holds_expire_past_the_place_of_one_that_lives_again() -> None:
+    shop = Shop(tea=10, resolved_remembered=1)
+    shop.holds("revived", reserve(1))
+    shop.does(commit("revived"), fulfil("revived"), unfulfil("revived"))
+    shop.holds("first", reserve(1, ttl_ms=5))
+    shop.holds("second", reserve(1, ttl_ms=90))
+    shop.wait(1000 * MS)
+    shop.does(count(10, JAM))
+    assert shop.state("second") is HoldState.EXPIRED
+    assert shop.answer(commit("first")) is Status.UNKNOWN_HOLD
+    assert shop.state("revived") is HoldState.COMMITTED
 
 
 def test_only_what_was_handed_over_can_be_taken_back() -> None:
