@@ -11,6 +11,7 @@ A component that was sold under a receipt's id has an id of its own, made of tha
 import hashlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -61,14 +62,17 @@ class Expanded:
         `granted` is empty, as no line of a bundle may be PARTIAL. What a bundle's sale endangers has
         an entry for each component that is short.
         """
-        starts = np.flatnonzero(np.diff(self.origin, prepend=-1))
-        ends = [*starts[1:].tolist(), len(self.origin)]
-        lines = zip(starts.tolist(), ends, strict=True)
-        status = bytes(_first_refusal(answer.status[first:end]) for first, end in lines)
+        starts = np.flatnonzero(np.diff(self.origin, prepend=-1)).tolist()
+        slices = [slice(*each) for each in pairwise([*starts, len(self.origin)])]
+        status = bytes(_first_refusal(answer.status[of]) for of in slices)
         available = answer.available
         if available:
-            pieces = np.frombuffer(available, "<i8") // self.times
-            available = np.minimum.reduceat(pieces, starts).astype("<i8").tobytes()
+            pieces = (np.frombuffer(available, "<i8") // self.times).tolist()
+            fewest = [
+                min(pieces[of][: _looked_at(answer.status[of], told)])
+                for of, told in zip(slices, status, strict=True)
+            ]
+            available = np.array(fewest, "<i8").tobytes()
         endangered = tuple(
             each._replace(line=int(self.origin[each.line])) for each in answer.endangered
         )
@@ -284,6 +288,13 @@ def _bundle_lines(request: Request, catalogue: Catalogue) -> NDArray[np.bool_]:
     """Which lines are of a bundle's stock."""
     of_stock: NDArray[np.bool_] = _column(request, "kind") != Kind.SET_PRICE
     return of_stock & catalogue.are_bundles(_column(request, "sku"))
+
+
+def _looked_at(status: bytes, told: int) -> int:
+    """How many components of a line were looked at: none after the one that ended its order."""
+    if told in _LESS_TELLING or status[-1] != Status.LINKED_LINE_REFUSED:
+        return len(status)
+    return status.index(told) + 1
 
 
 def _first_refusal(status: bytes) -> int:

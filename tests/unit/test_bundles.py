@@ -211,8 +211,13 @@ def test_the_answers_of_components_become_one() -> None:
     assert told(expanded.folded(ok)) == [(Status.OK, 5), (Status.OK, 3), (Status.OK, 1)]
     refused = answer_of((linked, 5), (linked, 18), (short, 249), (linked, -1))
     assert told(expanded.folded(refused)) == [(linked, 5), (short, 0), (linked, -1)]
+    unseen = answer_of((linked, 5), (short, 5), (linked, 0), (linked, 0))
+    assert told(expanded.folded(unseen)) == [(linked, 5), (short, 0), (linked, 0)]
     unasked = expanded.folded(replace(ok, available=b""))
     assert (unasked.status, unasked.available) == (bytes(3), b"")
+    many = bundles.expand(order((BOX, 9)), CATALOGUE)
+    unseen = many.folded(answer_of((short, 53), (linked, 0)))
+    assert told(unseen) == [(short, 8)], "the ham was not looked at"
     again = answer_of(
         (Status.OK, 5), (Status.ALREADY_RECORDED, 18), (Status.OK, 800),
         (Status.ALREADY_RECORDED, 47),
