@@ -1,10 +1,13 @@
 """The catalogue by itself: ids, refusals, and blocks that survive only whole."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
+from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -220,6 +223,7 @@ def test_channels_have_numbers_that_stay_and_rules_that_change() -> None:
         (0, 3, NOT_SOLD), (0, 5, 1), (0, 3, NOT_SOLD),
     ]  # fmt: skip
     assert [channels.buffer(2, at) for at in (1, 2)] == [None, 1]
+    assert [channels.buffer(1, at) for at in (1, 2)] == [3, 5]
     assert channels.buffer_column(1, np.array([2, 1, 2, 9])).tolist() == [5, 3, 5, 3]
     version = channels.version
     assert set_channel(catalogue, Channel("web")) == 1
@@ -457,6 +461,43 @@ def test_a_block_of_another_format_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.undo()
     with pytest.raises(BlockDamaged, match="format 1, this is 2"):
         decode(payload)
+
+
+def rewritten(payload: bytes, change: Callable[[dict[str, Any], list[Any]], None]) -> bytes:
+    """A block whose header and columns were changed by somebody who knows how to write one."""
+    start = 4 + int.from_bytes(payload[:4], "little")
+    header, columns = msgpack.unpackb(payload[4:start]), msgpack.unpackb(payload[start:-4])
+    change(header, columns)
+    packed = msgpack.packb(header)
+    body = len(packed).to_bytes(4, "little") + packed + msgpack.packb(columns)
+    return body + crc32c(body).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda header, _: header.pop("known"), "not a catalogue block of format 2: 'known'"),
+        (lambda header, _: header.update(channel=[1]), "not a catalogue block of format 2"),
+        (lambda header, _: header.update(added=[3, 0]), "a column has 2 values, should have 3"),
+        (lambda _, columns: columns[5].append(1), "5 numbers are not 2 components"),
+        (lambda _, columns: columns.__setitem__(3, ["1"]), "a column has 1 values, should have 2"),
+    ],
+)
+def test_a_block_that_was_written_otherwise_is_refused(
+    change: Callable[[dict[str, Any], list[Any]], None], reason: str
+) -> None:
+    payload = encode(CatalogueBlock(1, 3, 0, 2, 0, [BOX, MILK]))
+    assert decode(rewritten(payload, lambda *_: None)).skus == [BOX, MILK]
+    with pytest.raises(BlockDamaged) as refused:
+        decode(rewritten(payload, change))
+    assert reason in str(refused.value)
+
+
+def test_an_opening_block_adds_nothing() -> None:
+    catalogue = Catalogue()
+    add(catalogue, COLA)
+    catalogue.apply(CatalogueBlock(2, 0, nonce=b"n"))
+    assert (catalogue.skus, catalogue.sku_id("COLA-33")) == (1, 1)
 
 
 def test_a_block_too_large_to_be_read_back_is_not_written() -> None:
