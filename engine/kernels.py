@@ -2304,11 +2304,66 @@ def cancel_incoming(
     return status, row
 
 
-# --- shortages ----------------------------------------------------------------------------------
+# --- scans of the hold lines --------------------------------------------------------------------
+#
+# For what is asked seldom and of few cells: that every reserve kept a list for each cell would cost
+# more. They go backwards, for the newest are at the end unless slots were used again, and end when they
+# have met all the units that the cells' counters speak of.
 
 MARK_WORDS = 1024  # a bit a row, modulo: the test that nearly every line fails stays in the cache
 _MARK_MASK = MARK_WORDS - 1
 _STATE_MASK = (1 << NUMBER_AT) - 1
+
+
+@_inlined
+def mark_rows(marks, rows):
+    """Set the rows' bits in `marks` (uint64, MARK_WORDS), which comes as zeros."""
+    for i in range(len(rows)):
+        marks[(rows[i] >> 6) & _MARK_MASK] |= _U1 << np.uint64(rows[i] & 63)
+
+
+@_inlined
+def is_marked(marks, row):
+    """Whether this row, or another one with the same bit, was marked."""
+    return marks[(row >> 6) & _MARK_MASK] >> np.uint64(row & 63) & _U1 != _U0
+
+
+@_inlined
+def place_of(values, value):
+    """The index of a value in a sorted array, or -1."""
+    low, high = 0, len(values)
+    while low < high:
+        middle = (low + high) >> 1
+        if values[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < len(values) and values[low] == value else -1
+
+
+@_jit
+def find_outstanding(lines, meta, rows, units, marks, found):
+    """The lines of incoming records on `rows` (int64, sorted) of which something is outstanding.
+
+    Writes their slots to `found` (int32) and returns how many there are. `units` is what is
+    outstanding on these rows in all, `marks` as in `mark_rows`.
+    """
+    mark_rows(marks, rows)
+    count = 0
+    slot = meta[HOLDS_USED] - 1
+    while units > 0 and slot >= 0:
+        row = np.int64(lines[slot, CELL])
+        if lines[slot, PENDING] > 0 and is_marked(marks, row):
+            is_record = lines[slot, STATE] & _STATE_MASK == H_INCOMING
+            if is_record and place_of(rows, row) >= 0:
+                units -= lines[slot, PENDING]
+                found[count] = slot
+                count += 1
+        slot -= 1
+    return count
+
+
+# --- shortages ----------------------------------------------------------------------------------
 
 
 @_inlined
@@ -2337,19 +2392,6 @@ def short_lines(cells, block, rows, status, found):
             found[count] = i
             count += 1
     return count
-
-
-@_inlined
-def place_of(values, value):
-    """The index of a value in a sorted array, or -1."""
-    low, high = 0, len(values)
-    while low < high:
-        middle = (low + high) >> 1
-        if values[middle] < value:
-            low = middle + 1
-        else:
-            high = middle
-    return low if low < len(values) and values[low] == value else -1
 
 
 @_inlined
@@ -2390,13 +2432,12 @@ def find_endangered(lines, meta, short, wanted, promised, marks, ranks, slots, c
     MARK_WORDS) come as zeros. `promised` are the units that live holds have on all of these rows:
     the scan ends when it has met them.
     """
-    for i in range(len(short)):
-        marks[(short[i] >> 6) & _MARK_MASK] |= _U1 << np.uint64(short[i] & 63)
-    slot = meta[HOLDS_USED] - 1  # the newest are at the end, unless slots were used again
+    mark_rows(marks, short)
+    slot = meta[HOLDS_USED] - 1
     while promised > 0 and slot >= 0:
         row = np.int64(lines[slot, CELL])
         units = np.int64(lines[slot, PENDING]) + np.int64(lines[slot, POSTED])
-        if marks[(row >> 6) & _MARK_MASK] >> np.uint64(row & 63) & _U1 != _U0 and units > 0:
+        if units > 0 and is_marked(marks, row):
             state = lines[slot, STATE] & _STATE_MASK
             cell = place_of(short, row)
             if cell >= 0 and state > FREE and state < H_INCOMING:

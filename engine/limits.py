@@ -21,7 +21,7 @@ MAX_TTL_MS: Final = 30 * 24 * 3600 * 1000
 DEFAULT_TTL_MS: Final = 15 * 60 * 1000  # what a caller gets who names none
 MAX_HOLD_LINES: Final = 512  # lines of one hold (one order at one location)
 MAX_ENDANGERED: Final = 64  # holds that one fact names when it leaves a shortage
-MAX_ENDANGERED_OF_BLOCK: Final = 1 << 15  # holds that the facts of one block name, all in all
+MAX_ENDANGERED_OF_BLOCK: Final = 1 << 13  # holds that the facts of one block name, all in all
 RESOLVED_HOLDS_REMEMBERED: Final = 1 << 20  # late calls on them get the precise status, per shard
 EXPIRIES_PER_BLOCK: Final = 1 << 14  # bounds one block's work when very many fall due at once
 

@@ -213,14 +213,20 @@ class Machine:
         s = self.state
         keys = [_signed(location << 32 | sku) for sku, location in cells]
         with _wrapping():
-            rows = [kernels.find_cell(s.cells, s.cell_index, key) for key in keys]
-        lines = s.lines[: s.meta[kernels.HOLDS_USED]]
-        slots = np.flatnonzero(_is_incoming(lines) & (lines[:, kernels.PENDING] > 0))
-        slots = slots[np.isin(lines[slots, kernels.CELL], rows)]
+            rows = [int(kernels.find_cell(s.cells, s.cell_index, key)) for key in keys]
+        due = np.array(sorted({row for row in rows if row >= 0}), np.int64)
+        units = s.cells[due, kernels.INCOMING]
+        due, units = due[units > 0], int(units.sum())
+        # A line has one unit at least.
+        slots = np.empty(min(units, int(s.meta[kernels.HOLDS_USED])), np.int32)
+        if len(due):
+            marks = np.zeros(kernels.MARK_WORDS, np.uint64)
+            slots = slots[: kernels.find_outstanding(s.lines, s.meta, due, units, marks, slots)]
+        amounts, moments = s.lines[slots, kernels.PENDING], s.holds[slots, kernels.DEADLINE]
         found = [
-            DatedIncoming(*self._cell_of(slot), int(s.holds[slot, kernels.DEADLINE]), units)
-            for slot, units in zip(
-                slots.tolist(), lines[slots, kernels.PENDING].tolist(), strict=True
+            DatedIncoming(*self._cell_of(slot), moment, amount)
+            for slot, moment, amount in zip(
+                slots.tolist(), moments.tolist(), amounts.tolist(), strict=True
             )
         ]
         return sorted(found, key=lambda each: (each.location, *each))

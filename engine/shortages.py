@@ -5,7 +5,7 @@ then on it is data: in the block's header, in the answers, in their memory.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any, Final
 
@@ -35,12 +35,12 @@ def name_endangered(
     short, first, which = np.unique(rows[lines], return_index=True, return_inverse=True)
     kept = state.cells[short, RESERVED:INCOMING].sum(axis=1)
     units = kept - state.cells[short, ON_HAND]
-    holds: list[tuple[EndangeredHold, ...]] = [()] * len(short)
-    left = limits.MAX_ENDANGERED_OF_BLOCK
-    slots = _scan(state, short, units)
-    for at in np.argsort(first).tolist():
-        holds[at] = tuple(_chosen(state, slots[at], int(units[at])))[:left]
-        left -= len(holds[at])
+    slots, counts = _scan(state, short, units)
+    # Those whose line comes first are named first, as long as the block has room for names.
+    order = np.argsort(first)
+    named = np.minimum(np.cumsum(counts[order]), limits.MAX_ENDANGERED_OF_BLOCK)
+    counts[order] = np.diff(named, prepend=0)
+    holds = _holds(state, slots, counts)
     keys, amounts = state.cells[short, KEY].tolist(), units.tolist()
     return tuple(
         Endangered(line, keys[at] & _LOW_SKU, keys[at] >> 32, amounts[at], holds[at])
@@ -50,32 +50,39 @@ def name_endangered(
 
 def _scan(
     state: kernels.State, short: NDArray[np.int64], units: NDArray[np.int64]
-) -> list[NDArray[np.int32]]:
-    """The slots of the hold lines on each short cell, in the order in which they are endangered."""
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The slots of the hold lines that c short cells endanger: (c, k) in order, and (c,) how many."""
     # Each line has a unit at least, so no cell needs more of them than units.
     wanted = np.minimum(units, limits.MAX_ENDANGERED)
-    ranks = np.empty((len(short), int(wanted.max())), np.int64)
-    slots = np.empty(ranks.shape, np.int32)
+    slots = np.zeros((len(short), int(wanted.max())), np.int32)
     counts = np.zeros(len(short), np.int64)
     promised = int(state.cells[short, RESERVED : COMMITTED + 1].sum())
     if promised:
-        marks = np.zeros(kernels.MARK_WORDS, np.uint64)
+        marks, ranks = np.zeros(kernels.MARK_WORDS, np.uint64), np.empty(slots.shape, np.int64)
         kernels.find_endangered(
             state.lines, state.meta, short, wanted, promised, marks, ranks, slots, counts
         )
-    return [of_cell[:count] for of_cell, count in zip(slots, counts.tolist(), strict=True)]
+    # The first ones whose units cover the shortage.
+    amounts = state.lines[slots, kernels.PENDING : kernels.FULFILLED].sum(axis=2, dtype=np.int64)
+    covered = np.cumsum(amounts, axis=1) - amounts
+    counts = np.minimum(counts, (covered < units[:, None]).sum(axis=1))
+    return slots, counts
 
 
-def _chosen(state: kernels.State, slots: NDArray[np.int32], units: int) -> Iterator[EndangeredHold]:
-    """The first ones whose units cover the shortage."""
-    ids = state.holds[slots, : kernels.DEADLINE].astype(">i8").tobytes()
-    amounts = state.lines[slots, kernels.PENDING : kernels.FULFILLED].tolist()
+def _holds(
+    state: kernels.State, slots: NDArray[np.int32], counts: NDArray[np.int64]
+) -> list[tuple[EndangeredHold, ...]]:
+    """What is said of the first `counts[c]` slots of each cell."""
+    chosen = slots[np.arange(slots.shape[1]) < counts[:, None]]
+    ids = state.holds[chosen, : kernels.DEADLINE].astype(">i8").tobytes()
+    amounts = state.lines[chosen, kernels.PENDING : kernels.FULFILLED].tolist()
     size = limits.OP_ID_BYTES
-    for at, (pending, committed) in enumerate(amounts):
-        if units <= 0:
-            return
-        yield EndangeredHold(ids[size * at : size * at + size], pending, committed)
-        units -= pending + committed
+    holds = [
+        EndangeredHold(ids[size * at : size * at + size], pending, committed)
+        for at, (pending, committed) in enumerate(amounts)
+    ]
+    ends = np.cumsum(counts).tolist()
+    return [tuple(holds[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
 
 
 def of_request(endangered: Sequence[Endangered], first: int, end: int) -> tuple[Endangered, ...]:
