@@ -19,7 +19,7 @@ from actors.ports import CellTable, Overloaded, Position, ShardLink, Unavailable
 from engine import limits, wire
 from engine.history import History
 from engine.operations import Answer, Request
-from engine.views import Cell, Hold
+from engine.views import Cell, DatedIncoming, Hold, Incoming
 
 CALLS_IN_FLIGHT: Final = 2  # one is being applied while the next is on its way
 CALL_LINES: Final = limits.MAX_BATCH_LINES  # of one call, unless a single request has more; with
@@ -77,6 +77,14 @@ class RemoteShard:
     async def hold(self, hold_id: bytes) -> Hold | None:
         """Look up this shard's part of a hold."""
         return wire.decode_hold(await self._ask("hold", hold_id))
+
+    async def incoming(self, incoming_id: bytes) -> Incoming | None:
+        """Look up this shard's part of an incoming record."""
+        return wire.decode_incoming(await self._ask("incoming", incoming_id))
+
+    async def incoming_of(self, names: Sequence[tuple[int, int]]) -> list[DatedIncoming]:
+        """Find what is outstanding for cells (sku id, location id), by cell and date."""
+        return wire.decode_dated(await self._ask("incoming_of", list(names)))
 
     async def history(self, hold_id: bytes) -> History:
         """Find the operations on this shard's part of a hold."""
@@ -186,6 +194,10 @@ async def serve_link(link: ShardLink, method: str, *args: Any) -> Any:
             return await serve_submit_many(link, *args)
         case "hold":
             return wire.encode_hold(await link.hold(*args))
+        case "incoming":
+            return wire.encode_incoming(await link.incoming(*args))
+        case "incoming_of":
+            return wire.encode_dated(await link.incoming_of(*args))
         case "history":
             return wire.encode_history(await link.history(*args))
         case "cells":

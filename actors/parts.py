@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from engine import limits
 from engine.operations import COLUMNS, Answer, Flag, Kind, Request, id_to_pair, pair_to_id
 from engine.status import Status
+from engine.views import Endangered
 
 _OK: Final = int(Status.OK)
 _NO_SUCH_SKU: Final = 0xFFFFFFFF
@@ -206,7 +207,22 @@ def joined(
         first.epoch,
         first.seq,
         granted.tobytes() if any(answer.granted for answer in answers) else b"",
+        _endangered(parts, answers),
     )
+
+
+def _endangered(parts: Sequence[Part], answers: Sequence[Answer]) -> tuple[Endangered, ...]:
+    """What the lines of all parts endanger, in order of their places."""
+    found: list[Endangered] = []
+    for part, answer in zip(parts, answers, strict=True):
+        if answer.endangered:
+            places = dict(zip(part.own.tolist(), part.places.tolist(), strict=True))
+            found += [
+                each._replace(line=places[each.line])
+                for each in answer.endangered
+                if each.line in places
+            ]
+    return tuple(sorted(found, key=lambda each: each.line))
 
 
 def column_of(request: Request, name: str) -> NDArray[Any]:

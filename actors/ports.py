@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from engine.history import History
 from engine.operations import Answer, Request
-from engine.views import Cell, Hold
+from engine.views import Cell, DatedIncoming, Hold, Incoming
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -228,6 +228,12 @@ class ShardLink(Protocol):
 
         It reads the whole journal: for people, not for programs.
         """
+
+    async def incoming(self, incoming_id: bytes) -> Incoming | None:
+        """Look up this shard's part of an incoming record."""
+
+    async def incoming_of(self, names: Sequence[tuple[int, int]]) -> list[DatedIncoming]:
+        """Find what is outstanding for cells (sku id, location id), by cell and date."""
 
     async def cells(self, names: Sequence[tuple[int, int]]) -> list[Cell | None]:
         """Look up cells by (sku id, location id), in order; None where there is none."""

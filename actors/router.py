@@ -34,7 +34,7 @@ from engine.history import History
 from engine.operations import Answer, Flag, Kind, Request
 from engine.shard_map import ShardMap
 from engine.status import Status
-from engine.views import Cell, Hold, HoldLine, HoldState
+from engine.views import Cell, DatedIncoming, Hold, HoldLine, HoldState, Incoming
 
 # In place of a shard: lines that cannot be placed, by the status that says why.
 _NO_LOCATION: Final = -int(Status.UNKNOWN_LOCATION)
@@ -185,6 +185,36 @@ class Router:
         state = next(state for state in _LIFE if state in states)
         return Hold(state, min(part.deadline_ns for part in parts), lines)
 
+    async def incoming(self, incoming_id: bytes, location: int = 0) -> Incoming | None:
+        """Look an incoming record up, all its parts in one, the earliest of their dates.
+
+        `location`, if not 0, is where all of it goes.
+        """
+        if self._only is not None:
+            return await self._only.incoming(incoming_id)
+        found = await self._shards.incoming(incoming_id, self._shards.asked_for(location))
+        parts = list(found.values())
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        dates = [part.expected_at_ns for part in parts if part.expected_at_ns]
+        lines = [line for part in parts for line in part.lines]
+        return Incoming(min(part.state for part in parts), min(dates, default=0), lines)
+
+    async def incoming_of(self, names: Sequence[tuple[int, int]]) -> list[DatedIncoming]:
+        """Find what is outstanding for cells (sku id, location id), by cell and date."""
+        if self._only is not None:
+            return await self._only.incoming_of(names)
+        shard_map = self._shards.map
+        wanted: dict[int, list[tuple[int, int]]] = {}
+        for sku, location in names:
+            wanted.setdefault(shard_map.shard_of(sku, location), []).append((sku, location))
+        found = await every(
+            self._shards.link(shard).incoming_of(own) for shard, own in wanted.items()
+        )
+        return sorted(
+            (each for part in found for each in part), key=lambda each: (each.location, *each)
+        )
+
     async def history(self, hold_id: bytes, location: int = 0) -> History:
         """Find the operations on a hold in all its shards, oldest first.
 
@@ -283,5 +313,8 @@ class Router:
         asked = self._shards.asked_for(location)
         if len(asked) == 1:
             return {asked[0]: None}
-        found = await self._shards.holds(hold_id_of(request), asked)
-        return {**found} or {asked[0]: None}
+        hold_id = hold_id_of(request)
+        found: dict[int, Hold | None] = {**await self._shards.holds(hold_id, asked)}
+        if column_of(request, "kind")[0] == Kind.CANCEL_INCOMING:
+            found = dict.fromkeys(await self._shards.incoming(hold_id, asked))
+        return found or {asked[0]: None}

@@ -43,7 +43,7 @@ from engine.machine import Machine, Outcome
 from engine.memory import AnswerMemory
 from engine.operations import Answer, Request
 from engine.status import Status
-from engine.views import Cell, Hold
+from engine.views import Cell, DatedIncoming, Hold, Incoming
 
 LEASE_S: Final = 2.0  # reads need proof so recent that no other owner has taken over
 IDLE_CHECK_S: Final = 1.0  # how often an idle shard looks whether it still is the owner
@@ -247,6 +247,14 @@ class Shard:
     async def hold(self, hold_id: bytes) -> Hold | None:
         """Look up this shard's part of a hold."""
         return await self.read(lambda: self._machine.hold(hold_id))
+
+    async def incoming(self, incoming_id: bytes) -> Incoming | None:
+        """Look up this shard's part of an incoming record."""
+        return await self.read(lambda: self._machine.incoming(incoming_id))
+
+    async def incoming_of(self, names: Sequence[tuple[int, int]]) -> list[DatedIncoming]:
+        """Find what is outstanding for cells (sku id, location id), by cell and date."""
+        return await self.read(lambda: self._machine.incoming_of(names))
 
     async def history(self, hold_id: bytes) -> History:
         """Find the operations on this shard's part of a hold, as far back as the journal reaches."""

@@ -8,7 +8,7 @@ from actors.parts import Part
 from actors.ports import Overloaded, ShardLink, Unavailable
 from engine.operations import Answer, Request
 from engine.shard_map import ShardMap
-from engine.views import Hold
+from engine.views import Hold, Incoming
 
 _T = TypeVar("_T")
 
@@ -52,6 +52,11 @@ class Shards:
     async def holds(self, hold_id: bytes, shards: Sequence[int]) -> dict[int, Hold]:
         """Ask shards for their parts of a hold; those that have one, in order."""
         found = await every(self.link(shard).hold(hold_id) for shard in shards)
+        return {shard: part for shard, part in zip(shards, found, strict=True) if part is not None}
+
+    async def incoming(self, incoming_id: bytes, shards: Sequence[int]) -> dict[int, Incoming]:
+        """Ask shards for their parts of an incoming record; those that have one, in order."""
+        found = await every(self.link(shard).incoming(incoming_id) for shard in shards)
         return {shard: part for shard, part in zip(shards, found, strict=True) if part is not None}
 
 

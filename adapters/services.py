@@ -31,6 +31,7 @@ from adapters.rpc.directory import Addresses, DirectoryServicer
 from adapters.rpc.price import PriceServicer
 from adapters.rpc.server import open_server
 from adapters.rpc.stock import StockServicer
+from adapters.rpc.transfer import TransfersServicer
 from adapters.snapshots import RedisSnapshots
 from engine.block import Place
 from onhand.v1.availability_pb2_grpc import add_AvailabilityServicer_to_server
@@ -38,6 +39,7 @@ from onhand.v1.catalog_pb2_grpc import add_CatalogServicer_to_server
 from onhand.v1.directory_pb2_grpc import add_DirectoryServicer_to_server
 from onhand.v1.price_pb2_grpc import add_PriceServicer_to_server
 from onhand.v1.stock_pb2_grpc import add_StockServicer_to_server
+from onhand.v1.transfer_pb2_grpc import add_TransfersServicer_to_server
 
 LAG_EVERY_S: Final = 1.0  # how often the lag of the mirrors is noted
 _log = structlog.get_logger()
@@ -252,6 +254,9 @@ class GatewayService:
                 partial(
                     add_AvailabilityServicer_to_server,
                     AvailabilityServicer(mirrors, reader.catalogue),
+                ),
+                partial(
+                    add_TransfersServicer_to_server, TransfersServicer(router, reader.catalogue)
                 ),
                 partial(add_CatalogServicer_to_server, CatalogServicer(reader, writer)),
                 partial(

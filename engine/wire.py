@@ -14,7 +14,15 @@ import numpy as np
 from engine.history import Event, History
 from engine.operations import COLUMNS, Answer, Request
 from engine.shortages import packed_endangered, unpacked_endangered
-from engine.views import Cell, Hold, HoldLine, HoldState
+from engine.views import (
+    Cell,
+    DatedIncoming,
+    Hold,
+    HoldLine,
+    HoldState,
+    Incoming,
+    IncomingLine,
+)
 
 OVERLOADED: Final = "overloaded"
 UNAVAILABLE: Final = "unavailable"
@@ -126,6 +134,32 @@ def decode_history(payload: bytes) -> History:
     """Decode a hold's history."""
     complete, events = _unpack(payload)
     return History([Event(*each) for each in events], complete)
+
+
+def encode_incoming(record: Incoming | None) -> bytes:
+    """Encode an incoming record, or that there is none."""
+    packed: bytes = msgpack.packb(None if record is None else astuple(record))
+    return packed
+
+
+def decode_incoming(payload: bytes) -> Incoming | None:
+    """Decode an incoming record, or None."""
+    fields = _unpack(payload)
+    if fields is None:
+        return None
+    state, expected_at_ns, lines = fields
+    return Incoming(HoldState(state), expected_at_ns, [IncomingLine(*line) for line in lines])
+
+
+def encode_dated(incoming: Sequence[DatedIncoming]) -> bytes:
+    """Encode what cells have outstanding."""
+    packed: bytes = msgpack.packb(list(incoming))
+    return packed
+
+
+def decode_dated(payload: bytes) -> list[DatedIncoming]:
+    """Decode what cells have outstanding."""
+    return [DatedIncoming(*each) for each in _unpack(payload)]
 
 
 def encode_cells(cells: Sequence[Cell | None]) -> bytes:

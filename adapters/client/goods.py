@@ -6,6 +6,7 @@ from adapters.client import messages
 from adapters.client.operations import NamedCell, Operations, id_of, named
 from adapters.client.values import (
     Bucket,
+    DatedIncoming,
     Incoming,
     InspectLine,
     Lines,
@@ -205,6 +206,15 @@ class Goods(Operations):
         shard = await self._owner(named(location))
         found = await self._caller.call(lambda peer: peer.stock.GetIncoming, request, shard)
         return messages.incoming_from(found)
+
+    async def list_incoming(self, names: Sequence[tuple[Name, Name]]) -> list[DatedIncoming]:
+        """Tell what cells (SKU, location) have on their way, by location, SKU and date."""
+        request = stock_pb2.ListIncomingRequest(
+            cells=[messages.cell_name_of(*name) for name in names]
+        )
+        shard = await self._owner(names)
+        found = await self._caller.call(lambda peer: peer.stock.ListIncoming, request, shard)
+        return messages.dated_from(found)
 
 
 def _both_ends(lines: Sequence[ReturnLine]) -> list[NamedCell]:

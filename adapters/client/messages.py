@@ -10,6 +10,7 @@ from adapters.client.values import (
     Cell,
     CellPage,
     Channel,
+    DatedIncoming,
     Endangered,
     Frame,
     FrameKind,
@@ -227,10 +228,20 @@ def incoming_from(message: stock_pb2.Incoming) -> Incoming | None:
         state=HoldState(message.state),
         expected_at_ms=message.expected_at_ms,
         lines=tuple(
-            IncomingLine(line.sku.id, line.location.id, line.outstanding, line.received)
+            IncomingLine(
+                line.sku.id, line.location.id, line.outstanding, line.received, line.expected
+            )
             for line in message.lines
         ),
     )
+
+
+def dated_from(message: stock_pb2.ListIncomingReply) -> list[DatedIncoming]:
+    """What cells have on their way."""
+    return [
+        DatedIncoming(each.sku.id, each.location.id, each.expected_at_ms, each.quantity)
+        for each in message.incoming
+    ]
 
 
 def transfer_from(message: transfer_pb2.Transfer) -> Transfer | None:

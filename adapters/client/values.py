@@ -194,12 +194,26 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class IncomingLine:
-    """One line of what is on its way, in base units."""
+    """One line of what is on its way, in base units.
+
+    What of `expected` is neither outstanding nor received was cancelled; more than it is a surplus.
+    """
 
     sku: int
     location: int
     outstanding: int
     received: int
+    expected: int
+
+
+@dataclass(frozen=True, slots=True)
+class DatedIncoming:
+    """Units of one cell that one record has outstanding; `expected_at_ms` 0: not known."""
+
+    sku: int
+    location: int
+    expected_at_ms: int
+    quantity: int
 
 
 @dataclass(frozen=True, slots=True)

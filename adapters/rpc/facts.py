@@ -28,7 +28,6 @@ from engine.catalogue import Catalogue
 from engine.operations import COLUMNS, Flag, Kind, Request, id_to_pair
 from onhand.v1 import stock_pb2
 
-MAX_EXPECTED_AT_MS: Final = ((1 << 63) - 1) // limits.NS_PER_MS  # as ns it is int64
 _RECEIPT_LINE: Final = struct.Struct("<IHHI")
 _NO_HOLD: Final = (0, 0)
 _BUCKETS: Final = {
@@ -162,8 +161,8 @@ def expect(message: stock_pb2.ExpectRequest, catalogue: Catalogue) -> Request:
 
 def check_expected_at(expected_at_ms: int) -> int:
     """Give back when goods are expected, ms since 1970; refuse what is no such moment."""
-    if not 0 <= expected_at_ms <= MAX_EXPECTED_AT_MS:
-        told = f"{expected_at_ms}, must be 0 to {MAX_EXPECTED_AT_MS}"
+    if not 0 <= expected_at_ms <= limits.MAX_EXPECTED_AT_MS:
+        told = f"{expected_at_ms}, must be 0 to {limits.MAX_EXPECTED_AT_MS}"
         raise InvalidField("expected_at_ms", told)
     return expected_at_ms
 

@@ -8,7 +8,7 @@ from engine import limits
 from engine.history import History
 from engine.operations import Answer
 from engine.status import MESSAGES, Status
-from engine.views import Cell, Hold, HoldState
+from engine.views import Cell, DatedIncoming, EndangeredHold, Hold, Incoming
 from onhand.v1 import availability_pb2, common_pb2, stock_pb2
 
 # What the wire says of a status is its number; indexed by it, for people.
@@ -28,6 +28,11 @@ def submitted(shard: int, answer: Answer) -> stock_pb2.SubmitReply:
         epoch=answer.epoch,
         seq=answer.seq,
         granted=answer.granted,
+        endangered=[
+            stock_pb2.BatchEndangered(line=each.line, endangered=_endangered(hold))
+            for each in answer.endangered
+            for hold in each.holds
+        ],
     )
 
 
@@ -50,6 +55,8 @@ def operation(shard: int, answer: Answer) -> common_pb2.OperationReply:
         units = struct.unpack(f"<{len(status)}q", answer.granted)
         for line, granted in zip(reply.lines, units, strict=True):
             line.granted = granted
+    for each in answer.endangered:
+        reply.lines[each.line].endangered.extend(map(_endangered, each.holds))
     if code:
         reply.status = code  # type: ignore[assignment] # a plain number, which protobuf takes as well
         reply.message = _TEXTS[code]
@@ -161,23 +168,39 @@ def history(hold_id: bytes, found: Hold | None, told: History) -> stock_pb2.Hist
     )
 
 
-def incoming(incoming_id: bytes, found: Hold | None) -> stock_pb2.Incoming:
-    """What is on its way, as it stands. A hold of that id is no such thing."""
-    if found is None or found.state < HoldState.INCOMING:
+def incoming(incoming_id: bytes, found: Incoming | None) -> stock_pb2.Incoming:
+    """What is on its way, as it stands."""
+    if found is None:
         return stock_pb2.Incoming(incoming_id=incoming_id)
     return stock_pb2.Incoming(
         incoming_id=incoming_id,
         state=int(found.state),  # type: ignore[arg-type]
-        expected_at_ms=found.deadline_ns // limits.NS_PER_MS,
+        expected_at_ms=found.expected_at_ns // limits.NS_PER_MS,
         lines=[
             stock_pb2.IncomingLine(
                 sku=common_pb2.Sku(id=line.sku),
                 location=common_pb2.Location(id=line.location),
-                outstanding=line.pending,
-                received=line.fulfilled,
+                outstanding=line.outstanding,
+                received=line.received,
+                expected=line.expected,
             )
             for line in found.lines
         ],
+    )
+
+
+def dated(found: Sequence[DatedIncoming]) -> stock_pb2.ListIncomingReply:
+    """What cells have outstanding, by cell and date."""
+    return stock_pb2.ListIncomingReply(
+        incoming=[
+            stock_pb2.DatedIncoming(
+                sku=common_pb2.Sku(id=each.sku),
+                location=common_pb2.Location(id=each.location),
+                expected_at_ms=each.expected_at_ns // limits.NS_PER_MS,
+                quantity=each.units,
+            )
+            for each in found
+        ]
     )
 
 
@@ -228,6 +251,12 @@ def pieces(parts: Sequence[Part], buffer: int) -> int:
     """How many pieces can be sold when so much of each component is kept back."""
     return min(
         max(part.available - buffer, 0) // each if part is not None else 0 for each, part in parts
+    )
+
+
+def _endangered(hold: EndangeredHold) -> common_pb2.Endangered:
+    return common_pb2.Endangered(
+        hold_id=hold.hold_id, pending=hold.pending, committed=hold.committed
     )
 
 

@@ -241,7 +241,9 @@ def set_price(message: price_pb2.SetPriceRequest, catalogue: Catalogue) -> Reque
     return facts(message.op_id, Kind.SET_PRICE, lines, prices, currency=currency)
 
 
-def cells(message: availability_pb2.GetCellsRequest, catalogue: Catalogue) -> list[tuple[int, int]]:
+def cells(
+    message: availability_pb2.GetCellsRequest | stock_pb2.ListIncomingRequest, catalogue: Catalogue
+) -> list[tuple[int, int]]:
     """Read names of cells, as (sku id, location id)."""
     check_count("cells", len(message.cells))
     return [

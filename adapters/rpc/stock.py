@@ -143,8 +143,15 @@ class StockServicer(stock_pb2_grpc.StockServicer):
         """Look up what is on its way."""
         requests.check_id("incoming_id", request.incoming_id)
         hint = requests.location_hint(request.location, self._catalogue)
-        found = await self._router.hold(request.incoming_id, hint)
+        found = await self._router.incoming(request.incoming_id, hint)
         return replies.incoming(request.incoming_id, found)
+
+    async def ListIncoming(
+        self, request: stock_pb2.ListIncomingRequest, context: Any
+    ) -> stock_pb2.ListIncomingReply:
+        """Tell what cells have on its way, with its dates."""
+        names = requests.cells(request, self._catalogue)
+        return replies.dated(await self._router.incoming_of(names))
 
     async def _on_hold(self, kind: Kind, message: stock_pb2.HoldRequest) -> _Reply:
         operation, location = requests.on_hold(kind, message, self._catalogue)

@@ -12,7 +12,7 @@ from engine.operations import Answer, Request
 from engine.reference import ReferenceMachine
 from engine.shard_map import ShardMap
 from engine.status import Status
-from engine.views import Cell, Hold
+from engine.views import Cell, DatedIncoming, Hold, Incoming
 
 USD = 840
 
@@ -40,15 +40,22 @@ class FakeShard:
             return known[1] if known[0] == request.digest else reused
         self.now_ns, self.seq = self.now_ns + 1, self.seq + 1
         self.seen.append(request)
-        told = self.machine.apply(self.now_ns, [request]).answers[0]
+        outcome = self.machine.apply(self.now_ns, [request])
+        told = outcome.answers[0]
         packed = np.array(told.available, "<i8").tobytes() if request.want_available else b""
         granted = np.array(told.granted, "<i8").tobytes()
-        answer = Answer(told.status, packed, self.now_ns, 1, self.seq, granted)
+        answer = Answer(told.status, packed, self.now_ns, 1, self.seq, granted, outcome.endangered)
         self.remembered[request.op_id] = request.digest, answer
         return answer
 
     async def hold(self, hold_id: bytes) -> Hold | None:
         return self.machine.hold(hold_id)
+
+    async def incoming(self, incoming_id: bytes) -> Incoming | None:
+        return self.machine.incoming(incoming_id)
+
+    async def incoming_of(self, names: Sequence[tuple[int, int]]) -> list[DatedIncoming]:
+        return self.machine.incoming_of(names)
 
     async def history(self, hold_id: bytes) -> History:
         return History(self.events.get(hold_id, []), complete=True)

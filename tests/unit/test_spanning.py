@@ -13,7 +13,7 @@ from engine import limits
 from engine.history import History
 from engine.operations import Answer, Flag, Kind, Request
 from engine.status import Status
-from engine.views import Cell, Hold, HoldState
+from engine.views import Cell, DatedIncoming, Hold, HoldState, Incoming
 from tests.fakes.shard import FakeShard
 from tests.unit.test_router import MAP, TTL, Town, call, on, order, town
 
@@ -45,6 +45,12 @@ class Mortal:
     async def hold(self, hold_id: bytes) -> Hold | None:
         return await self._shard.hold(hold_id)
 
+    async def incoming(self, incoming_id: bytes) -> Incoming | None:
+        return await self._shard.incoming(incoming_id)
+
+    async def incoming_of(self, names: Any) -> list[DatedIncoming]:
+        return await self._shard.incoming_of(names)
+
     async def history(self, hold_id: bytes) -> History:
         return await self._shard.history(hold_id)
 
@@ -61,6 +67,7 @@ def state_of(town: Town) -> Any:
         (
             shard.machine.cells,
             {each: (hold.state, hold.lines) for each, hold in shard.machine.holds.items()},
+            shard.machine.incoming_records,
         )
         for shard in town.shards
     ]

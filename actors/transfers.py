@@ -1,0 +1,147 @@
+"""Transfers: stock that is sent from one location to another, on one shard or two.
+
+A transfer is an order at its source, committed, and records of what is on its way at its destination.
+Its id is the order's. As in `actors.spanning`, nothing is remembered here: a step has an id that
+follows from the operation's, and the same op_id again goes on where the last attempt stopped.
+
+A record that nothing is outstanding of is closed for good, so a transfer that is shipped in parts has
+one record after the other: number 0, and the next when all of the last one has come or is given up.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
+from typing import Final
+
+import numpy as np
+
+from actors.parts import column_of, hold_id_of, on, step_of
+from actors.router import Router
+from engine import limits
+from engine.operations import Answer, Kind, Request
+from engine.status import Status
+from engine.views import Hold, Incoming
+
+Told = tuple[int, Answer]
+"""The shard of the first line, and the answer."""
+
+_OK: Final = int(Status.OK)
+
+
+def record_id(transfer_id: bytes, number: int) -> bytes:
+    """The id of one of a transfer's incoming records, as the contract states it."""
+    named = transfer_id + b"incoming" + number.to_bytes(4, "little")
+    return hashlib.blake2b(named, digest_size=limits.OP_ID_BYTES).digest()
+
+
+async def ship(router: Router, request: Request, destination: int, expected_at_ms: int) -> Told:
+    """Hand lines of a transfer over at its source, and expect them at its destination.
+
+    `request` is the FULFIL; its lines are judged one by one, and those that are refused are not
+    expected. Between the steps goods have left and are not on their way yet: never both places have
+    them. When they cannot be expected, they are taken back.
+    """
+    shard, answer = await router.on_hold(request)
+    status = bytearray(answer.status)
+    left = [place for place, each in enumerate(status) if each == _OK]
+    for number in count():
+        if not left:
+            break
+        record = record_id(hold_id_of(request), number)
+        expect = step_of(
+            request,
+            f"expect {number}",
+            len(left),
+            kind=Kind.EXPECT,
+            sku=column_of(request, "sku")[left],
+            location=destination,
+            quantity=column_of(request, "quantity")[left],
+            value=expected_at_ms,
+            **on(record),
+        )
+        _, told = await router.submit(expect)
+        for place, each in zip(left, told.status, strict=True):
+            status[place] = each
+        # A record that is closed already: the next one.
+        left = [place for place in left if status[place] == Status.HOLD_NOT_PENDING]
+    await _take_back(router, request, bytes(status), answer.status)
+    return shard, replace(answer, status=bytes(status))
+
+
+async def _take_back(router: Router, request: Request, expected: bytes, handed: bytes) -> None:
+    """Take back what was handed over and could not be expected."""
+    places = [
+        place
+        for place, (there, here) in enumerate(zip(expected, handed, strict=True))
+        if there != _OK and here == _OK
+    ]
+    if places:
+        columns = {name: column[places] for name, column in request.columns.items()}
+        columns["kind"] = np.full(len(places), Kind.UNFULFIL, np.uint8)
+        await router.on_hold(step_of(request, "take back", len(places), **columns))
+
+
+async def receive(router: Router, request: Request) -> Told:
+    """Take in what arrived of a transfer; `request` is a RECEIVE against the transfer's id.
+
+    Each line goes to the record that has some of it outstanding, or to the last one as a surplus.
+    """
+    return await router.submit(await _of_records(router, request))
+
+
+async def lose(router: Router, request: Request) -> Told:
+    """Give up what is on its way: all of it, or lines; `request` is a CANCEL_INCOMING as `receive`."""
+    location = int(column_of(request, "location")[0])
+    if request.lines == 1 and not column_of(request, "quantity")[0]:
+        # The place is in the request only to find the record by.
+        whole = {name: request.columns[name] for name in request.columns if name != "location"}
+        records = await _records(router, hold_id_of(request), location)
+        named = _with_records(request, [max(len(records) - 1, 0)], whole)
+        return await router.on_hold(named, location)
+    return await router.on_hold(await _of_records(router, request))
+
+
+async def look_up(
+    router: Router, transfer_id: bytes, source: int, destination: int
+) -> tuple[Hold | None, list[Incoming]]:
+    """A transfer's order and its records; 0 for a location that is not known."""
+    hold = await router.hold(transfer_id, source)
+    return hold, await _records(router, transfer_id, destination)
+
+
+async def _of_records(router: Router, request: Request) -> Request:
+    """A request whose lines name a transfer, made to name its records."""
+    location = int(column_of(request, "location")[0])
+    records = await _records(router, hold_id_of(request), location)
+    numbers = [_record_of(records, sku) for sku in column_of(request, "sku").tolist()]
+    return _with_records(request, numbers, request.columns)
+
+
+def _record_of(records: Sequence[Incoming], sku: int) -> int:
+    """The number of the record that has some of a SKU outstanding, or else of the last one."""
+    for number, record in enumerate(records):
+        if any(line.sku == sku and line.outstanding for line in record.lines):
+            return number
+    return max(len(records) - 1, 0)
+
+
+def _with_records(
+    request: Request, numbers: Sequence[int], columns: dict[str, np.ndarray]
+) -> Request:
+    """The request, of the same id and digest, with its lines on records by their numbers."""
+    transfer_id = hold_id_of(request)
+    pairs = [on(record_id(transfer_id, number)) for number in numbers]
+    halves = {name: np.array([pair[name] for pair in pairs]) for name in ("hold_hi", "hold_lo")}
+    return replace(request, columns=columns | halves)
+
+
+async def _records(router: Router, transfer_id: bytes, destination: int) -> list[Incoming]:
+    """A transfer's records, in order; one that a shard has forgotten counts as having no lines."""
+    found: list[Incoming] = []
+    for number in count():
+        record = await router.incoming(record_id(transfer_id, number), destination)
+        if record is None:
+            break
+        found.append(record)
+    return found

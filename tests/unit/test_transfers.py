@@ -1,0 +1,196 @@
+"""Transfers over reference machines: nothing is lost or doubled, whenever the router dies."""
+
+import hashlib
+import os
+from typing import Any
+
+import pytest
+
+from actors import transfers
+from engine import limits
+from engine.operations import Answer, Flag, Kind, Request
+from engine.status import Status
+from tests.unit.test_router import TTL, Town, batch_id, on, town
+from tests.unit.test_spanning import OP, Operation, check_deaths
+
+__all__ = ["town"]
+
+TRANSFER = bytes(15) + b"t"
+SOURCE = 1  # shard 0; it has ten of everything, as has every location
+TO_OTHER_SHARD, TO_SAME_SHARD = 2, 3
+both_ways = pytest.mark.parametrize("to", [TO_OTHER_SHARD, TO_SAME_SHARD])
+
+
+def on_transfer(kind: Kind, at: int, *lines: tuple[int, int], op_id: bytes = b"") -> Request:
+    skus, quantities = zip(*lines, strict=True)
+    return Request.of(
+        op_id or os.urandom(16),
+        len(lines),
+        want_available=True,
+        kind=kind,
+        sku=skus,
+        location=at,
+        quantity=quantities,
+        **on(TRANSFER),
+    )
+
+
+async def asked_for(town: Town, *lines: tuple[int, int]) -> None:
+    """A transfer of so much of each SKU."""
+    skus, quantities = zip(*lines, strict=True)
+    flags = [Flag.LINKED | Flag.COMMIT_NOW] * (len(lines) - 1) + [Flag.COMMIT_NOW]
+    columns = {"sku": skus, "quantity": quantities, "location": SOURCE, "value": TTL}
+    request = Request.of(TRANSFER, len(lines), kind=Kind.RESERVE, flags=flags, **columns)
+    _, answer = await town.router.reserve(request)
+    assert not any(answer.status)
+
+
+def shipping(to: int, *lines: tuple[int, int], op_id: bytes = b"", at_ms: int = 0) -> Operation:
+    request = on_transfer(Kind.FULFIL, SOURCE, *lines, op_id=op_id)
+    return lambda router: transfers.ship(router, request, to, at_ms)
+
+
+def receiving(to: int, *lines: tuple[int, int], op_id: bytes = b"") -> Operation:
+    request = on_transfer(Kind.RECEIVE, to, *lines, op_id=op_id)
+    return lambda router: transfers.receive(router, request)
+
+
+async def done(operation: Operation, town: Town) -> Answer:
+    _, answer = await operation(town.router)
+    assert not any(answer.status)
+    return answer
+
+
+async def cell(town: Town, sku: int, at: int) -> Any:
+    (found,) = await town.router.cells([(sku, at)])
+    return found
+
+
+async def states_of(town: Town) -> list[tuple[int, int]]:
+    """(outstanding, received) of the lines of all records, in order."""
+    _, records = await transfers.look_up(town.router, TRANSFER, 0, 0)
+    return [(line.outstanding, line.received) for each in records for line in each.lines]
+
+
+@both_ways
+async def test_goods_that_are_shipped_are_on_their_way(to: int) -> None:
+    async def setting(town: Town) -> None:
+        await asked_for(town, (1, 7), (2, 3))
+
+    operation = shipping(to, (1, 5), (2, 4), (3, 1), (2, 3), op_id=OP, at_ms=1000)
+    town, answer = await check_deaths(setting, operation)
+    exceeds, not_in = Status.EXCEEDS_HOLD, Status.NOT_IN_HOLD
+    assert list(answer.status) == [Status.OK, exceeds, not_in, Status.OK]
+    there = await cell(town, 1, SOURCE)
+    assert (there.on_hand, there.committed) == (5, 2)
+    assert (await cell(town, 1, to)).incoming == 5
+    assert (await cell(town, 2, to)).incoming == 3
+    hold, (record,) = await transfers.look_up(town.router, TRANSFER, SOURCE, to)
+    assert hold is not None
+    assert record.expected_at_ns == 1000 * limits.NS_PER_MS
+
+
+@both_ways
+async def test_a_transfer_in_parts_has_record_after_record(to: int) -> None:
+    async def setting(town: Town) -> None:
+        await asked_for(town, (1, 8))
+        await done(shipping(to, (1, 2)), town)
+        await done(receiving(to, (1, 2)), town)
+        await done(shipping(to, (1, 1)), town)
+        await done(receiving(to, (1, 1)), town)
+
+    town, answer = await check_deaths(setting, shipping(to, (1, 3), op_id=OP))
+    assert answer.status == b"\0"
+    assert await states_of(town) == [(0, 2), (0, 1), (3, 0)]
+    await done(receiving(to, (1, 1)), town)
+    last = receiving(to, (1, 4))  # two of them nobody sent
+    told = await done(last, town)
+    assert (await last(town.router))[1] == told
+    assert await states_of(town) == [(0, 2), (0, 1), (0, 5)]
+    there = await cell(town, 1, to)
+    assert (there.on_hand, there.incoming) == (18, 0)
+    here = await cell(town, 1, SOURCE)
+    assert (here.on_hand, here.committed) == (4, 2)
+
+
+@both_ways
+async def test_a_repeat_after_all_has_come_ships_nothing_more(town: Town, to: int) -> None:
+    await asked_for(town, (1, 5))
+    ship = shipping(to, (1, 2))
+    told = await done(ship, town)
+    await done(receiving(to, (1, 2)), town)
+    assert (await ship(town.router))[1] == told
+    assert (await cell(town, 1, to)).incoming == 0
+    assert await states_of(town) == [(0, 2)]
+
+
+@both_ways
+async def test_what_cannot_be_expected_is_taken_back(to: int) -> None:
+    async def setting(town: Town) -> None:
+        await asked_for(town, (1, 5), (2, 5))
+        full = Request.of(
+            batch_id(), 1, kind=Kind.EXPECT, sku=1, location=to, quantity=limits.MAX_QUANTITY,
+            **on(transfers.record_id(TRANSFER, 0)),
+        )  # fmt: skip
+        _, answer = await town.router.submit(full)
+        assert answer.status == b"\0"
+
+    town, answer = await check_deaths(setting, shipping(to, (1, 4), (2, 4), op_id=OP))
+    assert list(answer.status) == [Status.BALANCE_LIMIT, Status.OK]
+    here = [await cell(town, sku, SOURCE) for sku in (1, 2)]
+    assert [(each.on_hand, each.committed) for each in here] == [(10, 5), (6, 1)]
+    assert (await cell(town, 2, to)).incoming == 4
+
+
+@both_ways
+async def test_what_is_lost_is_closed(town: Town, to: int) -> None:
+    await asked_for(town, (1, 5), (2, 5))
+    await done(shipping(to, (1, 5), (2, 5)), town)
+    await done(receiving(to, (1, 1)), town)
+
+    def losing(*lines: tuple[int, int]) -> Operation:
+        request = on_transfer(Kind.CANCEL_INCOMING, to, *lines)
+        return lambda router: transfers.lose(router, request)
+
+    part = losing((1, 2))
+    for _ in range(2):
+        await done(part, town)
+        assert await states_of(town) == [(2, 1), (5, 0)]
+    _, answer = await losing((1, 3), (3, 1))(town.router)
+    assert list(answer.status) == [Status.EXCEEDS_HOLD, Status.NOT_IN_HOLD]
+    rest = losing((0, 0))
+    for _ in range(2):
+        await done(rest, town)
+        assert await states_of(town) == [(0, 1), (0, 0)]
+    _, answer = await losing((0, 0))(town.router)
+    assert list(answer.status) == [Status.HOLD_NOT_PENDING]
+    assert (await cell(town, 1, to)).incoming == 0
+
+
+async def test_what_is_not_known_is_told(town: Town) -> None:
+    _, answer = await shipping(2, (1, 1))(town.router)
+    assert list(answer.status) == [Status.UNKNOWN_HOLD]
+    _, answer = await receiving(2, (1, 1))(town.router)
+    assert list(answer.status) == [Status.UNKNOWN_HOLD]
+    request = on_transfer(Kind.CANCEL_INCOMING, 2, (0, 0))
+    _, answer = await transfers.lose(town.router, request)
+    assert list(answer.status) == [Status.UNKNOWN_HOLD]
+    assert await transfers.look_up(town.router, TRANSFER, 0, 0) == (None, [])
+
+
+async def test_a_transfer_to_a_location_over_two_shards(town: Town) -> None:
+    lines = [(sku, 2) for sku in range(1, 9)]
+    await asked_for(town, *lines)
+    await done(shipping(5, *lines), town)
+    await done(receiving(5, *lines[:4]), town)
+    hold, (record,) = await transfers.look_up(town.router, TRANSFER, SOURCE, 5)
+    assert hold is not None
+    assert sum(line.received for line in record.lines) == 8
+    incoming = [(await cell(town, sku, 5)).incoming for sku in range(1, 9)]
+    assert incoming == [0] * 4 + [2] * 4
+
+
+def test_the_id_of_a_record_is_as_the_contract_says() -> None:
+    named = TRANSFER + b"incoming" + b"\2\0\0\0"
+    told = hashlib.blake2b(named, digest_size=16).digest()
+    assert transfers.record_id(TRANSFER, 2) == told
