@@ -225,6 +225,6 @@ def _both_ends(lines: Sequence[ReturnLine]) -> list[NamedCell]:
         cells.append((line.sku, line.location))
         if line.sold_at is not None:
             cells.append((line.sku, line.sold_at))
-        elif line.against:
+        elif isinstance(line.against, bytes) and line.against:
             return []
     return cells

@@ -16,12 +16,19 @@ from grpc_status import rpc_status
 
 from adapters.client import (
     Batch,
+    Bucket,
     Client,
+    DatedIncoming,
+    Disposition,
+    Endangered,
     Flag,
     FrameKind,
+    InspectLine,
     InvalidArgument,
     Kind,
     Overloaded,
+    ReceiptLine,
+    ReturnLine,
     ServerFailed,
     Sku,
     Status,
@@ -41,13 +48,34 @@ from onhand.v1 import (
     directory_pb2,
     price_pb2,
     stock_pb2,
+    transfer_pb2,
 )
 
 REQUESTS: dict[str, Any] = {
+    "Extend": stock_pb2.ExtendRequest,
+    "Move": stock_pb2.MoveRequest,
+    "Unfulfil": stock_pb2.HoldRequest,
+    "Return": stock_pb2.ReturnRequest,
+    "Exchange": stock_pb2.ExchangeRequest,
+    "Receive": stock_pb2.ReceiveRequest,
+    "Adjust": stock_pb2.AdjustRequest,
+    "Count": stock_pb2.CountRequest,
+    "Inspect": stock_pb2.InspectRequest,
+    "WriteOff": stock_pb2.WriteOffRequest,
+    "Expect": stock_pb2.ExpectRequest,
+    "CancelIncoming": stock_pb2.CancelIncomingRequest,
+    "GetIncoming": stock_pb2.GetIncomingRequest,
+    "ListIncoming": stock_pb2.ListIncomingRequest,
+    "Request": transfer_pb2.TransferRequest,
+    "Ship": transfer_pb2.ShipRequest,
+    "ReceiveTransfer": transfer_pb2.ReceiveTransferRequest,
+    "CancelTransfer": transfer_pb2.CancelTransferRequest,
+    "Lose": transfer_pb2.LoseTransferRequest,
+    "Get": transfer_pb2.GetTransferRequest,
     "Reserve": stock_pb2.ReserveRequest,
     "Commit": stock_pb2.HoldRequest,
     "GetHold": stock_pb2.GetHoldRequest,
-    "Sale": stock_pb2.LinesRequest,
+    "Sale": stock_pb2.SaleRequest,
     "Submit": stock_pb2.SubmitRequest,
     "GetCells": availability_pb2.GetCellsRequest,
     "ListCells": availability_pb2.ListCellsRequest,
@@ -85,7 +113,9 @@ class Node(grpc.GenericRpcHandler):
         await self.server.stop(0)
 
     def service(self, details: Any) -> Any:
-        method = details.method.rpartition("/")[2]
+        service, _, method = details.method.rpartition("/")
+        if service.endswith("Transfers") and method + "Transfer" in REQUESTS:
+            method += "Transfer"  # of another service's name
 
         async def unary(request: Any, context: Any) -> Any:
             self.got.append((method, request))
@@ -144,7 +174,7 @@ class Store:
     async def start(self) -> None:
         for number, node in enumerate(self.nodes, -1):
             await node.start()
-            node.usual["Reserve"] = node.usual["Commit"] = node.usual["Sale"] = self.done(number)
+            node.usual = dict.fromkeys(REQUESTS, self.done(number))
             node.usual["Submit"] = lambda request: stock_pb2.SubmitReply(now_ns=request.lines)
             if node is not self.gateway:
                 self.map.shards.add(number=number, address=node.address, epoch=1)
@@ -153,7 +183,7 @@ class Store:
     @staticmethod
     def done(number: int) -> Callable[[Any], Any]:
         return lambda request: common_pb2.OperationReply(
-            lines=[common_pb2.LineResult() for _ in request.lines],
+            lines=[common_pb2.LineResult() for _ in getattr(request, "lines", ())],
             hold_id=request.op_id,
             shard=max(number, 0),
         )
@@ -725,3 +755,171 @@ def test_pings_are_no_more_frequent_than_the_servers_allow() -> None:
     from adapters.rpc import server
 
     assert peers.KEEPALIVE_TIME_MS >= 2 * server.MIN_PING_INTERVAL_MS
+
+
+# ------------------------------------------------------------------------ the whole life of stock --
+
+
+def of(message: Any) -> dict[str, Any]:
+    """A message's fields by name, without its op_id and its lines."""
+    given = {field.name: value for field, value in message.ListFields()}
+    return {name: value for name, value in given.items() if name not in ("op_id", "lines")}
+
+
+async def test_what_an_order_may_ask_for_goes_along(store: Store, client: Client) -> None:
+    older = await client.reserve([(7, 2, 1)])
+    await client.reserve(
+        [(7, 2, 1)], channel="web", allow_partial=True, supersedes=older, commit_now=True
+    )
+    request = store.second.requests("Reserve")[1]
+    assert of(request) == {
+        "channel": "web",
+        "allow_partial": True,
+        "supersedes": older.hold_id,
+        "commit_now": True,
+    }
+    await client.reserve([(7, 2, 1)], supersedes=older.hold_id)
+    assert store.gateway.requests("Reserve")[0].supersedes == older.hold_id
+    elsewhere = await client.reserve([(7, 1, 1)])
+    await client.reserve([(7, 2, 1)], supersedes=elsewhere)
+    assert len(store.gateway.requests("Reserve")) == 2
+
+
+async def test_calls_on_a_hold_go_where_all_of_it_is(store: Store, client: Client) -> None:
+    held = await client.reserve([(7, 2, 1), (8, 4, 1)])
+    await client.extend(held, ttl_ms=500)
+    await client.unfulfil(held)
+    await client.commit(held, re_reserve_if_expired=True)
+    (extend,), (unfulfil,) = store.second.requests("Extend"), store.second.requests("Unfulfil")
+    assert (extend.hold_id, extend.ttl_ms, extend.location.id) == (held.hold_id, 500, 2)
+    assert unfulfil.hold_id == held.hold_id
+    assert store.second.requests("Commit")[0].re_reserve_if_expired
+    spread = await client.reserve([(7, 1, 1), (7, 2, 1)])
+    assert spread.location is None
+    await client.extend(spread)
+    await client.commit(spread)
+    await client.commit(spread.hold_id, [(7, 1, 1)], release_rest=True)
+    assert store.gateway.requests("Extend")[0].location.id == 0
+    assert [each.location.id for each in store.gateway.requests("Commit")] == [0, 0]
+
+
+async def test_a_hold_is_where_it_was_moved(store: Store, client: Client) -> None:
+    held = await client.reserve([(7, 2, 1)])
+    near = await client.move(held, 4)
+    assert store.second.requests("Move")[0].to.id == 4
+    far = await client.move(near, 1, [(7, 4, 0)])
+    assert (near.hold_id, near.location) == (held.hold_id, 4)
+    assert (far.hold_id, far.location) == (held.hold_id, None)
+    [request] = store.gateway.requests("Move")
+    assert [(line.sku.id, line.location.id) for line in request.lines] == [(7, 4)]
+    all_of_it = await client.move(held.hold_id, 2)
+    assert all_of_it.location == 2
+
+
+async def test_facts_say_when_and_what_of(store: Store, client: Client) -> None:
+    receipts = [ReceiptLine("T1", "4711", 1)]
+    await client.sale([(7, 1, 2)], receipt_lines=receipts, occurred_at_ns=5)
+    [sale] = store.first.requests("Sale")
+    assert (sale.occurred_at_ns, sale.receipt_lines[0].receipt) == (5, "4711")
+    await client.return_(
+        [ReturnLine(7, 1, 1, against=receipts[0]), ReturnLine(7, 3, 1, against=b"x", sold_at=1)],
+        occurred_at_ns=6,
+    )
+    [back] = store.first.requests("Return")
+    assert back.occurred_at_ns == 6
+    assert back.lines[0].receipt_line.terminal == "T1"
+    assert (back.lines[1].against, back.lines[1].sold_at.id) == (b"x", 1)
+    await client.return_([ReturnLine(7, 1, 1, against=b"x")])
+    await client.return_([ReturnLine(7, 1, 1, against=receipts[0], sold_at=2)])
+    assert len(store.gateway.requests("Return")) == 2
+    await client.exchange([ReturnLine(7, 1, 1)], [(8, 3, 1)], commit_now=True, channel="pos")
+    [exchange] = store.first.requests("Exchange")
+    assert [len(exchange.returns), len(exchange.lines)] == [1, 1]
+    assert exchange.channel == "pos"
+    await client.receive([(7, 1, 1)], incoming_id=b"i", occurred_at_ns=7)
+    assert of(store.first.requests("Receive")[0]) == {"incoming_id": b"i", "occurred_at_ns": 7}
+    await client.adjust([(7, 1, -1)], reason=3, occurred_at_ns=8)
+    assert of(store.first.requests("Adjust")[0]) == {"reason": 3, "occurred_at_ns": 8}
+    await client.count([(7, 1, 1)], occurred_at_ns=9)
+    assert of(store.first.requests("Count")[0]) == {"occurred_at_ns": 9}
+    await client.inspect([InspectLine(7, 1, 1, Disposition.DAMAGED)])
+    assert store.first.requests("Inspect")[0].lines[0].disposition == Disposition.DAMAGED
+    await client.write_off([(7, 1, 1)], reason=4, bucket=Bucket.DAMAGED, occurred_at_ns=10)
+    told = {"reason": 4, "bucket": Bucket.DAMAGED, "occurred_at_ns": 10}
+    assert of(store.first.requests("WriteOff")[0]) == told
+
+
+async def test_what_is_on_its_way(store: Store, client: Client) -> None:
+    await client.expect([(7, 1, 5)], incoming_id=b"i", expected_at_ms=11)
+    assert of(store.first.requests("Expect")[0]) == {"incoming_id": b"i", "expected_at_ms": 11}
+    await client.cancel_incoming(b"i", location=1)
+    await client.cancel_incoming(b"i", [(7, 1, 2)])
+    assert len(store.first.requests("CancelIncoming")) == 2
+    sku, at = common_pb2.Sku(id=7), common_pb2.Location(id=1)
+    line = stock_pb2.IncomingLine(sku=sku, location=at, outstanding=3, received=1, expected=5)
+    store.gateway.usual["GetIncoming"] = lambda request: stock_pb2.Incoming(
+        incoming_id=request.incoming_id, state=7, expected_at_ms=11, lines=[line]
+    )
+    found = await client.get_incoming(b"i")
+    assert found is not None
+    assert (found.expected_at_ms, found.lines[0].outstanding, found.lines[0].expected) == (11, 3, 5)
+    store.gateway.usual["GetIncoming"] = lambda _: stock_pb2.Incoming()
+    assert await client.get_incoming(b"i") is None
+    dated = stock_pb2.DatedIncoming(sku=sku, location=at, expected_at_ms=11, quantity=3)
+    store.first.usual["ListIncoming"] = lambda _: stock_pb2.ListIncomingReply(incoming=[dated])
+    assert await client.list_incoming([(7, 1)]) == [DatedIncoming(7, 1, 11, 3)]
+
+
+async def test_transfers_go_by_the_gateway(store: Store, client: Client) -> None:
+    asked = await client.request_transfer(1, 2, [(7, 5)])
+    await client.ship_transfer(asked.hold_id, 1, 2, [(7, 5)], expected_at_ms=11)
+    await client.receive_transfer(asked.hold_id, 2, [(7, 4)], occurred_at_ns=12)
+    await client.lose_transfer(asked.hold_id, 2, [(7, 1)])
+    await client.cancel_transfer(asked.hold_id, 1)
+    for name in ("Request", "Ship", "ReceiveTransfer", "Lose", "CancelTransfer"):
+        [request] = store.gateway.requests(name)
+        assert name == "Request" or request.transfer_id == asked.hold_id
+    (ship,) = store.gateway.requests("Ship")
+    assert (ship.source.id, ship.destination.id, ship.expected_at_ms) == (1, 2, 11)
+    line = transfer_pb2.TransferLineState(requested=5, shipped=5, received=4, difference=-1)
+    store.gateway.usual["Get"] = lambda request: transfer_pb2.Transfer(
+        transfer_id=request.transfer_id, found=True, lines=[line]
+    )
+    found = await client.get_transfer(asked.hold_id, source=1, destination=2)
+    assert found is not None
+    assert (found.lines[0].received, found.lines[0].difference) == (4, -1)
+    store.gateway.usual["Get"] = lambda _: transfer_pb2.Transfer()
+    assert await client.get_transfer(asked.hold_id) is None
+
+
+async def test_lines_tell_what_was_granted_and_whom_they_endanger(
+    store: Store, client: Client
+) -> None:
+    endangered = common_pb2.Endangered(hold_id=b"h", pending=1, committed=2)
+    line = common_pb2.LineResult(granted=4, endangered=[endangered], sale_id=b"s", status=18)
+    reply = common_pb2.OperationReply(lines=[line], status=18)
+    store.first.usual["Sale"] = lambda _: reply
+    sold = await client.sale([(7, 1, 1)])
+    assert sold.ok
+    assert (sold.lines[0].granted, sold.lines[0].sale_id) == (4, b"s")
+    assert sold.lines[0].endangered == (Endangered(b"h", 1, 2),)
+
+
+async def test_a_batch_has_channels_moments_and_tells_what_became_of_it(
+    store: Store, client: Client
+) -> None:
+    endangered = common_pb2.Endangered(hold_id=b"h", pending=1)
+    store.second.usual["Submit"] = lambda request: stock_pb2.SubmitReply(
+        granted=np.arange(request.lines, dtype="<i8").tobytes(),
+        endangered=[stock_pb2.BatchEndangered(line=1, endangered=endangered)],
+    )
+    batch = Batch(
+        kind=Kind.RESERVE, sku=7, location=[1, 2, 2], quantity=1, flags=Flag.PARTIAL,
+        channel=[1, 2, 3], occurred_at_ns=[4, 5, 6],
+    )  # fmt: skip
+    told = await client.submit(batch)
+    [request] = store.second.requests("Submit")
+    assert np.frombuffer(request.channel, "<u2").tolist() == [2, 3]
+    assert np.frombuffer(request.occurred_at_ns, "<i8").tolist() == [5, 6]
+    assert told.granted.tolist() == [0, 0, 1]
+    assert told.endangered == ((2, Endangered(b"h", 1, 0)),)
