@@ -769,7 +769,15 @@ async def test_cancelled_watchers_leave_nothing(shop: Shop) -> None:
 # --- health and reflection ------------------------------------------------------------------------
 
 SERVICES = {
-    "gateway": {"Stock", "Price", "Availability", "Catalog", "Directory", "Deltas"},
+    "gateway": {
+        "Stock",
+        "Transfers",
+        "Price",
+        "Availability",
+        "Catalog",
+        "Directory",
+        "Deltas",
+    },
     "shard": {"Stock", "Price", "Availability", "Catalog", "Directory"},
 }
 STANDARD = {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}

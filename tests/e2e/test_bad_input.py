@@ -480,7 +480,7 @@ async def test_lines_of_a_batch_that_are_refused(shop: Shop, unchanged: Goods, p
     wrong: list[tuple[tuple[int, ...], int]] = [
         # kind, flags, sku, location, quantity, value, currency
         ((0, 0, sku, at, 1, 0, 0), S.STATUS_INVALID_KIND),
-        ((13, 0, sku, at, 1, 0, 0), S.STATUS_INVALID_KIND),
+        ((22, 0, sku, at, 1, 0, 0), S.STATUS_INVALID_KIND),
         ((255, 255, sku, at, 1, 0, 0), S.STATUS_INVALID_KIND),
         ((Kind.SALE, 1, sku, at, 1, 0, 0), S.STATUS_INVALID_FLAGS),
         ((Kind.SALE, 128, sku, at, 1, 0, 0), S.STATUS_INVALID_FLAGS),

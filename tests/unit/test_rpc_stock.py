@@ -27,6 +27,7 @@ from adapters.rpc.directory import DirectoryServicer
 from adapters.rpc.price import PriceServicer
 from adapters.rpc.server import MAX_MESSAGE_BYTES, Gate, Server, open_server
 from adapters.rpc.stock import StockServicer
+from adapters.rpc.transfer import TransfersServicer
 from engine import limits
 from engine.catalogue import Catalogue, CatalogueBlock
 from engine.entries import Component, Location, Sku
@@ -43,6 +44,8 @@ from onhand.v1 import (
     price_pb2_grpc,
     stock_pb2,
     stock_pb2_grpc,
+    transfer_pb2,
+    transfer_pb2_grpc,
 )
 from tests.fakes.shard import FakeShard
 
@@ -70,6 +73,7 @@ class Shop:
     def __post_init__(self) -> None:
         self.stock = stock_pb2_grpc.StockStub(self.channel)
         self.price = price_pb2_grpc.PriceStub(self.channel)
+        self.transfers = transfer_pb2_grpc.TransfersStub(self.channel)
         self.availability = availability_pb2_grpc.AvailabilityStub(self.channel)
         self.directory = directory_pb2_grpc.DirectoryStub(self.channel)
 
@@ -93,6 +97,9 @@ async def open_shop(gate: Gate | None = None) -> Shop:
         partial(stock_pb2_grpc.add_StockServicer_to_server, StockServicer(router, catalogue)),
         partial(
             price_pb2_grpc.add_PriceServicer_to_server, PriceServicer(router, router, catalogue)
+        ),
+        partial(
+            transfer_pb2_grpc.add_TransfersServicer_to_server, TransfersServicer(router, catalogue)
         ),
         partial(
             availability_pb2_grpc.add_AvailabilityServicer_to_server,
@@ -456,6 +463,137 @@ async def test_a_channel_that_is_unknown_is_a_value(shop: Shop) -> None:
     await shop.receive(5)
     order = stock_pb2.ReserveRequest(op_id=an_id(), lines=[line(1, 1, 1)], channel="web")
     assert (await shop.stock.Reserve(order)).status == Status.UNKNOWN_CHANNEL
+
+
+# --- what is on its way ---------------------------------------------------------------------------
+
+
+async def test_what_is_expected_is_received_or_given_up(shop: Shop) -> None:
+    stock, record = shop.stock, an_id()
+    lines = [line("sku-1", "store-1", 5), line(2, 2, 4)]
+    expect = stock_pb2.ExpectRequest(op_id=record, lines=lines, expected_at_ms=10**12)
+    assert (await stock.Expect(expect)).status == Status.OK
+    more = stock_pb2.ExpectRequest(op_id=an_id(), lines=lines[:1], incoming_id=record)
+    assert (await stock.Expect(more)).status == Status.OK
+    received = stock_pb2.ReceiveRequest(op_id=an_id(), lines=lines, incoming_id=record)
+    assert [each.available for each in (await stock.Receive(received)).lines] == [5, 4]
+
+    async def found() -> stock_pb2.Incoming:
+        request = stock_pb2.GetIncomingRequest(incoming_id=record)
+        return await stock.GetIncoming(request)
+
+    told = await found()
+    assert (told.state, told.expected_at_ms) == (stock_pb2.HOLD_STATE_INCOMING, 10**12)
+    shown = [(each.expected, each.outstanding, each.received) for each in told.lines]
+    assert shown == [(10, 5, 5), (4, 0, 4)]
+    names = [availability_pb2.CellName(sku=a_sku(n), location=a_place(n)) for n in (1, 2)]
+    listed = await stock.ListIncoming(stock_pb2.ListIncomingRequest(cells=names))
+    assert [(each.sku.id, each.expected_at_ms, each.quantity) for each in listed.incoming] == [
+        (1, 10**12, 5)
+    ]
+    hold = await stock.GetHold(stock_pb2.GetHoldRequest(hold_id=record))
+    assert hold.state == stock_pb2.HOLD_STATE_UNKNOWN
+    for parts, status in (([line(1, 1, 9)], Status.EXCEEDS_HOLD), ([], Status.OK)):
+        cancel = stock_pb2.CancelIncomingRequest(op_id=an_id(), incoming_id=record, lines=parts)
+        assert (await stock.CancelIncoming(cancel)).status == status
+    assert (await found()).state == stock_pb2.HOLD_STATE_RECEIVED
+    record = an_id()
+    assert (await found()).state == stock_pb2.HOLD_STATE_UNKNOWN
+
+
+async def test_a_shortage_names_whom_it_endangers(shop: Shop) -> None:
+    await shop.receive(5)
+    op_id = an_id()
+    await shop.stock.Reserve(stock_pb2.ReserveRequest(op_id=op_id, lines=[line(1, 1, 4)]))
+    sale = stock_pb2.SaleRequest(op_id=an_id(), lines=[line(2, 1, 1), line(1, 1, 3)])
+    sold = await shop.stock.Sale(sale)
+    assert [each.shortage for each in sold.lines] == [1, 2]
+    (named,) = sold.lines[1].endangered
+    assert (named.hold_id, named.pending, named.committed) == (op_id, 4, 0)
+    assert await shop.stock.Sale(sale) == sold
+    batch = stock_pb2.SubmitRequest(
+        op_id=bytes(16), lines=2, kind=bytes((Kind.SALE,)), quantity=(1).to_bytes(8, "little"),
+        sku=np.array([3, 1], "<u4").tobytes(), location=np.array([1], "<u4").tobytes(),
+    )  # fmt: skip
+    told = await shop.stock.Submit(batch)
+    assert [(each.line, each.endangered.hold_id) for each in told.endangered] == [(1, op_id)]
+
+
+async def test_a_transfer_from_request_to_loss(shop: Shop) -> None:
+    await shop.receive(10)
+    op_id, calls = an_id(), shop.transfers
+    ends = {"source": a_place("store-1"), "destination": a_place(2)}
+
+    def some(quantity: int) -> list[transfer_pb2.TransferLine]:
+        return [transfer_pb2.TransferLine(sku=a_sku("sku-1"), quantity=quantity)]
+
+    async def state() -> tuple[int, ...]:
+        found = await calls.Get(transfer_pb2.GetTransferRequest(transfer_id=op_id))
+        (each,) = found.lines
+        assert found.found
+        return each.requested, each.shipped, each.in_transit, each.received, each.difference
+
+    request = transfer_pb2.TransferRequest(op_id=op_id, lines=some(8), **ends)
+    asked = await calls.Request(request)
+    assert (asked.status, asked.hold_id, asked.deadline_ns) == (Status.OK, op_id, 0)
+    too_much = transfer_pb2.TransferRequest(op_id=an_id(), lines=some(3), **ends)
+    assert (await calls.Request(too_much)).status == Status.INSUFFICIENT_STOCK
+    there = transfer_pb2.TransferRequest(
+        op_id=op_id, lines=some(8), source=a_place(1), destination=a_place(3)
+    )
+    assert (await calls.Request(there)).status == Status.OP_ID_REUSED
+    named: dict[str, Any] = {"transfer_id": op_id}
+    ship = transfer_pb2.ShipRequest(
+        op_id=an_id(), lines=some(6), expected_at_ms=10**12, **named, **ends
+    )
+    assert (await calls.Ship(ship)).status == Status.OK
+    assert await state() == (8, 6, 6, 0, 0)
+    cancel = transfer_pb2.CancelTransferRequest(op_id=an_id(), source=a_place(1), **named)
+    assert (await calls.Cancel(cancel)).status == Status.OK
+    place = {"destination": ends["destination"]}
+    came = transfer_pb2.ReceiveTransferRequest(op_id=an_id(), lines=some(4), **named, **place)
+    assert (await calls.Receive(came)).status == Status.OK
+    assert await state() == (6, 6, 2, 4, 0)
+    found = await calls.Get(transfer_pb2.GetTransferRequest(source=a_place(1), **named))
+    assert found.expected_at_ms == 10**12
+    lose = transfer_pb2.LoseTransferRequest(op_id=an_id(), lines=some(1), **named, **place)
+    assert (await calls.Lose(lose)).status == Status.OK
+    lose = transfer_pb2.LoseTransferRequest(op_id=an_id(), **named, **place)
+    assert (await calls.Lose(lose)).status == Status.OK
+    assert await state() == (6, 6, 0, 4, -2)
+    unknown = await calls.Get(transfer_pb2.GetTransferRequest(transfer_id=an_id()))
+    assert not unknown.found
+
+
+async def test_what_is_malformed_in_transfers_is_told_by_its_field(shop: Shop) -> None:
+    calls, good = shop.transfers, [transfer_pb2.TransferLine(sku=a_sku(1), quantity=1)]
+    box = [transfer_pb2.TransferLine(sku=a_sku("box"), quantity=1)]
+    one, two, nowhere = a_place(1), a_place(2), a_place("nowhere")
+    for source, destination, lines, path in (
+        (one, one, good, "destination"),
+        (nowhere, two, good, "source"),
+        (one, a_place(99), good, "destination"),
+        (common_pb2.Location(), two, good, "source"),
+        (one, two, [], "lines"),
+        (one, two, box, "lines[0].sku"),
+    ):
+        ends = {"source": source, "destination": destination, "lines": lines, "op_id": an_id()}
+        request = transfer_pb2.TransferRequest(**ends)
+        assert await refused_field(calls.Request(request)) == path
+        ship = transfer_pb2.ShipRequest(transfer_id=an_id(), **ends)
+        assert await refused_field(calls.Ship(ship)) == path
+    ends = {"source": one, "destination": two, "lines": good, "op_id": an_id()}
+    late = transfer_pb2.ShipRequest(transfer_id=an_id(), expected_at_ms=-1, **ends)
+    assert await refused_field(calls.Ship(late)) == "expected_at_ms"
+    for call, message in (
+        (calls.Ship, transfer_pb2.ShipRequest),
+        (calls.Receive, transfer_pb2.ReceiveTransferRequest),
+        (calls.Cancel, transfer_pb2.CancelTransferRequest),
+        (calls.Lose, transfer_pb2.LoseTransferRequest),
+        (calls.Get, transfer_pb2.GetTransferRequest),
+    ):
+        given = {name: ends[name] for name in message.DESCRIPTOR.fields_by_name if name in ends}
+        assert await refused_field(call(message(**given, transfer_id=b"x"))) == "transfer_id"
 
 
 async def test_unknown_codes_are_values(shop: Shop) -> None:
