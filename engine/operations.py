@@ -19,7 +19,7 @@ from engine.views import Endangered
 class Kind(IntEnum):
     """What a line does. The numbers are part of the wire format and of the journal."""
 
-    RESERVE = 1  # request: sku, location, quantity, value = ttl_ms
+    RESERVE = 1  # request: sku, location, quantity, channel, value = ttl_ms
     COMMIT = 2  # request: hold, quantity (0 = all that is pending, of all its lines)
     RELEASE = 3  # request: hold, quantity (0 = all that is pending)
     FULFIL = 4  # request: hold, quantity (0 = all that is committed)
@@ -31,9 +31,12 @@ class Kind(IntEnum):
     COUNT = 10  # fact: sku, location, quantity (absolute, as of occurred_at_ns)
     SET_SAFETY_STOCK = 11  # sku, location, quantity (absolute)
     SET_PRICE = 12  # sku, location, value = price_minor, currency
-    EXTEND = 13  # request: hold, value = ttl_ms from now
-    MOVE = 14  # request: hold, sku, location = destination, quantity, value = location it leaves
-    ADD_LINE = 15  # request: hold, sku, location, quantity, value = ttl_ms
+    EXTEND = 13  # request: hold, value = ttl_ms from now (an earlier deadline changes nothing)
+    # request: hold, sku (0 = every one), location = destination, quantity (0 = all that is pending
+    # of those lines and not there yet), value = location it leaves (0 = any)
+    MOVE = 14
+    # request: hold, sku, location, quantity, channel, value = ttl_ms, which counts if the hold is new
+    ADD_LINE = 15
     UNFULFIL = 16  # request: hold, quantity (0 = all that is fulfilled and not returned)
     CLAIM_RETURN = 17  # request: hold, sku, quantity
     CANCEL_INCOMING = 18  # request: hold (an incoming record), quantity (0 = all outstanding)
@@ -47,12 +50,17 @@ class Flag(IntFlag):
 
     LINKED = 1  # RESERVE only: this line and the next stand or fall together, in one hold
     RELEASE_REST = 2  # COMMIT of a part only: what is not committed is released
-    PARTIAL = 4  # RESERVE: hold what there is, if it is less
-    SUPERSEDE = 8  # RESERVE: in place of the hold that is named
-    RE_RESERVE = 16  # COMMIT of a whole hold: reserve it again if it has expired
+    # RESERVE: hold what there is, if it is less. A linked line that finds nothing is refused alone.
+    PARTIAL = 4
+    # RESERVE, first line of its order: `hold` is pending and is released if the order is accepted;
+    # its units count as free meanwhile. One that is gone or unknown is no hindrance.
+    SUPERSEDE = 8
+    RE_RESERVE = 16  # COMMIT of a whole hold: if it has expired, reserve the same again and commit
     DAMAGED = 32  # WRITE_OFF: of what is damaged
     QUALITY_CONTROL = 64  # WRITE_OFF: of what is in quality control
-    COMMIT_NOW = 128  # RESERVE: committed at once, without a deadline
+    COMMIT_NOW = (
+        128  # RESERVE: committed at once, without a deadline; all lines of an order or none
+    )
 
 
 class Disposition(IntEnum):

@@ -19,7 +19,8 @@ def test_an_answer_is_recalled_as_it_was() -> None:
     named = tuple(Endangered(at, 1, 2, 3, (EndangeredHold(bytes(16), 4, 5),)) for at in (0, 1))
     short = Answer(b"\0\0", b"", 14, 15, 16, endangered=named)
     asked = Answer(b"\0\0", bytes(16), 17, 18, 19, bytes(16), named)
-    answers = (mixed, plain, fine, short, asked)
+    part = Answer(bytes(40), b"", 20, 21, 22, bytes(320))
+    answers = (mixed, plain, fine, short, asked, part)
     for number, answer in enumerate(answers):
         memory.remember(request_of(number, len(answer.status)), answer)
     for number, answer in enumerate(answers):
