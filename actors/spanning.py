@@ -285,31 +285,20 @@ def _cancel(request: Request, before: Hold) -> Request:
 # --- moves ----------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Move:
-    """Units of a hold that go from one cell to another; `place` is the line that wants it."""
+    """Units of a hold that go from a cell of one shard to a cell of another."""
 
-    place: int
     sku: int
     leaves: int  # locations
     to: int
     units: int
     source: int  # shards
     target: int
-    answer: Answer = _NOBODYS
-
-    @property
-    def is_within(self) -> bool:
-        """Whether one shard can do it in one step."""
-        return self.source == self.target
-
-    @property
-    def status(self) -> int:
-        return self.answer.status[0]
 
 
 async def move(shards: Shards, request: Request, holders: Mapping[int, Hold]) -> Told:
-    """Move lines of a pending hold to cells of other shards too; all of them, or none.
+    """Move lines of a pending hold to cells of other shards too.
 
     First each part gets time enough, which refuses what is over. Then the stock is held where it
     goes, and only then given up where it was: between these steps the hold has it at both. What is
@@ -317,59 +306,22 @@ async def move(shards: Shards, request: Request, holders: Mapping[int, Hold]) ->
     """
     times = await _make_time(shards, request, holders, GRACE_MS)
     parts, told = _that_matter(request, holders, times)
-    moves, statuses = _planned(shards, request, holders)
     refusals = [answer.status[0] for answer in told if answer.status[0]]
-    if refusals or not moves:
-        status = bytes(refusals[:1] * request.lines or statuses)
-        return parts[0].shard, replace(told[0], status=status, available=bytes(8 * request.lines))
+    if refusals:
+        refused, none = bytes(refusals[:1] * request.lines), bytes(8 * request.lines)
+        return parts[0].shard, replace(told[0], status=refused, available=none)
     ttl_ms = _ttl_ms(holders, times)
-    for each, answer in zip(moves, await _arrive(shards, request, moves, ttl_ms), strict=True):
-        each.answer = answer
-    if any(statuses) or any(each.status for each in moves):
-        await _go_back(shards, request, [each for each in moves if not each.status])
-        refused = bytes((Status.LINKED_LINE_REFUSED,))
-        for each in moves:
-            each.answer = each.answer if each.status else replace(each.answer, status=refused)
-    else:
-        across = [each for each in moves if not each.is_within]
-        left = await _leave(shards, request, across)
-        for each, answer in zip(across, left, strict=True):
-            each.answer = replace(each.answer, status=answer.status)
-        await _go_back(shards, request, [each for each in across if each.status])
-    return moves[0].target, _told_of_moves(moves, statuses)
-
-
-def _planned(
-    shards: Shards, request: Request, holders: Mapping[int, Hold]
-) -> tuple[list[_Move], list[int]]:
-    """What goes where, and the status of each line of the request of which nothing does.
-
-    A quantity of one cell goes whatever the hold has there: its shard judges it. Without a
-    quantity all that is pending goes.
-    """
-    names = ("sku", "location", "quantity", "value")
-    wanted = zip(*(column_of(request, name).tolist() for name in names), strict=True)
-    moves: list[_Move] = []
-    statuses = [_OK] * request.lines
-    for place, (sku, to, quantity, leaves) in enumerate(wanted):
-        named = [
-            (shard, line)
-            for shard, hold in holders.items()
-            for line in hold.lines
-            if sku in (0, line.sku) and leaves in (0, line.location)
-        ]
-        if not named:
-            statuses[place] = Status.NOT_IN_HOLD
-        left = quantity
-        for shard, line in named:
-            units = min(left, line.pending) if quantity else line.pending
-            if quantity and (shard, line) == named[-1]:
-                units = left
-            if units and line.location != to:
-                target = shards.map.shard_of(line.sku, to)
-                moves.append(_Move(place, line.sku, line.location, to, units, shard, target))
-            left -= units
-    return moves, statuses
+    if not column_of(request, "sku")[0]:
+        return await _move_all(shards, request, holders, ttl_ms)
+    answers = await every(
+        _move_line(shards, request, place, holders, ttl_ms) for place in range(request.lines)
+    )
+    columns = (column_of(request, name)[0] for name in ("sku", "location"))
+    return shards.map.shard_of(*map(int, columns)), replace(
+        answers[0],
+        status=b"".join(answer.status for answer in answers),
+        available=b"".join(answer.available for answer in answers),
+    )
 
 
 def _ttl_ms(holders: Mapping[int, Hold], times: Mapping[int, Answer]) -> int:
@@ -382,69 +334,137 @@ def _ttl_ms(holders: Mapping[int, Hold], times: Mapping[int, Answer]) -> int:
     return min(max(-(-left_ns // limits.NS_PER_MS), GRACE_MS), limits.MAX_TTL_MS)
 
 
-async def _arrive(
-    shards: Shards, request: Request, moves: Sequence[_Move], ttl_ms: int
-) -> list[Answer]:
-    """Hold each where it goes."""
-    return await every(
-        _step(shards, request, "arrive", Kind.MOVE, each, at=each.to, value=each.leaves)
-        if each.is_within
-        else _step(shards, request, "arrive", Kind.ADD_LINE, each, at=each.to, value=ttl_ms)
-        for each in moves
-    )
-
-
-async def _leave(shards: Shards, request: Request, moves: Sequence[_Move]) -> list[Answer]:
-    """Give each up where it was."""
-    return await every(
-        _step(shards, request, "leave", Kind.RELEASE, each, at=each.leaves, is_at_source=True)
-        for each in moves
-    )
-
-
-async def _go_back(shards: Shards, request: Request, moves: Sequence[_Move]) -> None:
-    """Undo what was held where it should have gone."""
-    await every(
-        _step(shards, request, "back", Kind.MOVE, each, at=each.leaves, value=each.to)
-        if each.is_within
-        else _step(shards, request, "back", Kind.RELEASE, each, at=each.to)
-        for each in moves
-    )
-
-
-async def _step(
-    shards: Shards,
-    request: Request,
-    name: str,
-    kind: Kind,
-    move: _Move,
-    *,
-    at: int,
-    value: int = 0,
-    is_at_source: bool = False,
+async def _move_line(
+    shards: Shards, request: Request, place: int, holders: Mapping[int, Hold], ttl_ms: int
 ) -> Answer:
-    """One step of one move; what it is of is in its id, so that it is the same when taken again."""
-    step = step_of(
+    """Move what one line of a request names: a SKU, where it leaves, and a quantity or all of it."""
+    names = ("sku", "location", "quantity", "value")
+    sku, to, quantity, leaves = (int(column_of(request, name)[place]) for name in names)
+    source, target = shards.map.shard_of(sku, leaves), shards.map.shard_of(sku, to)
+    if source == target:
+        return await _within(shards, request, target, sku, to, quantity, leaves)
+    pending = sum(
+        line.pending
+        for line in (holders[source].lines if source in holders else ())
+        if (line.sku, line.location) == (sku, leaves)
+    )
+    each = _Move(sku, leaves, to, quantity or max(pending, 1), source, target)
+    if each.units > pending:
+        # Either it went when this was asked before, or the shard that has too little says so.
+        return await _leave(shards, request, each)
+    arrived = await _arrive(shards, request, each, ttl_ms)
+    if arrived.status[0]:
+        return arrived
+    left = await _leave(shards, request, each)
+    if left.status[0]:
+        await _give_back(shards, request, each)
+    return replace(arrived, status=left.status)
+
+
+async def _move_all(
+    shards: Shards, request: Request, holders: Mapping[int, Hold], ttl_ms: int
+) -> Told:
+    """Move all that is pending, or nothing.
+
+    Only where the destination is over several shards, what was on one of them before may have moved
+    although the rest is refused.
+    """
+    to = int(column_of(request, "location")[0])
+    across, within = _planned(shards, to, holders)
+    answers = await every(_arrive(shards, request, each, ttl_ms) for each in across)
+    if any(answer.status[0] for answer in answers):
+        held = [each for each, it in zip(across, answers, strict=True) if not it.status[0]]
+        await every(_give_back(shards, request, each) for each in held)
+        return _first_refusal(across, answers)
+    moved = await every(_within(shards, request, shard, sku, to, 0, 0) for shard, sku in within)
+    if any(answer.status[0] for answer in moved):
+        await every(_give_back(shards, request, each) for each in across)
+        return next(
+            (shard, it) for (shard, _), it in zip(within, moved, strict=True) if it.status[0]
+        )
+    left = await every(_leave(shards, request, each) for each in across)
+    stays = [each for each, it in zip(across, left, strict=True) if it.status[0]]
+    if stays:
+        await every(_give_back(shards, request, each) for each in stays)
+        return _first_refusal(across, left)
+    ends = [each.target for each in across] + [shard for shard, _ in within]
+    return ends[0], [*answers, *moved][0]
+
+
+def _planned(
+    shards: Shards, to: int, holders: Mapping[int, Hold]
+) -> tuple[list[_Move], list[tuple[int, int]]]:
+    """What has to go to another shard, and which SKUs (0: all) move within which shards."""
+    units: Counter[tuple[int, int, int]] = Counter()
+    for shard, hold in holders.items():
+        for line in hold.lines:
+            units[shard, line.sku, line.location] += line.pending
+    across: list[_Move] = []
+    within: set[tuple[int, int]] = set()
+    is_split = len(shards.map.owners(to)) > 1
+    for (source, sku, leaves), pending in units.items():
+        target = shards.map.shard_of(sku, to)
+        if source == target:
+            within.add((source, sku if is_split else 0))
+        elif pending:
+            across.append(_Move(sku, leaves, to, pending, source, target))
+    return across, sorted(within)
+
+
+def _first_refusal(moves: Sequence[_Move], answers: Sequence[Answer]) -> Told:
+    pairs = zip(moves, answers, strict=True)
+    return next((each.target, answer) for each, answer in pairs if answer.status[0])
+
+
+# Steps of moves. What a step is of is in its id, so that it is the same when it is taken again.
+
+
+async def _arrive(shards: Shards, request: Request, each: _Move, ttl_ms: int) -> Answer:
+    """Hold it where it goes."""
+    step = _step(request, "arrive", Kind.ADD_LINE, each, each.to, ttl_ms)
+    return await shards.submit(each.target, step)
+
+
+async def _leave(shards: Shards, request: Request, each: _Move) -> Answer:
+    """Give it up where it was."""
+    step = _step(request, "leave", Kind.RELEASE, each, each.leaves)
+    return await shards.submit(each.source, step)
+
+
+async def _give_back(shards: Shards, request: Request, each: _Move) -> None:
+    """Give it up where it went."""
+    step = _step(request, "give back", Kind.RELEASE, each, each.to)
+    await shards.submit(each.target, step)
+
+
+def _step(request: Request, name: str, kind: Kind, each: _Move, at: int, value: int = 0) -> Request:
+    return step_of(
         request,
-        f"{name} {move.sku} {move.leaves}",
+        f"{name} {each.sku} {each.leaves}",
         kind=kind,
-        sku=move.sku,
+        sku=each.sku,
         location=at,
-        quantity=move.units,
+        quantity=each.units,
         value=value,
         **on(hold_id_of(request)),
     )
-    return await shards.submit(move.source if is_at_source else move.target, step)
 
 
-def _told_of_moves(moves: Sequence[_Move], statuses: Sequence[int]) -> Answer:
-    """The answer to a request: of each line, the first refusal of what it wanted to go."""
-    status, available = bytearray(statuses), np.zeros(len(statuses), "<i8")
-    for each in reversed(moves):
-        if each.status or not status[each.place]:
-            status[each.place] = each.status
-            available[each.place] = int.from_bytes(each.answer.available, "little", signed=True)
-    return replace(moves[0].answer, status=bytes(status), available=available.tobytes())
+async def _within(
+    shards: Shards, request: Request, shard: int, sku: int, to: int, quantity: int, leaves: int
+) -> Answer:
+    """Move lines in one step, by the shard that has both ends."""
+    step = step_of(
+        request,
+        f"within {sku} {leaves}",
+        kind=Kind.MOVE,
+        sku=sku,
+        location=to,
+        quantity=quantity,
+        value=leaves,
+        **on(hold_id_of(request)),
+    )
+    return await shards.submit(shard, step)
 
 
 # --- returns --------------------------------------------------------------------------------------

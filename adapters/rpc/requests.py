@@ -155,10 +155,12 @@ def move(message: stock_pb2.MoveRequest, catalogue: Catalogue) -> Request:
     if not message.lines:
         return one(message.op_id, Kind.MOVE, 0, to, _WHOLE_HOLD, hold=hold)
     lines = lines_of(message.op_id, message.lines, catalogue)
-    for number, (sku, _, _) in enumerate(lines):
-        # To the machine, no SKU means all of them.
+    for number, (sku, leaves, _) in enumerate(lines):
+        # To the machine, no SKU means all of them, and no location anywhere.
         if not sku:
             raise InvalidField(f"lines[{number}].sku", "not given")
+        if not leaves:
+            raise InvalidField(f"lines[{number}].location", "not given")
     cells = [line[:2] for line in lines]
     if len(set(cells)) < len(cells):
         number = next(n for n, cell in enumerate(cells) if cell in cells[:n])

@@ -1,6 +1,7 @@
 """Operations over two shards: what they do, and that they end the same whenever the router dies."""
 
 import os
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -76,10 +77,13 @@ def state_of(town: Town) -> Any:
 Setting = Callable[[Town], Awaitable[Any]]
 
 
-async def check_deaths(setting: Setting, operation: Operation) -> tuple[Town, Answer]:
+async def check_deaths(
+    setting: Setting, operation: Operation, at_least: int = 2
+) -> tuple[Town, Answer]:
     """Kill the router after each of its calls and repeat the operation: it ends as if unharmed.
 
-    Returns the town and the answer as they are when nobody dies.
+    It takes so many calls at least, or there is nothing to show. Returns the town and the answer as
+    they are when nobody dies.
     """
     unharmed = await Town().stocked()
     await setting(unharmed)
@@ -97,7 +101,7 @@ async def check_deaths(setting: Setting, operation: Operation) -> tuple[Town, An
             assert answer.status == told.status
             assert state_of(town) == state_of(unharmed)
         else:
-            assert lives > 1, "it takes several calls, or there is nothing to show"
+            assert lives >= at_least
             return unharmed, told
     raise AssertionError("it takes ever more calls")
 
@@ -433,3 +437,135 @@ async def test_what_cannot_come_in_is_not_noted_as_returned(town: Town) -> None:
     hold = await town.router.hold(HELD)
     assert hold is not None
     assert [line.returned for line in hold.lines] == [0, 0]
+
+
+# --- moves ----------------------------------------------------------------------------------------
+
+
+def a_move(
+    to: int, *lines: tuple[int, int, int], op_id: bytes = OP, hold: bytes = HELD
+) -> Operation:
+    """Lines of (SKU, location that it leaves, quantity); none: all of the hold."""
+    skus, leaves, quantities = zip(*(lines or [(0, 0, 0)]), strict=True)
+    columns = {"sku": skus, "location": to, "quantity": quantities, "value": leaves}
+    request = call(op_id, Kind.MOVE, hold, len(skus), **columns)
+    return lambda router: router.move(request)
+
+
+async def lines_of(town: Town, hold_id: bytes = HELD) -> list[tuple[int, int, int]]:
+    """(SKU, location, pending) of the lines of a hold that have any."""
+    hold = await town.router.hold(hold_id)
+    assert hold is not None
+    pending: Counter[tuple[int, int]] = Counter()
+    for line in hold.lines:
+        pending[line.sku, line.location] += line.pending
+    return sorted((*name, units) for name, units in pending.items() if units)
+
+
+@pytest.mark.parametrize(
+    ("to", "lines", "after"),
+    [
+        (2, [], [(1, 2, 3), (2, 2, 2)]),  # shard 1, where a part of it is
+        (4, [], [(1, 4, 3), (2, 4, 2)]),
+        (3, [], [(1, 3, 3), (2, 3, 2)]),
+        (5, [], [(1, 5, 3), (2, 5, 2)]),  # a location over both shards
+        (4, [(1, 1, 2)], [(1, 1, 1), (1, 4, 2), (2, 2, 2)]),
+        (4, [(1, 1, 0), (2, 2, 0)], [(1, 4, 3), (2, 4, 2)]),
+        (3, [(2, 2, 1)], [(1, 1, 3), (2, 2, 1), (2, 3, 1)]),
+    ],
+)
+async def test_a_hold_moves_to_another_shard(
+    to: int, lines: list[tuple[int, int, int]], after: list[tuple[int, int, int]]
+) -> None:
+    town, answer = await check_deaths(hold_five, a_move(to, *lines), at_least=1)
+    assert not any(answer.status)
+    assert await lines_of(town) == after
+    assert town.reserved == 5
+    hold = await town.router.hold(HELD)
+    assert hold is not None
+    assert hold.state == HoldState.PENDING
+    _, answer = await town.router.on_hold(call(NEW, Kind.COMMIT, HELD))
+    assert list(answer.status) == [Status.OK]
+    assert (town.counted("committed"), town.reserved) == (5, 0)
+
+
+@pytest.mark.parametrize(
+    ("to", "lines", "status"),
+    [
+        (4, [], [Status.INSUFFICIENT_STOCK]),
+        (4, [(1, 1, 2)], [Status.INSUFFICIENT_STOCK]),
+        (4, [(1, 1, 0)], [Status.INSUFFICIENT_STOCK]),
+        (2, [(3, 1, 1)], [Status.NOT_IN_HOLD]),
+        (2, [(3, 1, 0), (1, 3, 1)], [Status.NOT_IN_HOLD] * 2),
+        (2, [(1, 1, 4)], [Status.EXCEEDS_HOLD]),
+        (2, [(1, 1, -1)], [Status.INVALID_QUANTITY]),
+        (99, [], [Status.UNKNOWN_LOCATION]),
+    ],
+)
+async def test_a_move_that_is_refused_changes_nothing(
+    to: int, lines: list[tuple[int, int, int]], status: list[Status]
+) -> None:
+    async def setting(town: Town) -> None:
+        await hold_five(town)
+        await town.router.reserve(order(NEW, [(1, 4)], [9]))
+
+    town, answer = await check_deaths(setting, a_move(to, *lines), at_least=1)
+    assert list(answer.status) == status
+    assert await lines_of(town) == [(1, 1, 3), (2, 2, 2)]
+    assert town.reserved == 14
+
+
+async def test_a_hold_that_is_over_does_not_move(town: Town) -> None:
+    await hold_five(town)
+    for shard in town.shards:
+        shard.now_ns += 2 * TTL * limits.NS_PER_MS
+    _, answer = await a_move(4)(town.router)
+    assert list(answer.status) == [Status.HOLD_EXPIRED]
+    _, answer = await a_move(4, hold=NEW, op_id=NEW)(town.router)
+    assert list(answer.status) == [Status.UNKNOWN_HOLD]
+    await town.router.reserve(order(NEW, [(1, 1)]))
+    for kind in (Kind.RELEASE, Kind.MOVE):
+        columns = {"location": 4} if kind == Kind.MOVE else {}
+        request = call(os.urandom(16), kind, NEW, **columns)
+        send = town.router.move if kind == Kind.MOVE else town.router.on_hold
+        _, answer = await send(request)
+    assert list(answer.status) == [Status.HOLD_RELEASED]
+
+
+async def test_what_is_committed_under_the_hands_of_a_move_stays_where_it_is(town: Town) -> None:
+    await hold_five(town)
+    first = town.shards[0]
+    submit = first.submit
+
+    async def meddle(request: Request) -> Answer:
+        if request.columns["kind"][0] == Kind.RELEASE:
+            await submit(call(os.urandom(16), Kind.COMMIT, HELD))
+        return await submit(request)
+
+    first.submit = meddle  # type: ignore[method-assign]
+    _, answer = await a_move(4, (1, 1, 3))(town.router)
+    assert list(answer.status) == [Status.HOLD_NOT_PENDING]
+    assert (town.counted("committed"), town.reserved) == (3, 2)
+
+
+async def test_a_moved_hold_lives_as_long_as_before(town: Town) -> None:
+    await hold_five(town)
+    before = await town.router.hold(HELD)
+    assert before is not None
+    await a_move(4)(town.router)
+    after = await town.router.hold(HELD)
+    assert after is not None
+    assert abs(after.deadline_ns - before.deadline_ns) < 2 * limits.NS_PER_MS
+    _, answer = await a_move(1, op_id=NEW)(town.router)
+    assert list(answer.status) == [Status.HOLD_RELEASED]
+    assert await lines_of(town) == [(1, 4, 3), (2, 4, 2)]
+
+
+async def test_lines_are_moved_each_by_itself(town: Town) -> None:
+    await hold_five(town)
+    await town.router.reserve(order(NEW, [(1, 4)], [9]))
+    for _ in range(2):
+        _, answer = await a_move(4, (1, 1, 2), (2, 2, 1))(town.router)
+        assert list(answer.status) == [Status.INSUFFICIENT_STOCK, Status.OK]
+        assert await lines_of(town) == [(1, 1, 3), (2, 2, 1), (2, 4, 1)]
+        assert np.frombuffer(answer.available, "<i8").tolist() == [1, 9]
