@@ -1,0 +1,215 @@
+"""The whole life of stock with the real client: over two shards, by the gateway and direct."""
+
+import time
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+
+from adapters.client import (
+    Batch,
+    Bucket,
+    Client,
+    Disposition,
+    Flag,
+    HoldState,
+    InspectLine,
+    Kind,
+    ReceiptLine,
+    ReturnLine,
+    Status,
+    new_batch_id,
+)
+from adapters.stack import Stack
+from tests.e2e.conftest import Goods, Shop, Stacks
+
+FAR_MS = 10 * 60_000
+
+
+@pytest.fixture
+def stack(stacks: Stacks) -> Stack:
+    """The shared stack, of two shards."""
+    return stacks.of(shards=2)
+
+
+@pytest.fixture
+async def goods(shop: Shop) -> AsyncIterator[Goods]:
+    """Ten of each of three SKUs at four locations, two of each shard; audited at the end."""
+    yield await shop.goods(skus=3, locations=4, stock=10)
+    await shop.audit()
+
+
+@pytest.fixture(params=["direct", "gateway"])
+async def client(shop: Shop, stack: Stack, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
+    direct = request.param == "direct"
+    async with Client.connect(shop.gateway.address, direct=direct) as made:
+        yield made
+
+
+async def on_hand(shop: Shop, goods: Goods, location: int) -> int:
+    return (await shop.cell(goods.sku, location)).on_hand
+
+
+async def test_an_order_over_two_shards_from_cart_to_return(
+    shop: Shop, goods: Goods, client: Client
+) -> None:
+    first, second, third, _ = goods.locations
+    cart = await client.reserve([(goods.sku, first, 4), (goods.sku, second, 3)], ttl_ms=FAR_MS)
+    longer = await client.extend(cart, ttl_ms=2 * FAR_MS)
+    assert longer.deadline_ns > cart.deadline_ns
+    moved = await client.move(cart, third, [(goods.sku, second, 2)])
+    assert moved.ok
+    hold = await client.get_hold(cart)
+    assert hold is not None
+    where = {line.location: line.pending for line in hold.lines if line.pending}
+    assert where == {first: 4, second: 1, third: 2}
+    assert (await client.commit(cart)).ok
+    assert (await client.fulfil(cart, [(goods.sku, first, 4), (goods.sku, third, 2)])).ok
+    assert (await client.unfulfil(cart, [(goods.sku, third, 1)])).ok
+    assert (await client.cancel(cart, [(goods.sku, third, 1)])).ok
+    back = [
+        ReturnLine(goods.sku, second, 3, Disposition.QUALITY_CONTROL, against=cart.hold_id),
+        ReturnLine(goods.sku, second, 3, against=cart.hold_id),
+    ]
+    returned = await client.return_(back)
+    assert [line.status for line in returned.lines] == [Status.OK, Status.EXCEEDS_HOLD]
+    assert await shop.counters(goods.sku, first) == {"on_hand": 6}
+    told = {"on_hand": 13, "committed": 1, "quality_control": 3}
+    assert await shop.counters(goods.sku, second) == told
+    assert await shop.counters(goods.sku, third) == {"on_hand": 9}
+    looked_at = [
+        InspectLine(goods.sku, second, 2),
+        InspectLine(goods.sku, second, 1, Disposition.DAMAGED),
+    ]
+    assert (await client.inspect(looked_at)).ok
+    gone = await client.write_off([(goods.sku, second, 1)], reason=7, bucket=Bucket.DAMAGED)
+    assert gone.ok
+    assert await shop.counters(goods.sku, second) == {"on_hand": 12, "committed": 1}
+
+
+async def test_a_payment_that_fails_and_is_tried_again(goods: Goods, client: Client) -> None:
+    first, second, *_ = goods.locations
+    cart = [(goods.sku, first, 10), (goods.sku, second, 2)]
+    older = await client.reserve(cart, ttl_ms=FAR_MS)
+    assert (await client.reserve(cart)).status is Status.INSUFFICIENT_STOCK
+    newer = await client.reserve(cart, supersedes=older, ttl_ms=1)
+    assert newer.ok
+    found = await client.get_hold(older)
+    assert found is not None
+    assert found.state is HoldState.RELEASED
+    late = await client.commit(newer, re_reserve_if_expired=True)
+    assert late.ok
+    paid = await client.reserve(
+        [(goods.sku, second, 9), (goods.skus[1], first, 3)], allow_partial=True, commit_now=True
+    )
+    assert paid.ok
+    assert [line.granted for line in paid.lines] == [8, 3]
+    found = await client.get_hold(paid)
+    assert found is not None
+    assert found.state is HoldState.COMMITTED
+
+
+async def test_a_till_tells_its_day_twice(shop: Shop, goods: Goods, client: Client) -> None:
+    at, now_ns = goods.at, time.time_ns()
+    names = [ReceiptLine("T1", f"{number}", 1) for number in range(4)]
+    for order in ((0, 1, 2, 3), (3, 1, 0, 2)):
+        lines = [(goods.sku, at, 1 + number) for number in order]
+        day = await client.sale(
+            lines, receipt_lines=[names[n] for n in order], occurred_at_ns=now_ns - 10**9
+        )
+        assert day.ok
+    assert day.status is Status.ALREADY_RECORDED
+    assert await on_hand(shop, goods, at) == 0
+    assert (await client.count([(goods.sku, at, 2)], occurred_at_ns=now_ns)).ok
+    late = await client.sale([(goods.sku, at, 1)], occurred_at_ns=now_ns - 2 * 10**9)
+    assert late.lines[0].available == 2
+    back = await client.return_([ReturnLine(goods.sku, at, 4, against=names[3])])
+    assert back.ok
+    again = await client.return_([ReturnLine(goods.sku, at, 1, against=names[3])])
+    assert again.status is Status.EXCEEDS_HOLD
+
+
+async def test_a_sale_too_much_names_the_orders_that_it_endangers(
+    goods: Goods, client: Client
+) -> None:
+    cell = (goods.sku, goods.at)
+    paid = await client.reserve([(*cell, 4)], commit_now=True)
+    cart = await client.reserve([(*cell, 5)], ttl_ms=FAR_MS)
+    sold = await client.sale([(*cell, 8)])
+    assert sold.shortage == 7
+    named = [(each.hold_id, each.pending, each.committed) for each in sold.lines[0].endangered]
+    assert named == [(cart.hold_id, 5, 0), (paid.hold_id, 0, 4)]
+    batch = Batch(
+        kind=[Kind.SALE, Kind.RESERVE],
+        sku=goods.sku,
+        location=[goods.at, goods.locations[1]],
+        quantity=[1, 11],
+        value=FAR_MS * np.array([0, 1]),
+        flags=[0, Flag.PARTIAL],
+    )
+    told = await client.submit(batch, op_id=new_batch_id())
+    assert told.granted.tolist() == [0, 10]
+    assert {each.hold_id for line, each in told.endangered if line == 0} == {
+        cart.hold_id,
+        paid.hold_id,
+    }
+
+
+@pytest.mark.parametrize("to", [1, 2], ids=["other shard", "same shard"])
+async def test_a_transfer_in_parts(shop: Shop, goods: Goods, client: Client, to: int) -> None:
+    source, destination = goods.locations[0], goods.locations[to]
+    asked = await client.request_transfer(source, destination, [(goods.sku, 8)])
+    for part in (2, 4):
+        shipped = await client.ship_transfer(
+            asked.hold_id, source, destination, [(goods.sku, part)], expected_at_ms=4 * 10**12
+        )
+        assert shipped.ok
+        dated = await client.list_incoming([(goods.sku, destination)])
+        assert [(each.expected_at_ms, each.quantity) for each in dated] == [(4 * 10**12, part)]
+        came = await client.receive_transfer(asked.hold_id, destination, [(goods.sku, part - 1)])
+        assert came.ok
+        assert (await client.lose_transfer(asked.hold_id, destination)).ok
+    assert (await client.cancel_transfer(asked.hold_id, source)).ok
+    found = await client.get_transfer(asked.hold_id)
+    assert found is not None
+    (line,) = found.lines
+    shown = (line.requested, line.shipped, line.in_transit, line.received, line.difference)
+    assert shown == (6, 6, 0, 4, -2)
+    assert await shop.counters(goods.sku, source) == {"on_hand": 4}
+    assert await on_hand(shop, goods, destination) == 14
+
+
+async def test_a_purchase_order_comes_in_parts(shop: Shop, goods: Goods, client: Client) -> None:
+    lines = [(goods.sku, goods.locations[0], 5), (goods.sku, goods.locations[1], 6)]
+    asked = await client.expect(lines, expected_at_ms=4 * 10**12)
+    assert asked.ok
+    came = await client.receive([(goods.sku, goods.at, 7)], incoming_id=asked.op_id)
+    assert came.ok
+    assert (await client.cancel_incoming(asked.op_id)).ok
+    found = await client.get_incoming(asked.op_id)
+    assert found is not None
+    assert found.state is HoldState.RECEIVED
+    shown = {
+        line.location: (line.expected, line.outstanding, line.received) for line in found.lines
+    }
+    assert shown == {goods.locations[0]: (5, 0, 7), goods.locations[1]: (6, 0, 0)}
+    assert await on_hand(shop, goods, goods.at) == 17
+
+
+async def test_an_exchange_is_both_or_neither(shop: Shop, goods: Goods, client: Client) -> None:
+    at, (shirt, other, _) = goods.at, goods.skus
+    sold = await client.sale([(shirt, at, 1)], receipt_lines=[ReceiptLine("T", "1", 1)])
+    back = [ReturnLine(shirt, at, 1, against=sold.lines[0].sale_id, sold_at=at)]
+    too_much = await client.exchange(back, [(other, at, 11)])
+    assert too_much.status is Status.INSUFFICIENT_STOCK
+    assert await shop.counters(shirt, at) == {"on_hand": 9}
+    done = await client.exchange(back, [(other, at, 1)], commit_now=True)
+    assert done.ok
+    assert await shop.counters(shirt, at) == {"on_hand": 10}
+    assert await shop.counters(other, at) == {"on_hand": 10, "committed": 1}
+    assert (await client.fulfil(done)).ok
+    again = await client.exchange(back, [(other, at, 1)])
+    assert again.status is Status.EXCEEDS_HOLD
+    elsewhere = [ReturnLine(other, goods.locations[1], 1)]
+    apart = await client.exchange(elsewhere, [(shirt, at, 1)])
+    assert apart.status is Status.WRONG_SHARD
