@@ -46,7 +46,7 @@ class Columns:
             hold_index=_zeros(2 * _FIRST, np.int64),
             wheel=np.full((kernels.WHEEL_SLOTS, 2), NONE, np.int32),
             wheel_bits=_zeros(kernels.WHEEL_SLOTS // 64, np.uint64),
-            ring=_zeros(self.resolved_remembered, np.int32),
+            ring=_zeros(2 * self.resolved_remembered, np.int32),
             places=_zeros((1, kernels.PLACE_WORDS), np.int32),
             buffers=np.full((1, limits.MAX_CHANNELS), kernels.NO_RULES, np.int32),
             meta=meta,

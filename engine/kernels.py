@@ -65,7 +65,7 @@ NOT_SOLD, NO_RULES = -1, -2
     HOLDS_COMMITTED,  # holds with nothing pending and something committed
     WHEEL_TICK,  # the tick that the expiry wheel stands at
     WHEEL_COUNT,  # holds in the wheel
-    RING_HEAD,  # oldest entry of the ring of resolved holds
+    RING_HEAD,  # oldest entry of the ring of resolved holds that came to nothing
     RING_COUNT,
     DIRTY,  # rows touched in this block
     SHORTAGES,  # cells whose available is below zero
@@ -78,7 +78,9 @@ NOT_SOLD, NO_RULES = -1, -2
     MOVED,  # the number of the newest movement
     FORGOTTEN,  # the latest moment of the movements that are remembered no more
     MOVEMENT_ROOM,  # how many movements are remembered at most
-) = range(20)
+    MOVED_RING_HEAD,  # like RING_HEAD, of those by which goods have moved
+    MOVED_RING_COUNT,
+) = range(22)
 META_SLOTS = 24
 
 # States of a hold or of an incoming record (column STATE of its first line).
@@ -168,7 +170,8 @@ class State(NamedTuple):
     hold_index: np.ndarray  # int64 (2**k,): like cell_index, of the holds' first slots
     wheel: np.ndarray  # int32 (WHEEL_SLOTS, 2): first and last hold of each bucket
     wheel_bits: np.ndarray  # uint64 (WHEEL_SLOTS / 64,): the buckets that are not empty
-    ring: np.ndarray  # int32: first slots of the resolved holds, oldest first; NONE: revived
+    ring: np.ndarray  # int32: first slots of the resolved holds, oldest first; NONE: revived.
+    # Two rings of equal size: what came to nothing, what goods have moved by (see `is_moved`).
     places: np.ndarray  # int32 (locations, PLACE_WORDS)
     buffers: np.ndarray  # int32 (places with rules + 1, MAX_CHANNELS): kept from a channel
     meta: np.ndarray  # int64 (META_SLOTS,)
@@ -670,10 +673,11 @@ def warm_lines(cells, cell_index, counted, movements, hold_index, meta, block, h
             seen += hold_index[id_tag(hi, lo + (i - start)) & hold_mask]
         elif block.kind[i] == _COUNT:
             seen += counted[row]
-        elif block.kind[i] > _CANCEL:
-            seen += movements[bucket_row(movements, meta, row), row & 3]
         else:
-            seen += hold_index[id_tag(block.hold_hi[i], block.hold_lo[i]) & hold_mask]
+            if block.kind[i] > _CANCEL:
+                seen += movements[bucket_row(movements, meta, row), row & 3]
+            if block.hold_hi[i] | block.hold_lo[i] != 0:
+                seen += hold_index[id_tag(block.hold_hi[i], block.hold_lo[i]) & hold_mask]
     meta[WARM] = seen
 
 
@@ -682,7 +686,8 @@ def warm_bucket(cells, holds, lines, hold_index, ring, meta, slot, most):
     """Load what expiring up to `most` holds from `slot` on will touch, in its bucket and the ring."""
     seen = np.int64(0)
     mask = len(hold_index) - 1
-    oldest, full = meta[RING_HEAD], meta[RING_COUNT] == len(ring)
+    size = len(ring) // 2
+    oldest, full = meta[RING_HEAD], meta[RING_COUNT] == size
     while slot >= 0 and most > 0:
         row = lines[slot, CELL]
         seen += cells[row, 0] + cells[row, CELL_WORDS - 1]
@@ -690,7 +695,7 @@ def warm_bucket(cells, holds, lines, hold_index, ring, meta, slot, most):
             gone = ring[oldest]
             if gone >= 0:
                 seen += hold_index[id_tag(holds[gone, ID_HI], holds[gone, ID_LO]) & mask]
-            oldest = oldest + 1 if oldest + 1 < len(ring) else 0
+            oldest = oldest + 1 if oldest + 1 < size else 0
         slot = np.int64(lines[slot, NEXT])
         most -= 1
     meta[WARM] = seen
@@ -743,19 +748,32 @@ def forget_hold(holds, lines, hold_index, meta, head):
 
 
 @_inlined
+def is_moved(state):
+    """Whether goods have moved by a resolved hold, sale or incoming record."""
+    return state == H_FULFILLED or state == H_RECEIVED
+
+
+@_inlined
 def remember_resolved(holds, lines, hold_index, ring, meta, head):
-    """Keep a resolved hold for late calls; the oldest one goes when the ring is full."""
-    size = len(ring)
-    if meta[RING_COUNT] == size:
-        oldest = np.int64(ring[meta[RING_HEAD]])
+    """Keep a resolved hold for late calls; the oldest one of its ring goes when that is full.
+
+    What goods have moved by is kept apart: returns need it, and it keeps a sale from being recorded
+    twice, long after very many baskets were left.
+    """
+    size = len(ring) // 2
+    begin, first, count = np.int64(0), RING_HEAD, RING_COUNT
+    if is_moved(lines[head, STATE]):
+        begin, first, count = np.int64(size), MOVED_RING_HEAD, MOVED_RING_COUNT
+    if meta[count] == size:
+        oldest = np.int64(ring[begin + meta[first]])
         if oldest >= 0:
             forget_hold(holds, lines, hold_index, meta, oldest)
-        meta[RING_HEAD] = (meta[RING_HEAD] + 1) % size
-        meta[RING_COUNT] -= 1
-    at = (meta[RING_HEAD] + meta[RING_COUNT]) % size
+        meta[first] = (meta[first] + 1) % size
+        meta[count] -= 1
+    at = begin + (meta[first] + meta[count]) % size
     ring[at] = head
     lines[head, PREV] = at
-    meta[RING_COUNT] += 1
+    meta[count] += 1
 
 
 @_inlined

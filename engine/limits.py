@@ -22,7 +22,9 @@ DEFAULT_TTL_MS: Final = 15 * 60 * 1000  # what a caller gets who names none
 MAX_HOLD_LINES: Final = 512  # lines of one hold (one order at one location)
 MAX_ENDANGERED: Final = 64  # holds that one fact names when it leaves a shortage
 MAX_ENDANGERED_OF_BLOCK: Final = 1 << 13  # holds that the facts of one block name, all in all
-RESOLVED_HOLDS_REMEMBERED: Final = 1 << 20  # late calls on them get the precise status, per shard
+# Late calls on them get the precise status; per shard, so many that came to nothing and as many by
+# which goods have moved: orders handed over, sales with an id, incoming records.
+RESOLVED_HOLDS_REMEMBERED: Final = 1 << 20
 EXPIRIES_PER_BLOCK: Final = 1 << 14  # bounds one block's work when very many fall due at once
 
 # Ids.

@@ -355,8 +355,9 @@ class Machine:
         """
         columns = self._columns
         meta = arrays["meta"]
-        if len(arrays["ring"]) != len(columns.state.ring):
-            raise ValueError(f"ring: {len(arrays['ring'])} holds, not {len(columns.state.ring)}")
+        size, given = len(columns.state.ring) // 2, len(arrays["ring"]) // 2
+        if given != size:
+            raise ValueError(f"ring: {given} resolved holds, not {size}")
         room = int(columns.state.meta[kernels.MOVEMENT_ROOM])
         if meta[kernels.MOVEMENT_ROOM] != room:
             raise ValueError(f"movements: room for {meta[kernels.MOVEMENT_ROOM]}, not {room}")

@@ -62,6 +62,8 @@ _LOWERING: Final = (
     Kind.SALE, Kind.ADJUST, Kind.COUNT, Kind.SET_SAFETY_STOCK, Kind.WRITE_OFF,
 )  # fmt: skip
 
+_MOVED: Final = (HoldState.FULFILLED, HoldState.RECEIVED)  # resolved, and goods have moved by it
+
 NO_HOLD: Final = bytes(limits.OP_ID_BYTES)
 _NO_CELL: Final[Key] = (0, 0)  # an operation on a hold that names no line
 
@@ -157,8 +159,9 @@ class ReferenceMachine:
         self._pending: dict[bytes, None] = {}  # those that are; the last one got its deadline last
         self._lapsed: dict[bytes, list[int]] = {}  # what each line of a hold had when it expired
         self._incoming: dict[bytes, Incoming] = {}  # live or remembered; no id is also a hold's
-        # The remembered ones of both, oldest first; None stands where one was that is live again.
-        self._resolved: deque[bytes | None] = deque()
+        # The remembered ones of both, oldest first: by which goods have moved, and the others. None
+        # stands where one was that is live again.
+        self._resolved: dict[bool, deque[bytes | None]] = {True: deque(), False: deque()}
         self._counted_at_ns: dict[Key, int] = {}  # the moment of each cell's newest count
         self._movements: deque[Movement] = deque()  # the remembered ones, in order of arrival
         self._forgotten_ns = 0  # the latest moment of those that are remembered no more
@@ -715,18 +718,24 @@ class ReferenceMachine:
         self._remember_resolved(hold_id)
 
     def _remember_resolved(self, hold_id: bytes) -> None:
-        """Keep a hold or record for late calls; the oldest one goes when there are too many."""
-        if len(self._resolved) == self._resolved_remembered:
-            oldest = self._resolved.popleft()
+        """Keep a hold or record for late calls; the oldest one goes when there are too many.
+
+        What goods have moved by is kept apart from what came to nothing.
+        """
+        entry = self._holds.get(hold_id) or self._incoming[hold_id]
+        resolved = self._resolved[entry.state in _MOVED]
+        if len(resolved) == self._resolved_remembered:
+            oldest = resolved.popleft()
             if oldest is not None:
                 self._holds.pop(oldest, None)
                 self._incoming.pop(oldest, None)
                 self._lapsed.pop(oldest, None)
-        self._resolved.append(hold_id)
+        resolved.append(hold_id)
 
     def _revive(self, hold_id: bytes) -> None:
         """A resolved hold is a committed one again; its place among the remembered stays, empty."""
-        self._resolved[self._resolved.index(hold_id)] = None
+        resolved = self._resolved[self._holds[hold_id].state in _MOVED]
+        resolved[resolved.index(hold_id)] = None
         self._holds[hold_id].state = HoldState.COMMITTED
 
     # --- facts --------------------------------------------------------------------------------

@@ -441,15 +441,32 @@ def test_an_id_that_an_order_has_is_no_sales() -> None:
     assert on_hand(shop) == 10
 
 
-def test_sales_are_remembered_among_the_resolved_holds_and_as_long() -> None:
+def test_sales_are_remembered_among_the_orders_that_were_handed_over() -> None:
     shop = Shop(tea=10, resolved_remembered=2)
     shop.does(sale(1, hold=hold_id("a")))
     shop.holds("order", reserve(1))
-    shop.does(release("order"))
+    shop.does(commit("order"))
+    shop.does(fulfil("order"))
     assert shop.answer(sale(1, hold=hold_id("a"))) is Status.ALREADY_RECORDED
     shop.does(sale(1, hold=hold_id("b")))  # the first one is forgotten
-    assert shop.answer(release("order")) is Status.HOLD_RELEASED
     assert shop.answer(comes_back(1, RESTOCK, hold=hold_id("a"))) is Status.UNKNOWN_HOLD
+    shop.does(comes_back(1, RESTOCK, hold=hold_id("order")))
+
+
+def test_baskets_that_were_left_do_not_make_a_shop_forget_what_it_handed_over() -> None:
+    shop = Shop(tea=10, resolved_remembered=2)
+    shop.does(sale(1, hold=hold_id("receipt")))
+    for number in range(5):
+        shop.holds(f"released {number}", reserve(1))
+        shop.does(release(f"released {number}"))
+        shop.holds(f"expired {number}", reserve(1, ttl_ms=1))
+        shop.wait(2 * MS)
+    assert shop.answer(sale(1, hold=hold_id("receipt"))) is Status.ALREADY_RECORDED
+    assert shop.answer(release("released 4")) is Status.HOLD_RELEASED
+    assert shop.answer(release("released 3")) is Status.UNKNOWN_HOLD
+    for number in range(5):
+        shop.does(sale(1, hold=hold_id(f"sale {number}")))
+    assert shop.answer(release("released 4")) is Status.HOLD_RELEASED
 
 
 def test_the_limit_and_the_place_are_said_before_a_sale_is_known() -> None:
