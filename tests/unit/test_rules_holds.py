@@ -372,15 +372,16 @@ def test_a_hold_that_lives_again_is_not_forgotten_and_leaves_its_place_to_nobody
     shop = Shop(tea=10, resolved_remembered=2)
     for name in ("revived", "second", "third", "fourth"):
         shop.holds(name, reserve(1))
-    shop.does(commit("revived"), fulfil("revived"), release("second"))
+        shop.does(commit(name))
+    shop.does(fulfil("revived"), fulfil("second"))
     shop.does(unfulfil("revived"))
-    shop.does(release("third"))  # in the empty place of the oldest one
-    assert shop.answer(commit("second")) is Status.HOLD_RELEASED
-    shop.does(release("fourth"))
-    assert shop.answer(commit("second")) is Status.UNKNOWN_HOLD
+    shop.does(fulfil("third"))  # in the empty place of the oldest one
+    assert shop.answer(fulfil("second")) is Status.HOLD_NOT_COMMITTED
+    shop.does(fulfil("fourth"))
+    assert shop.answer(fulfil("second")) is Status.UNKNOWN_HOLD
     assert shop.state("revived") is HoldState.COMMITTED
     shop.does(fulfil("revived"))
-    assert shop.answer(commit("third")) is Status.UNKNOWN_HOLD
+    assert shop.answer(fulfil("third")) is Status.UNKNOWN_HOLD
 
 
 def test_holds_expire_past_the_place_of_one_that_lives_again() -> None:
