@@ -133,7 +133,7 @@ def test_slots_of_forgotten_holds_and_records_are_passed_over() -> None:
     shop.does(expect(4, TEA, "came"))
     for name in "abc":
         shop.holds(name, reserve(3))
-    shop.does(receive_of("came", 4), release("b"))
+    shop.does(receive_of("came", 4), release("b"), sale(1, hold=hold_id("forgets it")))
     assert shop.pair.machine.incoming(hold_id("came")) is None
     shop.does(count(0))
     assert shop.endangered() == [[("c", 3, 0), ("a", 3, 0)]]
