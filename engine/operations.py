@@ -48,7 +48,8 @@ class Kind(IntEnum):
 class Flag(IntFlag):
     """Bits of a line's `flags` column."""
 
-    LINKED = 1  # RESERVE only: this line and the next stand or fall together, in one hold
+    # This line and the next stand or fall together: reserves in one hold; returns before them, too.
+    LINKED = 1
     RELEASE_REST = 2  # COMMIT of a part only: what is not committed is released
     # RESERVE: hold what there is, if it is less. A linked line that finds nothing is refused alone.
     PARTIAL = 4
