@@ -1483,6 +1483,8 @@ def add_line(
         last, number = last_line(lines, head)
         if status == _OK and number >= _MAX_HOLD_LINES:
             status = _TOO_MANY_LINES
+    elif find_hold(holds, hold_index, hi, lo) >= 0:
+        status = _UNKNOWN_HOLD  # the id is an incoming record's
     if status == _OK and (row < 0 or available(cells, row) - kept < quantity):
         status = _INSUFFICIENT
     if status != _OK:

@@ -575,6 +575,8 @@ class ReferenceMachine:
             status = _check_hold_state(line.kind, hold.state)
             if status == Status.OK and len(hold.lines) >= limits.MAX_HOLD_LINES:
                 status = Status.TOO_MANY_LINES
+        elif hold_id in self._incoming:
+            status = Status.UNKNOWN_HOLD
         if status == Status.OK and self._free_for(line, Counter()) < line.quantity:
             status = Status.INSUFFICIENT_STOCK
         if status == Status.OK and hold is None:

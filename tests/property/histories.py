@@ -346,7 +346,20 @@ ARRIVALS = [  # what is on its way, in few records; some have the ids of holds
     )
 ]
 RECEIPTS = [each for each in ARRIVALS if each.kind == Kind.RECEIVE]
-CALLS_ON_RECORDS = [line(kind, hold=record) for kind in HOLD_KINDS for record in RECORDS]
+CALLS_ON_RECORDS = [
+    call
+    for record in RECORDS
+    for call in (
+        *(line(kind, hold=record) for kind in (*HOLD_KINDS, Kind.UNFULFIL)),
+        line(Kind.EXTEND, value=1, hold=record),
+        line(Kind.MOVE, CELLS[3], hold=record),
+        line(Kind.ADD_LINE, CELLS[0], 1, 50, hold=record),
+        line(Kind.RESERVE, CELLS[0], 1, 50, hold=record, flags=int(Flag.SUPERSEDE)),
+        line(Kind.SALE, CELLS[0], 1, hold=record),
+        line(Kind.RETURN, CELLS[0], 1, hold=record),
+        line(Kind.CLAIM_RETURN, CELLS[0], 1, hold=record),
+    )
+]
 RETURNS = [
     Call(line(Kind.RETURN, (0, 0), units), hold, named)
     for units in (1, 1, 2, 3)

@@ -1,13 +1,11 @@
 """What is on its way: records of purchase orders and transfers. Both machines answer each rule."""
 
-from collections.abc import Callable
-
 import pytest
 
 from engine import limits
 from engine.kernels import INCOMING
 from engine.machine import Machine
-from engine.operations import Flag, Kind
+from engine.operations import HOLD_KINDS, Flag, Kind
 from engine.reference import Key, Line, ReferenceMachine
 from engine.status import Status
 from engine.views import DatedIncoming, HoldState
@@ -27,11 +25,8 @@ from tests.property.shop import (
     JAM,
     TEA,
     Shop,
-    cancel,
     cancel_incoming,
-    commit,
     expect,
-    fulfil,
     hold_id,
     receive_of,
     release,
@@ -189,14 +184,40 @@ def test_records_that_are_resolved_are_remembered_with_the_holds() -> None:
     shop.does(expect(10, TEA, "order"))  # the id is free again
 
 
-@pytest.mark.parametrize("call", [commit, release, fulfil, cancel])
-def test_a_record_is_no_hold(call: Callable[[str], Line]) -> None:
+@pytest.mark.parametrize(
+    "call",
+    [
+        *(line(kind, hold=hold_id("order")) for kind in (*HOLD_KINDS, Kind.UNFULFIL)),
+        line(Kind.EXTEND, value=50, hold=hold_id("order")),
+        line(Kind.MOVE, FAR, hold=hold_id("order")),
+        line(Kind.ADD_LINE, TEA, 1, 50, hold=hold_id("order")),
+        line(Kind.CLAIM_RETURN, TEA, 1, hold=hold_id("order")),
+        line(Kind.RETURN, TEA, 1, hold=hold_id("order")),
+    ],
+    ids=lambda call: Kind(call.kind).name,
+)
+def test_a_record_is_no_hold(call: Line) -> None:
     shop = Shop(tea=5)
     shop.does(expect(10, TEA, "order"))
-    assert shop.answer(call("order")) is Status.UNKNOWN_HOLD
+    assert shop.answer(call) is Status.UNKNOWN_HOLD
     assert shop.pair.machine.hold(hold_id("order")) is None
     shop.does(receive_of("order", 10))
-    assert shop.answer(call("order")) is Status.UNKNOWN_HOLD
+    assert shop.answer(call) is Status.UNKNOWN_HOLD
+    assert shop.on_its_way("order") == [(10, 0, 10)]
+
+
+def test_an_order_in_place_of_a_record_is_a_plain_one() -> None:
+    shop = Shop(tea=5)
+    shop.does(expect(10, TEA, "order"))
+    superseding = int(Flag.SUPERSEDE)
+    shop.does(reserve(1, hold=hold_id("order"), flags=superseding), name="plain")
+    assert shop.on_its_way("order") == [(10, 10, 0)]
+
+
+def test_the_id_of_a_record_is_no_sales_id() -> None:
+    shop = Shop(tea=5)
+    shop.does(expect(10, TEA, "order"))
+    assert shop.answer(line(Kind.SALE, TEA, 1, hold=hold_id("order"))) is Status.ALREADY_RECORDED
 
 
 def test_a_hold_is_no_record() -> None:
