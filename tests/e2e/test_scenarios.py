@@ -5,6 +5,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
@@ -188,11 +189,15 @@ async def test_scenario_21_a_gateways_view_is_right_again_after_its_process_died
     await shop.shard.stock.Receive(of([(goods.sku, goods.at, 7)]))
 
     async def is_right() -> bool:
-        same = [
-            await shop.cell(sku, goods.at, shop.gateway) == await shop.cell(sku, goods.at)
-            for sku in goods.skus
-        ]
-        return all(same)
+        try:
+            return all(
+                [
+                    await shop.cell(sku, goods.at, shop.gateway) == await shop.cell(sku, goods.at)
+                    for sku in goods.skus
+                ]
+            )
+        except grpc.aio.AioRpcError:  # it is not back yet
+            return False
 
     await until(is_right, 20)
 

@@ -153,6 +153,12 @@ class Market:
         answer = await self.ask(lambda router: router.on_hold(asked))
         return Status(answer.status[0])
 
+    async def move(self, name: str, line: Line) -> Status:
+        """Move a hold to another location; `name` is this call's own."""
+        asked = request(hold_id(name), [line])
+        answer = await self.ask(lambda router: router.move(asked))
+        return Status(answer.status[0])
+
     async def batch(self, name: str, *lines: Line) -> list[Status]:
         """Submit lines that are judged one by one."""
         self.ids += [

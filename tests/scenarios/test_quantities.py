@@ -28,6 +28,7 @@ from tests.property.shop import (
     receive,
     reserve,
     sale,
+    unfulfil,
     write_off,
 )
 
@@ -78,6 +79,18 @@ def test_what_is_handed_over_stays_within_the_limit() -> None:
     assert shop.cell().on_hand == -LIMIT
 
 
+def test_what_is_taken_back_from_a_handover_stays_within_the_limit() -> None:
+    shop = Shop(tea=2)
+    shop.holds("order", reserve(2))
+    shop.does(commit("order"))
+    shop.does(fulfil("order"))
+    shop.pair.force(TEA, "on_hand", LIMIT - 1)
+    assert shop.answer(unfulfil("order")) is Status.BALANCE_LIMIT
+    assert shop.units("order") == [(0, 0, 2)]
+    shop.does(unfulfil("order", 1))
+    assert shop.cell().on_hand == LIMIT
+
+
 def test_a_count_of_long_ago_stays_within_the_limit() -> None:
     shop = Shop(tea=1)
     seen = shop.now_ns
@@ -104,6 +117,7 @@ def test_no_kind_takes_more_than_a_line_may_be_of(kind: Kind, quantity: int) -> 
     assert shop.pair.machine.state_hash == before
 
 
+FACTS = (Kind.RETURN, Kind.SALE, Kind.RECEIVE, Kind.ADJUST, Kind.WRITE_OFF, Kind.INSPECT)
 NEAR = [0, 1, -1, LIMIT, LIMIT - 1, LIMIT - MOST, -LIMIT, 1 - LIMIT, MOST - LIMIT]
 SET_ASIDE = [0, 1, LIMIT, LIMIT - 1, LIMIT - MOST]
 
@@ -115,16 +129,16 @@ SET_ASIDE = [0, 1, LIMIT, LIMIT - 1, LIMIT - MOST]
     st.lists(
         st.builds(
             line,
-            st.sampled_from(Kind),
+            st.sampled_from([*Kind, *FACTS * 3]),
             st.just(TEA),
             st.sampled_from([1, 2, MOST - 1, MOST, -MOST, -1, 0]),
             st.sampled_from([0, 1, 2, 1_000]),
-            flags=st.sampled_from([0, 0, 0, *map(int, Flag)]),
-            hold=st.sampled_from([bytes(16), hold_id("order"), hold_id("paid")]),
+            flags=st.sampled_from([0] * 24 + [*map(int, Flag)]),
+            hold=st.sampled_from([bytes(16)] * 4 + [hold_id("order"), hold_id("paid")]),
             currency=st.just(EUR),
         ),
-        min_size=1,
-        max_size=6,
+        min_size=3,
+        max_size=8,
     ),
 )
 def test_whatever_happens_to_a_cell_at_its_limits_nothing_wraps(
