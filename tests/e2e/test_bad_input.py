@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from typing import Any, Self
 
@@ -200,6 +201,138 @@ async def test_calls_on_holds(shop: Shop, unchanged: Goods, path: str) -> None:
     for rpc in (stock.Release, stock.Fulfil, stock.Cancel):
         rest = on_hold(hold, [(*cell, 1)], release_rest=True)
         check_refused(await rpc(rest), S.STATUS_INVALID_FLAGS)
+
+
+@on_both_paths
+async def test_what_the_whole_life_of_stock_refuses(
+    shop: Shop, unchanged: Goods, path: str
+) -> None:
+    stock, cell, hold = shop.peer(path).stock, (unchanged.sku, unchanged.at), hold_of(unchanged)
+    there = common_pb2.Location(id=unchanged.at)
+    for ttl_ms in (-1, limits.MAX_TTL_MS + 1, MAX_INT64):
+        extend = stock_pb2.ExtendRequest(op_id=op(), hold_id=hold, ttl_ms=ttl_ms)
+        check_refused(await stock.Extend(extend), S.STATUS_INVALID_TTL)
+    order = reserve([(*cell, 1)])
+    order.channel = "no such channel"
+    check_refused(await stock.Reserve(order), S.STATUS_UNKNOWN_CHANNEL)
+    for lines, status in (
+        ([(*cell, 3)], S.STATUS_EXCEEDS_HOLD),
+        ([(*cell, -1)], S.STATUS_INVALID_QUANTITY),
+        ([(*cell, MAX_INT64)], S.STATUS_QUANTITY_TOO_LARGE),
+        ([(unchanged.skus[1], unchanged.at, 1)], S.STATUS_NOT_IN_HOLD),
+    ):
+        move = stock_pb2.MoveRequest(op_id=op(), hold_id=hold, to=there)
+        move.lines.extend(line(*each) for each in lines)
+        check_refused(await stock.Move(move), status)
+    nowhere = stock_pb2.MoveRequest(op_id=op(), hold_id=hold, to=common_pb2.Location(code="none"))
+    check_refused(await stock.Move(nowhere), S.STATUS_UNKNOWN_LOCATION)
+    renew = on_hold(hold, [(*cell, 1)], re_reserve_if_expired=True)
+    check_refused(await stock.Commit(renew), S.STATUS_INVALID_FLAGS)
+    check_refused(await stock.Unfulfil(on_hold(hold)), S.STATUS_HOLD_NOT_FULFILLED)
+    good = [line(*cell, 1)]
+    for against, status in ((op(), S.STATUS_UNKNOWN_HOLD), (hold, S.STATUS_HOLD_NOT_FULFILLED)):
+        back = stock_pb2.ReturnLine(line=good[0], against=against)
+        request = stock_pb2.ReturnRequest(op_id=op(), lines=[back])
+        check_refused(await stock.Return(request), status)
+        exchange = stock_pb2.ExchangeRequest(op_id=op(), returns=[back], lines=good)
+        check_refused(await stock.Exchange(exchange), status, lines=2)
+    for incoming_id in (op(), hold):
+        given = {"op_id": op(), "lines": good, "incoming_id": incoming_id}
+        received = stock_pb2.ReceiveRequest(**given)
+        check_refused(await stock.Receive(received), S.STATUS_UNKNOWN_HOLD)
+        cancel = stock_pb2.CancelIncomingRequest(op_id=op(), incoming_id=incoming_id)
+        check_refused(await stock.CancelIncoming(cancel), S.STATUS_UNKNOWN_HOLD)
+    taken = stock_pb2.ExpectRequest(op_id=op(), lines=good, incoming_id=hold)
+    check_refused(await stock.Expect(taken), S.STATUS_HOLD_EXISTS)
+    for disposition in (0, 2):
+        looked_at = stock_pb2.InspectLine(line=good[0], disposition=disposition)
+        request = stock_pb2.InspectRequest(op_id=op(), lines=[looked_at])
+        check_refused(await stock.Inspect(request), S.STATUS_EXCEEDS_SET_ASIDE)
+    looked_at = stock_pb2.InspectLine(line=good[0], disposition=1)
+    request = stock_pb2.InspectRequest(op_id=op(), lines=[looked_at])
+    check_refused(await stock.Inspect(request), S.STATUS_INVALID_DISPOSITION)
+    for bucket in (1, 2):
+        gone = stock_pb2.WriteOffRequest(op_id=op(), lines=good, bucket=bucket)
+        check_refused(await stock.WriteOff(gone), S.STATUS_EXCEEDS_SET_ASIDE)
+    gone = stock_pb2.WriteOffRequest(op_id=op(), lines=good, reason=2**32 - 1)
+    check_refused(await stock.WriteOff(gone), S.STATUS_INVALID_REASON)
+
+
+@on_both_paths
+async def test_moments_that_cannot_be(shop: Shop, unchanged: Goods, path: str) -> None:
+    stock, cell = shop.peer(path).stock, line(unchanged.sku, unchanged.at, 1)
+    ahead = time.time_ns() + 2 * limits.MAX_CLOCK_SKEW_MS * limits.NS_PER_MS
+    for moment in (-1, MIN_INT64, ahead, MAX_INT64):
+        given: dict[str, Any] = {"lines": [cell], "occurred_at_ns": moment}
+        for rpc, message in (
+            (stock.Sale, stock_pb2.SaleRequest),
+            (stock.Receive, stock_pb2.ReceiveRequest),
+            (stock.Count, stock_pb2.CountRequest),
+            (stock.Adjust, stock_pb2.AdjustRequest),
+            (stock.WriteOff, stock_pb2.WriteOffRequest),
+        ):
+            check_refused(await rpc(message(op_id=op(), **given)), S.STATUS_INVALID_MOMENT)
+        back = stock_pb2.ReturnLine(line=cell)
+        returned = stock_pb2.ReturnRequest(op_id=op(), lines=[back], occurred_at_ns=moment)
+        check_refused(await stock.Return(returned), S.STATUS_INVALID_MOMENT)
+
+
+@on_both_paths
+async def test_what_is_malformed_in_the_whole_life_of_stock(
+    shop: Shop, unchanged: Goods, path: str
+) -> None:
+    stock, good, hold = (
+        shop.peer(path).stock,
+        line(unchanged.sku, unchanged.at, 1),
+        hold_of(unchanged),
+    )
+    told, long = "5 bytes, must be 16", "65 characters, must be"
+    receipt = {"terminal": "T", "receipt": "R", "line": 1}
+
+    async def sale(**wrong: Any) -> tuple[str, str]:
+        named = stock_pb2.ReceiptLine(**receipt | wrong)
+        request = stock_pb2.SaleRequest(op_id=op(), lines=[good], receipt_lines=[named])
+        return await refused(stock.Sale(request))
+
+    at = "receipt_lines[0]"
+    assert await sale(terminal="x" * 65) == (f"{at}.terminal", f"{long} 1 to 64")
+    assert await sale(receipt="") == (f"{at}.receipt", "0 characters, must be 1 to 64")
+    assert await sale(line=0) == (f"{at}.line", "0, must be 1 or more")
+    two = stock_pb2.SaleRequest(op_id=op(), lines=[good], receipt_lines=[{}, {}])
+    assert (await refused(stock.Sale(two)))[0] == "receipt_lines"
+    order = reserve([(unchanged.sku, unchanged.at, 1)])
+    order.supersedes = b"short"
+    assert await refused(stock.Reserve(order)) == ("supersedes", told)
+    order = reserve([(unchanged.sku, unchanged.at, 1)])
+    order.channel = "x" * 65
+    assert await refused(stock.Reserve(order)) == ("channel", f"{long} at most 64")
+    for message, rpc, field in (
+        (stock_pb2.ExtendRequest, stock.Extend, "hold_id"),
+        (stock_pb2.MoveRequest, stock.Move, "hold_id"),
+        (stock_pb2.HoldRequest, stock.Unfulfil, "hold_id"),
+        (stock_pb2.CancelIncomingRequest, stock.CancelIncoming, "incoming_id"),
+        (stock_pb2.GetIncomingRequest, stock.GetIncoming, "incoming_id"),
+    ):
+        given: dict[str, Any] = {field: b"short"}
+        if "op_id" in message.DESCRIPTOR.fields_by_name:
+            given["op_id"] = op()
+        assert await refused(rpc(message(**given))) == (field, told)
+    move = stock_pb2.MoveRequest(op_id=op(), hold_id=hold)
+    assert await refused(stock.Move(move)) == ("to", "not given")
+    back = stock_pb2.ReturnLine(line=good, against=b"short")
+    request = stock_pb2.ReturnRequest(op_id=op(), lines=[back])
+    assert await refused(stock.Return(request)) == ("lines[0].against", told)
+    exchange = stock_pb2.ExchangeRequest(op_id=op(), returns=[back], lines=[good])
+    assert await refused(stock.Exchange(exchange)) == ("returns[0].against", told)
+    for wrong in (-1, limits.MAX_EXPECTED_AT_MS + 1):
+        expect = stock_pb2.ExpectRequest(op_id=op(), lines=[good], expected_at_ms=wrong)
+        most = limits.MAX_EXPECTED_AT_MS
+        assert await refused(stock.Expect(expect)) == (
+            "expected_at_ms",
+            f"{wrong}, must be 0 to {most}",
+        )
+    gone = stock_pb2.WriteOffRequest(op_id=op(), lines=[good], bucket=3)
+    assert await refused(stock.WriteOff(gone)) == ("bucket", "3, must be 0 to 2")
 
 
 @on_both_paths
