@@ -390,6 +390,58 @@ async def test_cells_and_tables_come_from_their_shards(town: Town) -> None:
     assert sum(rows) == 8
 
 
+# --- what is on its way ---------------------------------------------------------------------------
+
+
+async def test_what_is_on_its_way_to_several_shards_is_one_record(town: Town) -> None:
+    record = batch_id()
+    columns = {"sku": [1, 1, 2], "location": [1, 2, 2], "quantity": [3, 4, 5]}
+    when = {"value": [9, 8, 0], **on(record)}
+    expect = Request.of(os.urandom(16), 3, kind=Kind.EXPECT, **columns, **when)
+    _, answer = await town.router.submit(expect)
+    assert answer.status == bytes(3)
+    found = await town.router.incoming(record)
+    assert found is not None
+    assert (found.state, found.expected_at_ns) == (HoldState.INCOMING, 8 * 10**6)
+    assert [(line.location, line.outstanding) for line in found.lines] == [(1, 3), (2, 4), (2, 5)]
+    near = await town.router.incoming(record, location=2)
+    assert near is not None
+    assert len(near.lines) == 2
+    dated = await town.router.incoming_of([(2, 2), (1, 1)])
+    assert [(each.location, each.units) for each in dated] == [(1, 3), (2, 5)]
+    part = call(os.urandom(16), Kind.CANCEL_INCOMING, record, sku=1, location=2, quantity=4)
+    whole = call(os.urandom(16), Kind.CANCEL_INCOMING, record)
+    for request in (part, whole, whole):
+        _, answer = await town.router.on_hold(request)
+        assert answer.status == b"\0"
+    found = await town.router.incoming(record)
+    assert found is not None
+    assert found.state == HoldState.DROPPED
+    assert town.counted("incoming") == 0
+    assert await town.router.incoming(bytes(16)) is None
+
+
+async def test_records_without_an_id_have_that_of_their_line_wherever_they_are(town: Town) -> None:
+    op_id = batch_id()
+    columns = {"sku": 1, "location": [2, 1], "quantity": 3}
+    _, answer = await town.router.submit(Request.of(op_id, 2, kind=Kind.EXPECT, **columns))
+    assert answer.status == bytes(2)
+    records = [await town.router.incoming(line_id(op_id, n)) for n in range(2)]
+    assert [record and record.lines[0].location for record in records] == [2, 1]
+
+
+async def test_whom_a_batch_endangers_is_told_by_its_lines(town: Town) -> None:
+    held = [batch_id(), batch_id()]
+    await town.router.reserve(order(held[0], [(1, 1)], 10))
+    await town.router.reserve(order(held[1], [(1, 2)], 10))
+    columns = {"sku": [2, 1, 1], "location": [1, 2, 1], "quantity": [1, 2, 3]}
+    _, answer = await town.router.submit(Request.of(batch_id(), 3, kind=Kind.SALE, **columns))
+    told = [
+        (each.line, each.units, [hold.hold_id for hold in each.holds]) for each in answer.endangered
+    ]
+    assert told == [(1, 2, [held[1]]), (2, 3, [held[0]])]
+
+
 # --- links ----------------------------------------------------------------------------------------
 
 
@@ -443,6 +495,15 @@ async def test_a_remote_shard_is_a_shard(remote: tuple[Wire, RemoteShard]) -> No
     assert await link.hold(held.op_id) == ends.shard.machine.hold(held.op_id)
     assert await link.hold(bytes(16)) is None
     assert await link.cells([(1, 1), (2, 2)]) == [ends.shard.machine.cell(1, 1), None]
+    expect = Request.of(os.urandom(16), 1, kind=Kind.EXPECT, sku=1, location=1, quantity=3, value=7)
+    await link.submit(expect)
+    record = await link.incoming(expect.op_id)
+    assert record is not None
+    assert record == ends.shard.machine.incoming(expect.op_id)
+    assert await link.incoming(bytes(16)) is None
+    assert await link.incoming_of([(1, 1), (2, 2)]) == ends.shard.machine.incoming_of([(1, 1)])
+    sold = await link.submit(receive(1))
+    assert (sold.granted, sold.endangered) == (b"", ())
     table, own = await link.table([1]), await ends.shard.table()
     assert (table.at, table.cells.tolist()) == (own.at, own.cells.tolist())
     with pytest.raises(KeyError):
