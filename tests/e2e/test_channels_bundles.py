@@ -15,7 +15,6 @@ from onhand.v1 import catalog_pb2, common_pb2, stock_pb2
 from tests.e2e.conftest import (
     Goods,
     Shop,
-    Stacks,
     batch_id,
     line,
     of,
@@ -313,47 +312,3 @@ async def test_stock_of_a_bundle_is_its_components(shop: Shop, path: str) -> Non
         await stock.Reserve(partial)
     assert violation(refused.value)[0] == "lines[0].sku"
     assert await shop.counters(goods.sku, goods.at) == {"on_hand": 10}
-
-
-# --- over two shards ------------------------------------------------------------------------------
-
-
-async def test_bundles_and_rules_over_two_shards(stacks: Stacks) -> None:
-    stack = await asyncio.to_thread(stacks.of, 2)
-    async with Shop(stack) as shop:
-        goods = await shop.goods(skus=2, locations=2, stock=10)
-        first, second = goods.skus
-        here, there = goods.locations
-        box = await bundle_of(shop, (first, 2), (second, 1))
-        code, _ = await channel_of(shop, buffer=3)
-        stock = shop.gateway.stock
-
-        def order(*quantities: int) -> stock_pb2.ReserveRequest:
-            lines = [(box, at, n) for at, n in zip(goods.locations, quantities, strict=True)]
-            request = reserve(lines)
-            request.channel = code
-            return request
-
-        refused = await stock.Reserve(order(1, 4))
-        assert [each.status for each in refused.lines] == [
-            Status.LINKED_LINE_REFUSED,
-            Status.INSUFFICIENT_STOCK,
-        ]
-        for at in goods.locations:
-            assert await shop.counters(first, at) == {"on_hand": 10}
-        held = await stock.Reserve(order(1, 3))
-        assert held.status == OK
-        assert await shop.counters(first, there) == {"on_hand": 10, "reserved": 6}
-        assert (await stock.Commit(on_hold(held.hold_id))).status == OK
-        assert (await stock.Fulfil(on_hold(held.hold_id, [(box, there, 3)]))).status == OK
-        assert await shop.counters(second, there) == {"on_hand": 7}
-
-        # It comes back where it was not handed over, and no more of it than was.
-        back = stock_pb2.ReturnLine(line=line(box, here, 2), against=held.hold_id)
-        answers = [
-            (await stock.Return(stock_pb2.ReturnRequest(op_id=op(), lines=[back]))).status
-            for _ in range(2)
-        ]
-        assert answers == [Status.OK, Status.EXCEEDS_HOLD]
-        assert await shop.counters(first, here) == {"on_hand": 14, "committed": 2}
-        await shop.audit()

@@ -13,6 +13,7 @@ import pytest
 from adapters.client import Batch, Client
 from adapters.stack import Stack
 from engine.operations import Kind
+from engine.status import Status
 from onhand.v1 import catalog_pb2, common_pb2, directory_pb2, stock_pb2
 from tests.e2e.conftest import (
     Goods,
@@ -22,8 +23,10 @@ from tests.e2e.conftest import (
     eventually,
     of,
     on_hold,
+    op,
     reserve,
 )
+from tests.e2e.test_channels_bundles import bundle_of, channel_of, line
 
 S = common_pb2.Status
 OK = S.STATUS_OK
@@ -340,4 +343,46 @@ async def test_an_order_over_both_while_one_is_killed(
     await asyncio.gather(*working)
     cells = await client.get_cells([(goods.sku, at) for at in places])
     assert [cell.reserved for cell in cells] == [won, won] == [240, 240]
+    await shop.audit()
+
+
+# --- bundles and channels -------------------------------------------------------------------------
+
+
+async def test_bundles_and_rules_of_channels(shop: Shop) -> None:
+    goods = await shop.goods(skus=2, locations=2, stock=10)
+    first, second = goods.skus
+    here, there = goods.locations
+    box = await bundle_of(shop, (first, 2), (second, 1))
+    code, _ = await channel_of(shop, buffer=3)
+    stock = shop.gateway.stock
+
+    def order(*quantities: int) -> stock_pb2.ReserveRequest:
+        lines = [(box, at, n) for at, n in zip(goods.locations, quantities, strict=True)]
+        request = reserve(lines)
+        request.channel = code
+        return request
+
+    refused = await stock.Reserve(order(1, 4))
+    assert [each.status for each in refused.lines] == [
+        Status.LINKED_LINE_REFUSED,
+        Status.INSUFFICIENT_STOCK,
+    ]
+    for at in goods.locations:
+        assert await shop.counters(first, at) == {"on_hand": 10}
+    held = await stock.Reserve(order(1, 3))
+    assert held.status == OK
+    assert await shop.counters(first, there) == {"on_hand": 10, "reserved": 6}
+    assert (await stock.Commit(on_hold(held.hold_id))).status == OK
+    assert (await stock.Fulfil(on_hold(held.hold_id, [(box, there, 3)]))).status == OK
+    assert await shop.counters(second, there) == {"on_hand": 7}
+
+    # It comes back where it was not handed over, and no more of it than was.
+    back = stock_pb2.ReturnLine(line=line(box, here, 2), against=held.hold_id)
+    answers = [
+        (await stock.Return(stock_pb2.ReturnRequest(op_id=op(), lines=[back]))).status
+        for _ in range(2)
+    ]
+    assert answers == [Status.OK, Status.EXCEEDS_HOLD]
+    assert await shop.counters(first, here) == {"on_hand": 14, "committed": 2}
     await shop.audit()
