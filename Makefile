@@ -17,7 +17,7 @@ CODE := engine actors adapters bench
 PROTOS := $(shell find protos -name '*.proto')
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test check bench proto lock clean
+.PHONY: help setup demo test sim check bench proto lock clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +78,12 @@ demo: setup ## See it work on a year of a real chain's sales
 
 test: setup ## Run the tests
 	@$(VENV)/bin/pytest $(ARGS)
+
+# SEED=n replays one seed with its trace; SEEDS=n says how many there are to run.
+SEED ?=
+SEEDS ?= 500
+sim: setup ## Simulate faults: SEEDS=500 seeds, or replay SEED=n
+	@$(VENV)/bin/python -m tests.sim $(if $(SEED),--seed $(SEED) --verbose,--seeds $(SEEDS)) $(ARGS)
 
 check: setup ## Lint, format, types, import rules
 	@echo "check: ruff (lint)"

@@ -74,9 +74,9 @@ class RemoteShard:
             loop.call_soon(self._send)
         return await waiting.answer
 
-    async def hold(self, hold_id: bytes) -> Hold | None:
+    async def hold(self, hold_id: bytes, *, sure: bool = False) -> Hold | None:
         """Look up this shard's part of a hold."""
-        return wire.decode_hold(await self._ask("hold", hold_id))
+        return wire.decode_hold(await self._ask("hold", hold_id, sure))
 
     async def incoming(self, incoming_id: bytes) -> Incoming | None:
         """Look up this shard's part of an incoming record."""
@@ -193,7 +193,8 @@ async def serve_link(link: ShardLink, method: str, *args: Any) -> Any:
         case "submit_many":
             return await serve_submit_many(link, *args)
         case "hold":
-            return wire.encode_hold(await link.hold(*args))
+            hold_id, sure = args
+            return wire.encode_hold(await link.hold(hold_id, sure=sure))
         case "incoming":
             return wire.encode_incoming(await link.incoming(*args))
         case "incoming_of":

@@ -220,8 +220,12 @@ class ShardLink(Protocol):
         OP_ID_REUSED on every line.
         """
 
-    async def hold(self, hold_id: bytes) -> Hold | None:
-        """Look up this shard's part of a hold."""
+    async def hold(self, hold_id: bytes, *, sure: bool = False) -> Hold | None:
+        """Look up this shard's part of a hold.
+
+        `sure`: whoever decides by it what to write needs the word of the owner as of now, not of
+        one that was replaced a moment ago.
+        """
 
     async def history(self, hold_id: bytes) -> History:
         """Find the operations on this shard's part of a hold, as far back as the journal reaches.

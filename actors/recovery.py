@@ -5,7 +5,7 @@ requests, callers, and how to go on from there (`actors.shard`).
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +38,12 @@ def snapshot_name(shard: int) -> str:
 
 
 async def recover(
-    shard: int, journal: Journal, snapshots: Snapshots, machine: Machine, memory: AnswerMemory
+    shard: int,
+    journal: Journal,
+    snapshots: Snapshots,
+    machine: Machine,
+    memory: AnswerMemory,
+    random_bytes: Callable[[int], bytes] = os.urandom,
 ) -> Recovered:
     """Fill a new machine and memory, and become the owner of the journal.
 
@@ -56,7 +61,7 @@ async def recover(
         # The nonce tells contenders for the same position apart.
         block = Block(
             shard, position.epoch, position.seq, machine.now_ns, 0, 0, machine.sku_limit,
-            nonce=os.urandom(16),
+            nonce=random_bytes(16),
         )  # fmt: skip
         return encode(block)[0]
 

@@ -9,6 +9,7 @@ or Ray: the journal, the snapshots and the catalogue are ports, and ending the p
 """
 
 import asyncio
+import os
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -101,6 +102,13 @@ class _Waiting:
 
 
 @dataclass(slots=True)
+class _Read:
+    look: Callable[[], Any]
+    done: asyncio.Future[Any]
+    proof_since: float  # it wants proof of ownership of this monotonic time or later
+
+
+@dataclass(slots=True)
 class _Staged:
     """A block that was applied and is to be written."""
 
@@ -112,7 +120,7 @@ class _Staged:
     outcome: Outcome
 
     def stats(self, started: float, answered: float) -> BlockStats:
-        """What metrics want to know; times are of `time.perf_counter`."""
+        """What metrics want to know; times are of the shard's monotonic clock."""
         requests = self.requests
         return BlockStats(
             len(requests),
@@ -130,7 +138,7 @@ class Shard:
     """The service object of one shard; a `ports.ShardLink` for its own process.
 
     `stop_process` is called, and must not return, when the shard may not go on: fenced off by
-    another owner, an append in doubt, the journal lost. `clock` gives ns since 1970.
+    another owner, an append in doubt, the journal lost. `clock` gives ns since 1970, `monotonic` s.
     """
 
     def __init__(
@@ -144,6 +152,8 @@ class Shard:
         snapshot_every_bytes: int = 64 << 20,
         keep_journal_bytes: int = 0,
         clock: Callable[[], int] = time.time_ns,
+        monotonic: Callable[[], float] = time.monotonic,
+        random_bytes: Callable[[int], bytes] = os.urandom,
         observe: Callable[[BlockStats], None] | None = None,
         machine: Machine | None = None,
         memory: AnswerMemory | None = None,
@@ -158,6 +168,8 @@ class Shard:
         self._written = 0  # bytes of blocks, since this process began
         self._marks: deque[tuple[Position, int]] = deque()  # of snapshots: where, `_written` then
         self._clock = clock
+        self._monotonic = monotonic
+        self._random_bytes = random_bytes
         self._observe = observe
         self._machine = Machine() if machine is None else machine
         self._memory = AnswerMemory() if memory is None else memory  # an empty one is falsy
@@ -168,7 +180,7 @@ class Shard:
         self._appending: asyncio.Task[None] | None = None
         self._queue: deque[_Waiting] = deque()
         self._queued_lines = 0
-        self._reads: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
+        self._reads: deque[_Read] = deque()
         self._unjournaled: list[Place] = []  # what the machine learnt since the last block
         self._rules = -1  # the version of the channels' rules by which locations were looked at,
         self._looked_at = 0  # up to this one
@@ -202,19 +214,21 @@ class Shard:
 
     async def start(self) -> None:
         """Recover, take over, serve. Raises Recovery, and what journal and snapshots raise."""
-        started = time.monotonic()
+        started = self._monotonic()
         await self._catalogue.refresh()
         recovered = await recover(
-            self._number, self._journal, self._snapshots, self._machine, self._memory
-        )
+            self._number, self._journal, self._snapshots, self._machine, self._memory,
+            self._random_bytes,
+        )  # fmt: skip
         self._at = self._tip = recovered.at
         self._chain = recovered.chain
-        self._proof = time.monotonic()
+        # Older than the take-over: another owner may have come while this one replayed.
+        self._proof = started
         self._serving = True
         self._task = asyncio.create_task(self._run(), name=f"shard-{self._number}")
         _log.info(
             "shard serves", shard=self._number, epoch=self._at.epoch, cells=self._machine.cells,
-            replayed=recovered.blocks, took_s=round(time.monotonic() - started, 3),
+            replayed=recovered.blocks, took_s=round(self._monotonic() - started, 3),
         )  # fmt: skip
 
     async def stop(self) -> None:
@@ -239,14 +253,14 @@ class Shard:
         ):
             raise Overloaded(f"shard {self._number}: {self._queued_lines} lines wait already")
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(request, answer, time.perf_counter()))
+        self._queue.append(_Waiting(request, answer, self._monotonic()))
         self._queued_lines += request.lines
         self._wake.set()
         return await answer
 
-    async def hold(self, hold_id: bytes) -> Hold | None:
-        """Look up this shard's part of a hold."""
-        return await self.read(lambda: self._machine.hold(hold_id))
+    async def hold(self, hold_id: bytes, *, sure: bool = False) -> Hold | None:
+        """Look up this shard's part of a hold (`sure`: see `read`)."""
+        return await self.read(lambda: self._machine.hold(hold_id), sure=sure)
 
     async def incoming(self, incoming_id: bytes) -> Incoming | None:
         """Look up this shard's part of an incoming record."""
@@ -274,14 +288,19 @@ class Shard:
         """Copy the rows of some locations, or all of them."""
         return await self.read(lambda: self._table(locations))
 
-    async def read(self, look: Callable[[], _T]) -> _T:
-        """Run `look` between two blocks, as the proven owner, and give what it returns."""
+    async def read(self, look: Callable[[], _T], *, sure: bool = False) -> _T:
+        """Run `look` between two blocks, as the proven owner, and give what it returns.
+
+        An owner that was replaced and does not know it yet may show what it had, for LEASE_S; not
+        when the caller must be `sure`, which costs a question to the journal.
+        """
         if not self._serving:
             raise Unavailable(f"shard {self._number} is not serving")
-        if self._tip == self._at and time.monotonic() - self._proof < LEASE_S:
+        now = self._monotonic()
+        if not sure and self._tip == self._at and now - self._proof < LEASE_S:
             return look()
         done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-        self._reads.append((look, done))
+        self._reads.append(_Read(look, done, now if sure else now - LEASE_S))
         self._wake.set()
         return await done
 
@@ -359,6 +378,7 @@ class Shard:
                 else:
                     await self._settle()  # what waits may wait for the answers of that block
             self._do_reads()
+            self._fail_reads("it has stopped")
         except (Fenced, AppendInDoubt, JournalLost) as error:
             self._stop_process(f"shard {self._number}: {type(error).__name__}: {error}")
         except Exception as error:  # noqa: BLE001 - whatever it is, this process must not go on
@@ -397,7 +417,7 @@ class Shard:
         deadline = self._machine.next_deadline_ns()
         if deadline >= 0:
             due_in = max((deadline - self._clock()) / 1e9, 0.0) + 1e-6
-            timeout = min(timeout, max(due_in, self._next_sweep - time.monotonic()))
+            timeout = min(timeout, max(due_in, self._next_sweep - self._monotonic()))
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._wake.wait()
@@ -410,24 +430,25 @@ class Shard:
         line. Now a block that follows another one, while whose append requests came in, waits as
         long as they keep coming. A caller who is alone never waits, and neither do batches.
         """
-        now = time.perf_counter()
+        now = self._monotonic()
         latest, count = now + GATHER_MOST_S, len(self._queue)
         quiet = now + GATHER_QUIET_S
         while self._crowded and self._queued_lines < GATHER_LINES and now < min(quiet, latest):
             await asyncio.sleep(0)
-            now = time.perf_counter()
+            now = self._monotonic()
             if len(self._queue) != count:
                 count, quiet = len(self._queue), now + GATHER_QUIET_S
 
     async def _prove_ownership(self) -> None:
         """Before reads: the journal must have shown lately that no other owner took over."""
-        if time.monotonic() - self._proof < IDLE_CHECK_S:
+        wanted = max((read.proof_since for read in self._reads), default=self._proof)
+        if self._monotonic() - self._proof < IDLE_CHECK_S and wanted <= self._proof:
             return
-        asked = time.monotonic()
+        asked = self._monotonic()
         try:
             last = await self._journal.last()
         except JournalUnavailable:
-            if self._reads and asked - self._proof >= LEASE_S:
+            if wanted > self._proof:
                 self._fail_reads("the journal cannot be reached")
             return
         if last is None or last < self._at:
@@ -437,18 +458,22 @@ class Shard:
         self._proof = asked
 
     def _do_reads(self) -> None:
-        while self._reads:
-            look, done = self._reads.popleft()
-            if done.done():
+        """Those for which the proof is new enough; the others have come since it was asked for."""
+        reads, self._reads = self._reads, deque()
+        for read in reads:
+            if read.done.done():
+                continue
+            if read.proof_since > self._proof:
+                self._reads.append(read)
                 continue
             try:
-                done.set_result(look())
+                read.done.set_result(read.look())
             except Exception as error:  # noqa: BLE001 - it is the reader's
-                done.set_exception(error)
+                read.done.set_exception(error)
 
     def _fail_reads(self, why: str) -> None:
         while self._reads:
-            _, done = self._reads.popleft()
+            done = self._reads.popleft().done
             if not done.done():
                 done.set_exception(Unavailable(f"shard {self._number}: {why}"))
 
@@ -460,9 +485,9 @@ class Shard:
         now = max(self._clock(), machine.now_ns + 1)
         if not (taken or self._unjournaled):
             overdue = 0 <= machine.next_deadline_ns() < now
-            if not overdue or time.monotonic() < self._next_sweep:
+            if not overdue or self._monotonic() < self._next_sweep:
                 return None
-            self._next_sweep = time.monotonic() + SWEEP_EVERY_S
+            self._next_sweep = self._monotonic() + SWEEP_EVERY_S
         requests = [waiting.request for waiting in taken]
         try:
             outcome = machine.apply(now, requests)
@@ -487,8 +512,9 @@ class Shard:
 
     async def _append(self, staged: "_Staged") -> None:
         """Make a block durable, and answer it."""
-        started = time.perf_counter()
+        started = self._monotonic()
         while True:
+            sent = self._monotonic()
             try:
                 await self._journal.append(staged.position, staged.payload)
                 break
@@ -497,11 +523,11 @@ class Shard:
                 self._fail_reads("the journal cannot be reached")
                 await asyncio.sleep(RETRY_APPEND_S)
         self._crowded = bool(self._queue)
-        self._proof = time.monotonic()
+        self._proof = sent  # not now: this process may have slept, and another taken over since
         self._at = staged.position
         self._since_snapshot += len(staged.payload)
         self._written += len(staged.payload)
-        answered = time.perf_counter()
+        answered = self._monotonic()
         answers = answers_of(staged.requests, staged.outcome, staged.now_ns, staged.position)
         for waiting, answer in zip(staged.taken, answers, strict=True):
             self._memory.remember(waiting.request, answer)

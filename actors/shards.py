@@ -50,8 +50,8 @@ class Shards:
         return await every(self.submit(part.shard, part.request) for part in parts)
 
     async def holds(self, hold_id: bytes, shards: Sequence[int]) -> dict[int, Hold]:
-        """Ask shards for their parts of a hold; those that have one, in order."""
-        found = await every(self.link(shard).hold(hold_id) for shard in shards)
+        """Ask shards for their parts of a hold, to write by it; those that have one, in order."""
+        found = await every(self.link(shard).hold(hold_id, sure=True) for shard in shards)
         return {shard: part for shard, part in zip(shards, found, strict=True) if part is not None}
 
     async def incoming(self, incoming_id: bytes, shards: Sequence[int]) -> dict[int, Incoming]:

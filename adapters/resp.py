@@ -8,7 +8,6 @@ commands that may safely run twice. This module knows nothing of journals or sna
 import asyncio
 import socket
 import ssl
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self, cast
@@ -334,12 +333,13 @@ class Retries:
     """Pauses between attempts, growing, within a limited time."""
 
     def __init__(self, for_s: float) -> None:
-        self._ends = time.monotonic() + for_s
+        self._loop = asyncio.get_running_loop()
+        self._ends = self._loop.time() + for_s
         self._pause_s = _RETRY_FIRST_S
 
     async def pause(self) -> bool:
         """Wait before another attempt; False, at once, when the time is used up."""
-        left_s = self._ends - time.monotonic()
+        left_s = self._ends - self._loop.time()
         if left_s <= 0:
             return False
         await asyncio.sleep(min(self._pause_s, left_s))

@@ -48,7 +48,7 @@ class FakeShard:
         self.remembered[request.op_id] = request.digest, answer
         return answer
 
-    async def hold(self, hold_id: bytes) -> Hold | None:
+    async def hold(self, hold_id: bytes, *, sure: bool = False) -> Hold | None:
         return self.machine.hold(hold_id)
 
     async def incoming(self, incoming_id: bytes) -> Incoming | None:

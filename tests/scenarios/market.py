@@ -70,9 +70,9 @@ class Link:
         await self._travel()
         return answer
 
-    async def hold(self, hold_id: bytes) -> Hold | None:
+    async def hold(self, hold_id: bytes, *, sure: bool = False) -> Hold | None:
         await self.market.schedule.pause()
-        return await self.market.shards[self.number].hold(hold_id)
+        return await self.market.shards[self.number].hold(hold_id, sure=sure)
 
     async def history(self, hold_id: bytes) -> History:
         return await self.market.shards[self.number].history(hold_id)

@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 
 import pytest
 
-from actors.ports import Overloaded, Position, Unavailable
+from actors.ports import Entry, Overloaded, Position, Unavailable
 from actors.recovery import Recovery
-from actors.shard import Shard
+from actors.shard import LEASE_S, Shard
 from engine import limits
 from engine.block import decode, encode
 from engine.memory import AnswerMemory
@@ -265,6 +265,72 @@ async def test_a_fenced_owner_answers_no_reads_once_its_proof_is_old(
     async with world.serving() as new:
         await new.submit(receive(1, 10))
         doomed = asyncio.create_task(old.cells([(1, 1)]))
+        await asyncio.sleep(0.05)
+        assert not doomed.done()
+        assert "Fenced" in world.stopped[0]
+        doomed.cancel()
+
+
+async def test_proof_of_ownership_is_as_old_as_the_append_that_gave_it(world: World) -> None:
+    answered = asyncio.Event()
+    answered.set()
+    now_s = 0.0
+
+    class LateAnswers(FakeJournal):
+        async def append(self, position: Position, payload: bytes) -> None:
+            await super().append(position, payload)
+            await answered.wait()
+
+    old = world.shard(journal=LateAnswers(world.stream), monotonic=lambda: now_s)
+    await old.start()
+    answered.clear()
+    written = asyncio.create_task(old.submit(receive(1, 10)))
+    await asyncio.sleep(0.02)
+    async with world.serving() as new:  # while the old one sleeps
+        await new.submit(receive(1, 5))
+        now_s += LEASE_S + 1.0
+        answered.set()
+        assert (await written).status == OK, "it was durable before the take-over"
+        doomed = asyncio.create_task(old.cells([(1, 1)]))
+        await asyncio.sleep(0.05)
+        assert not doomed.done()
+        assert "Fenced" in world.stopped[0]
+        doomed.cancel()
+
+
+async def test_a_long_replay_leaves_no_proof_of_ownership(world: World) -> None:
+    now_s = 0.0
+
+    class SlowReplay(FakeJournal):
+        async def read(self, *bounds: Any) -> AsyncIterator[Entry]:
+            nonlocal now_s
+            async for entry in super().read(*bounds):
+                yield entry
+            now_s += LEASE_S + 1.0
+            async with world.serving() as other:
+                await other.submit(receive(1, 5))
+
+    old = world.shard(journal=SlowReplay(world.stream), monotonic=lambda: now_s)
+    await old.start()
+    doomed = asyncio.create_task(old.cells([(1, 1)]))
+    await asyncio.sleep(0.05)
+    assert not doomed.done()
+    assert "Fenced" in world.stopped[0]
+    doomed.cancel()
+
+
+async def test_who_must_be_sure_gets_nothing_from_an_owner_that_was_just_replaced(
+    world: World,
+) -> None:
+    old = world.shard()
+    await old.start()
+    async with world.serving() as new:
+        await new.submit(receive(1, 10))
+        request = reserve(1, 4)
+        await new.submit(request)
+        assert await old.hold(request.op_id) is None, "it may show what it had, for a lease"
+        assert await new.hold(request.op_id, sure=True) is not None
+        doomed = asyncio.create_task(old.hold(request.op_id, sure=True))
         await asyncio.sleep(0.05)
         assert not doomed.done()
         assert "Fenced" in world.stopped[0]

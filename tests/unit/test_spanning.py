@@ -43,8 +43,8 @@ class Mortal:
         self._lives[0] -= 1
         return await self._shard.submit(request)
 
-    async def hold(self, hold_id: bytes) -> Hold | None:
-        return await self._shard.hold(hold_id)
+    async def hold(self, hold_id: bytes, *, sure: bool = False) -> Hold | None:
+        return await self._shard.hold(hold_id, sure=sure)
 
     async def incoming(self, incoming_id: bytes) -> Incoming | None:
         return await self._shard.incoming(incoming_id)

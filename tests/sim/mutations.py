@@ -1,0 +1,509 @@
+"""Planted bugs: each patches the real code in one place, and the simulation must find it.
+
+They are the mistakes that this design is about: about durability, ownership, idempotency, time and
+the compensation between shards. Rules run compiled, so what breaks a rule is planted where blocks
+enter the machine (`Machine.apply`).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+from unittest.mock import patch
+
+import numpy as np
+
+from actors import recovery, spanning
+from actors import shard as shard_module
+from actors.links import RemoteShard
+from actors.parts import joined, that_count, whole
+from actors.ports import (
+    GENESIS,
+    AppendInDoubt,
+    Fenced,
+    Journal,
+    JournalUnavailable,
+    Position,
+    Saved,
+    Snapshots,
+    Unavailable,
+)
+from actors.recovery import Recovered, snapshot_name
+from actors.shard import Shard
+from actors.shards import Shards
+from adapters.journal import RedisJournal
+from engine import kernels, snapshot, wire
+from engine.block import Block, crc_of, decode, encode
+from engine.machine import Machine, Outcome
+from engine.memory import AnswerMemory
+from engine.operations import Answer, Flag, Kind, Request, pair_to_id
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """A planted bug. Found within `seeds`, or the simulation is not good enough."""
+
+    name: str
+    plant: Callable[[], AbstractContextManager[Any]]
+    seeds: int
+
+
+MUTATIONS: Final[list[Mutation]] = []
+
+Plant = Callable[[], Iterator[None]]
+
+
+def mutation(plant: Plant, seeds: int = 200) -> Plant:
+    """Put a planted bug on the list, under the name of its function."""
+    MUTATIONS.append(Mutation(plant.__name__, contextmanager(plant), seeds))
+    return plant
+
+
+def rare_mutation(plant: Plant) -> Plant:
+    """One that shows only when several things go wrong at once."""
+    return mutation(plant, seeds=1_000)
+
+
+def replaced(owner: Any, name: str, by: Any) -> AbstractContextManager[Any]:
+    return patch.object(owner, name, by)
+
+
+# --- durability and ownership ---------------------------------------------------------------------
+
+
+@mutation
+def the_fence_is_skipped() -> Iterator[None]:
+    original = RedisJournal._write
+
+    async def write(
+        self: RedisJournal, position: Position, payload: bytes, *, create: bool
+    ) -> None:
+        try:
+            await original(self, position, payload, create=create)
+        except Fenced:
+            self._acknowledged = self._known = position
+
+    with replaced(RedisJournal, "_write", write):
+        yield
+
+
+@mutation
+def whatever_stands_under_the_id_is_mine() -> Iterator[None]:
+    async def landed(*_: Any) -> bool:
+        return True
+
+    with replaced(RedisJournal, "_landed", landed):
+        yield
+
+
+@mutation
+def answers_leave_before_the_append() -> Iterator[None]:
+    original = Shard._append
+
+    async def append(self: Shard, staged: Any) -> None:
+        answers = recovery.answers_of(
+            staged.requests, staged.outcome, staged.now_ns, staged.position
+        )
+        for waiting, answer in zip(staged.taken, answers, strict=True):
+            if not waiting.answer.done():
+                waiting.answer.set_result(answer)
+        await original(self, staged)
+
+    with replaced(Shard, "_append", append):
+        yield
+
+
+@mutation
+def an_append_in_doubt_counts_as_done() -> Iterator[None]:
+    original = RedisJournal.append
+
+    async def append(self: RedisJournal, position: Position, payload: bytes) -> None:
+        try:
+            await original(self, position, payload)
+        except AppendInDoubt:
+            self._acknowledged = self._known = position
+
+    with replaced(RedisJournal, "append", append):
+        yield
+
+
+@mutation
+def an_append_that_was_refused_counts_as_done() -> Iterator[None]:
+    original = RedisJournal.append
+
+    async def append(self: RedisJournal, position: Position, payload: bytes) -> None:
+        try:
+            await original(self, position, payload)
+        except JournalUnavailable:
+            self._acknowledged = self._known = position
+
+    with replaced(RedisJournal, "append", append):
+        yield
+
+
+@rare_mutation
+def reads_need_no_proof() -> Iterator[None]:
+    with replaced(shard_module, "LEASE_S", 1e9):
+        yield
+
+
+@rare_mutation
+def proof_is_dated_when_it_arrives() -> Iterator[None]:
+    original = Shard._append
+
+    async def append(self: Shard, staged: Any) -> None:
+        await original(self, staged)
+        self._proof = self._monotonic()
+
+    with replaced(Shard, "_append", append):
+        yield
+
+
+@mutation
+def reads_show_what_is_not_written() -> Iterator[None]:
+    async def read(self: Shard, look: Callable[[], Any], *, sure: bool = False) -> Any:
+        if not self._serving:
+            raise Unavailable("not serving")
+        return look()
+
+    with replaced(Shard, "read", read):
+        yield
+
+
+@rare_mutation
+def calls_on_holds_trust_an_owner_that_was_replaced() -> Iterator[None]:
+    original = RemoteShard.hold
+
+    async def hold(self: RemoteShard, hold_id: bytes, *, sure: bool = False) -> Any:
+        return await original(self, hold_id)
+
+    with replaced(RemoteShard, "hold", hold):
+        yield
+
+
+# --- recovery -------------------------------------------------------------------------------------
+
+
+@mutation
+def the_last_block_is_lost() -> Iterator[None]:
+    original = RedisJournal.read
+
+    async def read(self: RedisJournal, *bounds: Any) -> Any:
+        entries = [entry async for entry in original(self, *bounds)]
+        if len(entries) > 1:
+            del entries[-2]
+        for entry in entries:
+            yield entry
+
+    with replaced(RedisJournal, "read", read), replaced(recovery, "_check", lambda *_: None):
+        yield
+
+
+@mutation
+def the_journal_is_opened_after_the_replay() -> Iterator[None]:
+    async def recover(
+        shard: int,
+        journal: Journal,
+        snapshots: Snapshots,
+        machine: Machine,
+        memory: AnswerMemory,
+        random_bytes: Callable[[int], bytes],
+    ) -> Recovered:
+        known, state = None, Recovered(GENESIS, 0)
+        if found := await snapshots.load_latest(snapshot_name(shard)):
+            known, pieces = found
+            state = Recovered(known, snapshot.load(pieces, machine, memory))
+        async for position, payload in journal.read(state.at):
+            if position.seq > 0:
+                recovery._reapply(decode(payload), position, machine, memory)
+            state = Recovered(position, crc_of(payload), state.blocks + 1)
+
+        def opening(position: Position) -> bytes:
+            block = Block(
+                shard, position.epoch, 0, machine.now_ns, 0, 0, machine.sku_limit,
+                nonce=random_bytes(16),
+            )  # fmt: skip
+            state.chain = crc_of(encode(block)[0])
+            return encode(block)[0]
+
+        return Recovered(await journal.take_over(opening, known=known), state.chain)
+
+    with replaced(shard_module, "recover", recover):
+        yield
+
+
+def _store_with(save: Callable[..., Any]) -> AbstractContextManager[Any]:
+    """Shards whose snapshots are saved by `save(store, name, chunks, position)`."""
+    original = Shard.__init__
+
+    def init(self: Shard, *args: Any, **how: Any) -> None:
+        original(self, *args, **how)
+        self._snapshots = _Store(self._snapshots, save)
+
+    return replaced(Shard, "__init__", init)
+
+
+class _Store:
+    def __init__(self, store: Any, save: Callable[..., Any]) -> None:
+        self.save = partial(save, store)
+        self.load_latest = store.load_latest
+
+
+@mutation
+def a_snapshot_says_it_is_newer() -> Iterator[None]:
+    async def save(store: Any, name: str, chunks: Any, position: Callable[[], Position]) -> Saved:
+        saved: Saved = await store.save(name, chunks, lambda: position().next())
+        return saved
+
+    with _store_with(save), replaced(recovery, "_check", lambda *_: None):
+        yield
+
+
+@mutation
+def a_snapshot_has_what_is_not_written() -> Iterator[None]:
+    original = Shard.read
+
+    async def read(self: Shard, look: Callable[[], Any], *, sure: bool = False) -> Any:
+        return look() if look.__name__ == "finish" else await original(self, look, sure=sure)
+
+    with replaced(Shard, "read", read), replaced(recovery, "_check", lambda *_: None):
+        yield
+
+
+@mutation
+def a_snapshot_misses_what_changes_while_it_is_made() -> Iterator[None]:
+    with replaced(snapshot.Capture, "note", lambda *_: None):
+        yield
+
+
+@mutation
+def the_journal_is_trimmed_up_to_the_newest_snapshot() -> Iterator[None]:
+    async def save(store: Any, name: str, chunks: Any, position: Callable[[], Position]) -> Saved:
+        saved: Saved = await store.save(name, chunks, position)
+        return replace(saved, oldest=position())
+
+    with _store_with(save):
+        yield
+
+
+@mutation
+def a_snapshot_forgets_when_holds_expire() -> Iterator[None]:
+    original = Machine.restore
+
+    def restore(self: Machine, rows: int, arrays: dict[str, Any], places: Any) -> None:
+        wheel = np.full_like(arrays["wheel"], kernels.NONE)
+        original(self, rows, arrays | {"wheel": wheel}, places)
+
+    with replaced(Machine, "restore", restore):
+        yield
+
+
+# --- idempotency ----------------------------------------------------------------------------------
+
+
+@mutation
+def a_repeated_request_is_applied_again() -> Iterator[None]:
+    with replaced(Shard, "_remembered", lambda *_: None):
+        yield
+
+
+@mutation
+def a_request_under_way_is_applied_again() -> Iterator[None]:
+    with replaced(Shard, "_is_unanswered", lambda *_: False):
+        yield
+
+
+@mutation
+def answers_are_forgotten_in_a_replay() -> Iterator[None]:
+    original = recovery._reapply
+
+    def reapply(block: Block, position: Position, machine: Machine, _: AnswerMemory) -> None:
+        original(block, position, machine, AnswerMemory())
+
+    with replaced(recovery, "_reapply", reapply):
+        yield
+
+
+@mutation
+def answers_are_forgotten_in_a_snapshot() -> Iterator[None]:
+    with replaced(AnswerMemory, "load", lambda *_: None):
+        yield
+
+
+@mutation
+def content_of_a_repeated_request_is_not_compared() -> Iterator[None]:
+    def remembered(self: Shard, request: Request) -> Answer | None:
+        found = self._memory.recall(request.op_id)
+        return found[1] if found else None
+
+    with replaced(Shard, "_remembered", remembered):
+        yield
+
+
+# --- time -----------------------------------------------------------------------------------------
+
+
+def _apply_with(change: Callable[[Machine, int, Sequence[Request]], Any]) -> Any:
+    """`Machine.apply`, given what `change` makes of time and requests."""
+    original = Machine.apply
+
+    def apply(self: Machine, now_ns: int, requests: Sequence[Request], **how: Any) -> Outcome:
+        return original(self, *change(self, now_ns, requests), **how)
+
+    return replaced(Machine, "apply", apply)
+
+
+def _changed(request: Request, **columns: Any) -> Request:
+    return Request(
+        request.op_id, request.lines, request.columns | columns, request.want_available,
+        request.digest,
+    )  # fmt: skip
+
+
+def _has(request: Request, kind: Kind) -> bool:
+    return bool((request.columns["kind"] == kind).any())
+
+
+@mutation
+def holds_expire_late() -> Iterator[None]:
+    def change(_: Machine, now_ns: int, requests: Sequence[Request]) -> Any:
+        return now_ns, [
+            _changed(request, value=request.columns["value"] + 3)
+            if _has(request, Kind.RESERVE) and "value" in request.columns
+            else request
+            for request in requests
+        ]
+
+    with _apply_with(change):
+        yield
+
+
+@mutation
+def commits_ignore_the_deadline() -> Iterator[None]:
+    def change(machine: Machine, now_ns: int, requests: Sequence[Request]) -> Any:
+        commits = any(_has(request, Kind.COMMIT) for request in requests)
+        return machine.now_ns + 1 if commits else now_ns, requests
+
+    with _apply_with(change):
+        yield
+
+
+@mutation
+def holds_expire_only_when_others_call() -> Iterator[None]:
+    with replaced(Machine, "next_deadline_ns", lambda _: -1):
+        yield
+
+
+@mutation
+def time_goes_back_with_the_clock() -> Iterator[None]:
+    def greatest(*values: Any, **how: Any) -> Any:
+        return values[0] if len(values) > 1 else max(*values, **how)
+
+    with patch.object(shard_module, "max", greatest, create=True):
+        yield
+
+
+# --- rules ----------------------------------------------------------------------------------------
+
+
+@mutation
+def units_are_released_twice() -> Iterator[None]:
+    original = Machine.apply
+
+    def apply(self: Machine, now_ns: int, requests: Sequence[Request], **how: Any) -> Outcome:
+        releases = [request for request in requests if _has(request, Kind.RELEASE)]
+        ids = [
+            pair_to_id(*(int(request.columns[half][0]) for half in ("hold_hi", "hold_lo")))
+            for request in releases
+        ]
+        before = {hold_id: self.hold(hold_id) for hold_id in ids}
+        outcome = original(self, now_ns, requests, **how)
+        for hold_id, hold in before.items():
+            after = self.hold(hold_id)
+            if hold is None or after is None or hold.state == after.state:
+                continue
+            for line in hold.lines:
+                key = line.location << 32 | line.sku
+                row = kernels.find_cell(self.state.cells, self.state.cell_index, key)
+                self.state.cells[row, kernels.RESERVED] -= line.pending
+        return outcome
+
+    with replaced(Machine, "apply", apply):
+        yield
+
+
+@mutation
+def linked_lines_are_judged_one_by_one() -> Iterator[None]:
+    def change(_: Machine, now_ns: int, requests: Sequence[Request]) -> Any:
+        return now_ns, [
+            _changed(request, flags=request.columns["flags"] & ~np.uint8(Flag.LINKED))
+            if _has(request, Kind.RESERVE) and "flags" in request.columns
+            else request
+            for request in requests
+        ]
+
+    with _apply_with(change):
+        yield
+
+
+@mutation
+def a_request_is_left_out_of_the_block() -> Iterator[None]:
+    def shortened(block: Block) -> tuple[bytes, int]:
+        if len(block.requests) > 1:
+            lines = block.requests[-1].lines
+            block.requests, block.status = block.requests[:-1], block.status[:-lines]
+        return encode(block)
+
+    with replaced(shard_module, "encode", shortened):
+        yield
+
+
+# --- several shards -------------------------------------------------------------------------------
+
+
+def _steps_without(kind: Kind) -> AbstractContextManager[Any]:
+    """A router that never takes its steps of one kind, and believes that they went well."""
+    original = Shards.submit_each
+
+    async def submit_each(self: Shards, requests: dict[int, Request]) -> dict[int, Answer]:
+        taken = {shard: each for shard, each in requests.items() if not _has(each, kind)}
+        left = dict.fromkeys(requests.keys() - taken.keys(), Answer(b"\0", bytes(8), 0, 0, 0))
+        return await original(self, taken) | left
+
+    return replaced(Shards, "submit_each", submit_each)
+
+
+@mutation
+def the_other_parts_are_not_released() -> Iterator[None]:
+    with _steps_without(Kind.RELEASE):
+        yield
+
+
+@mutation
+def the_other_parts_stay_committed() -> Iterator[None]:
+    with _steps_without(Kind.CANCEL):
+        yield
+
+
+@mutation
+def parts_that_were_undone_are_told_as_held() -> Iterator[None]:
+    with replaced(spanning, "undone", lambda _, answer, *__: answer):
+        yield
+
+
+@mutation
+def a_commit_in_part_is_told_as_done() -> Iterator[None]:
+    async def commit(shards: Shards, request: Request, holders: dict[int, Any]) -> Any:
+        every = [whole(request, shard) for shard in holders]
+        return joined(request, *that_count(every, await shards.submit_parts(every)))
+
+    with replaced(spanning, "commit", commit):
+        yield
+
+
+@rare_mutation
+def answers_of_a_batch_of_calls_are_mixed_up() -> Iterator[None]:
+    original = wire.encode_answers
+    with replaced(wire, "encode_answers", lambda answers: original(answers[::-1])):
+        yield

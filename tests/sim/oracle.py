@@ -1,0 +1,488 @@
+"""What must be true of every history, whatever went wrong on the way.
+
+The journals are the truth: what the stream server ever took, replayed through the reference machine.
+Everything that a shard answered, showed or recovered to is held against that.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from actors.ports import GENESIS, Position
+from actors.recovery import answers_of
+from actors.shard import LEASE_S
+from engine import limits, reference
+from engine.block import AfterImage, Block, crc_of, decode
+from engine.machine import Outcome
+from engine.operations import Answer, Flag, Kind, Request, line_id, pair_to_id
+from engine.reference import ReferenceMachine
+from engine.shard_map import ShardMap
+from engine.status import Status
+from engine.views import HoldState
+from tests.sim.server import Stream
+
+if TYPE_CHECKING:
+    from tests.sim.world import ShardHost, World
+
+HASH_EVERY: Final = 16  # blocks: the reference counts its hash from scratch
+_REUSED: Final = int(Status.OP_ID_REUSED)
+_NEVER: Final = 1 << 62
+
+
+class Wrong(AssertionError):  # noqa: N818 - a finding
+    """The simulation found a fault; says which rule was broken, and where."""
+
+
+def demand(holds: bool, what: str) -> None:
+    """State a rule."""
+    if not holds:
+        raise Wrong(what)
+
+
+@dataclass(slots=True)
+class Asked:
+    """A read that is under way: `floor` had been acknowledged when it came."""
+
+    host: "ShardHost"
+    at_s: float
+    floor: Position
+    sure: bool
+
+
+@dataclass(slots=True)
+class Seen:
+    """A read that was answered, by the owner of `epoch`, while the stream ended at `ceiling`.
+
+    `found` maps cells (sku, location) and ids of holds to what was shown of them.
+    """
+
+    asked: Asked
+    answered_s: float
+    epoch: int
+    ceiling: Position
+    found: Mapping[Any, Any]
+
+
+@dataclass(slots=True)
+class Ledger:
+    """One shard's journal, replayed block by block through the reference machine."""
+
+    shard: int
+    stream: Stream
+    machine: ReferenceMachine
+    positions: list[Position] = field(default_factory=list)
+    answers: dict[bytes, tuple[bytes, Answer]] = field(default_factory=dict)  # with the digest
+    deadlines: dict[bytes, int] = field(default_factory=dict)
+    # What each cell and hold was like from which block on: [(index of the block, view)].
+    versions: dict[Any, list[tuple[int, Any]]] = field(default_factory=dict)
+    _pending: dict[bytes, None] = field(default_factory=dict)
+    _chain: int = 0
+    _checked: int = 0  # blocks up to the last one whose hash was compared
+    _broken: Wrong | None = None  # what the replay stopped at
+
+    def advance(self, upto: Position | None = None) -> None:
+        """Replay what the stream has beyond what was replayed, and check each block."""
+        if self._broken is not None:
+            raise self._broken
+        history = self.stream.history
+        try:
+            while len(self.positions) < len(history):
+                position, payload = history[len(self.positions)]
+                if upto is not None and position > upto:
+                    break
+                self._take(position, payload)
+            self._check_hash()
+        except Wrong as wrong:
+            self._broken = wrong
+            raise
+
+    @property
+    def at(self) -> Position:
+        return self.positions[-1] if self.positions else GENESIS
+
+    def index_of(self, position: Position) -> int:
+        """The place of the newest block that is not after a position; -1: before all."""
+        return bisect_right(self.positions, position) - 1
+
+    def view(self, name: Any, at: Position) -> Any:
+        """What a cell or a hold was like after the block at a position; None when there was none."""
+        kept = self.versions.get(name, [])
+        found = bisect_right(kept, self.index_of(at), key=lambda version: version[0])
+        return kept[found - 1][1] if found else None
+
+    def _take(self, position: Position, payload: bytes) -> None:
+        block = decode(payload)
+        told = f"shard {self.shard}, block {position}"
+        demand(
+            (block.shard, block.epoch, block.seq) == (self.shard, position.epoch, position.seq),
+            f"{told}: the block says it is another one",
+        )
+        if position.seq == 0:
+            demand(position == self.at.opening(), f"{told}: opens after {self.at}")
+            demand(not block.requests, f"{told}: an opening block has no requests")
+        else:
+            demand(position == self.at.next(), f"{told}: follows {self.at}")
+            demand(block.previous_crc == self._chain, f"{told}: the chain is broken")
+            self._apply(block, told)
+        self._chain = crc_of(payload)
+        self.positions.append(position)
+        if position.seq and len(self.positions) % HASH_EVERY == 0:
+            self._check_hash()
+
+    def _apply(self, block: Block, told: str) -> None:
+        machine, index = self.machine, len(self.positions)
+        machine.set_sku_limit(block.sku_limit)
+        for place in block.places:
+            given = asdict(place)
+            machine.set_location(given.pop("location"), **given)
+        outcome = machine.apply(block.now_ns, block.requests)
+        demand(
+            block.status.tobytes() == b"".join(answered.status for answered in outcome.answers),
+            f"{told}: other statuses than the rules give",
+        )
+        demand(block.expired == outcome.expired, f"{told}: expired other holds than are due")
+        demand(block.endangered == outcome.endangered, f"{told}: endangers other holds")
+        touched: dict[bytes, None] = dict(self._pending)
+        answers = answers_of(
+            block.requests, _as_columns(block, outcome), block.now_ns, self.at.next()
+        )
+        for request, answer in zip(block.requests, answers, strict=True):
+            demand(request.op_id not in self.answers, f"{told}: {request.op_id.hex()} came before")
+            self.answers[request.op_id] = request.digest, answer
+            self._note_holds(request, answer.status, block.now_ns, touched, told)
+        for hold_id in touched:
+            hold = machine.hold(hold_id)
+            self._keep(hold_id, index, hold)
+            if hold is not None and hold.state == HoldState.PENDING:
+                self._pending[hold_id] = None
+            else:
+                self._pending.pop(hold_id, None)
+        for key, cell in machine.cells.items():
+            self._keep(key, index, cell)
+
+    def _note_holds(
+        self, request: Request, status: bytes, now_ns: int, touched: dict[bytes, None], told: str
+    ) -> None:
+        """Which holds a request is about; no commit after the deadline of the hold."""
+        columns = {name: column.tolist() for name, column in request.columns.items()}
+        zeros = [0] * request.lines
+        kinds, flags, values, high, low = (
+            columns.get(name, zeros) for name in ("kind", "flags", "value", "hold_hi", "hold_lo")
+        )
+        for i, kind in enumerate(kinds):
+            named, made = pair_to_id(high[i], low[i]), line_id(request.op_id, i)
+            touched[named] = touched[made] = None
+            if kind == Kind.COMMIT and not status[i] and not flags[i] & Flag.RE_RESERVE:
+                told_late = f"{told}: a hold was committed after its deadline"
+                demand(now_ns <= self.deadlines[named], told_late)
+            if kind in {Kind.RESERVE, Kind.EXTEND} and not status[i]:
+                hold_id = made if kind == Kind.RESERVE else named
+                deadline_ns = now_ns + values[i] * limits.NS_PER_MS  # it never comes nearer
+                self.deadlines[hold_id] = max(self.deadlines.get(hold_id, 0), deadline_ns)
+
+    def _keep(self, name: Any, index: int, view: Any) -> None:
+        kept = self.versions.setdefault(name, [])
+        if not kept or kept[-1][1] != view:
+            kept.append((index, view))
+
+    def _check_hash(self) -> None:
+        """Compare the hash in the newest block; it covers all before."""
+        if self._checked == len(self.positions):
+            return
+        self._checked = len(self.positions)
+        for position, payload in reversed(self.stream.history[: self._checked]):
+            if position.seq:
+                demand(
+                    decode(payload).state_hash == self.machine.state_hash,
+                    f"shard {self.shard}, block {position}: another state than the rules give",
+                )
+                return
+
+
+def _as_columns(block: Block, told: reference.Outcome) -> Outcome:
+    """What the reference answered to a block, as a shard has it."""
+    granted = [
+        units
+        for request, answered in zip(block.requests, told.answers, strict=True)
+        for units in answered.granted or [0] * request.lines
+    ]
+    available = [units for answered in told.answers for units in answered.available]
+    return Outcome(
+        block.status,
+        np.array(available, "<i8"),
+        told.expired,
+        AfterImage(np.zeros(0, np.int32), 0, np.zeros(0, np.int64), {}),
+        np.array(granted, "<i8"),
+        told.endangered,
+    )
+
+
+class Oracle:
+    """Watches a world, and judges it."""
+
+    def __init__(self, world: "World", streams: dict[int, Stream]) -> None:
+        from tests.sim.world import BOUNDS
+
+        self.world = world
+        self.ledgers = {
+            shard: Ledger(
+                shard,
+                stream,
+                ReferenceMachine(**BOUNDS),
+            )
+            for shard, stream in streams.items()
+        }
+        self.wrong: list[Wrong] = []  # found while it ran
+        self._acknowledged = dict.fromkeys(streams, GENESIS)
+        self._answers: list[tuple[int, Request, Answer]] = []
+        self._reads: list[tuple[int, Seen]] = []
+        self.recoveries = 0
+
+    # --- while it runs ----------------------------------------------------------------------------
+
+    def recovered(self, host: "ShardHost") -> None:
+        """A shard begins to serve: its state is that of the journal."""
+        assert host.shard is not None
+        self.recoveries += 1
+        self.world.log(f"{host.process.name} serves from {host.shard.at}")
+        try:
+            self._check_state(host)
+        except Wrong as wrong:
+            self.wrong.append(wrong)
+
+    def answered(self, host: "ShardHost", request: Request, answer: Answer) -> None:
+        """An answer leaves a shard: what it says is durable."""
+        shard = host.number
+        self._answers.append((shard, request, answer))
+        if set(answer.status) == {_REUSED}:
+            return
+        position = Position(answer.epoch, answer.seq)
+        history = self.ledgers[shard].stream.history
+        at = bisect_left(history, position, key=lambda entry: entry[0])
+        if at == len(history) or history[at][0] != position:
+            told = (
+                f"shard {shard} answered {request.op_id.hex()} before block {position} is durable"
+            )
+            self.wrong.append(Wrong(told))
+        self._acknowledged[shard] = max(self._acknowledged[shard], position)
+
+    def asked(self, host: "ShardHost", *, sure: bool = False) -> Asked:
+        """A read comes to a shard."""
+        return Asked(host, self.world.loop.now_s, self._acknowledged[host.number], sure)
+
+    def seen(self, asked: Asked, found: Mapping[Any, Any]) -> None:
+        """A read leaves a shard with what it found."""
+        shard = asked.host.shard
+        assert shard is not None
+        last = self.ledgers[shard.number].stream.last or GENESIS
+        seen = Seen(asked, self.world.loop.now_s, shard.at.epoch, last, found)
+        self._reads.append((shard.number, seen))
+
+    def ends(self) -> dict[int, Position]:
+        """Where each shard's stream ends now."""
+        return {shard: each.stream.last or GENESIS for shard, each in self.ledgers.items()}
+
+    # --- afterwards -------------------------------------------------------------------------------
+
+    def judge(self) -> None:
+        """Raise the first thing that is wrong with the journals, the answers or the reads."""
+        if self.wrong:
+            raise self.wrong[0]
+        for ledger in self.ledgers.values():
+            ledger.advance()
+        for shard, request, answer in self._answers:
+            self._judge_answer(self.ledgers[shard], request, answer)
+        for shard, ledger in self.ledgers.items():
+            self._judge_reads(ledger, [seen for number, seen in self._reads if number == shard])
+
+    def judge_end(self) -> None:
+        """When all is quiet: nothing is pending, and each shard's state is its journal's."""
+        self.judge()
+        for shard, ledger in self.ledgers.items():
+            demand(ledger.machine.holds_open == 0, f"shard {shard}: a hold outlived its deadline")
+            host = self.world.hosts[shard]
+            self._check_state(host)
+            demand(ledger.at == ledger.stream.last, f"shard {shard}: not all is replayed")
+            machine = host.shard.machine if host.shard else None
+            assert machine is not None
+            for key, cell in ledger.machine.cells.items():
+                demand(machine.cell(*key) == cell, f"shard {shard}: cell {key} is another")
+            for hold_id, hold in ledger.machine.holds.items():
+                demand(machine.hold(hold_id) == hold, f"shard {shard}: hold {hold_id.hex()}")
+
+    def _check_state(self, host: "ShardHost") -> None:
+        assert host.shard is not None
+        machine, at, ledger = host.shard.machine, host.shard.at, self.ledgers[host.number]
+        told = f"{host.process.name} at {at}"
+        wrong = machine.audit()
+        demand(not wrong, f"{told}: {wrong}")
+        if ledger.at <= at:
+            ledger.advance(at)
+            same = machine.state_hash == ledger.machine.state_hash
+            demand(same, f"{told}: another state than its journal leads to")
+
+    def _judge_answer(self, ledger: Ledger, request: Request, answer: Answer) -> None:
+        told = f"shard {ledger.shard}, {request.op_id.hex()}"
+        known = ledger.answers.get(request.op_id)
+        if set(answer.status) == {_REUSED}:
+            base = ledger.answers.get(request.op_id[:14] + b"\0\0")
+            taken = base is not None and request.op_id[14:] != b"\0\0"
+            demand(
+                taken or (known is not None and known[0] != request.digest),
+                f"{told}: refused as used for other content, which it was not",
+            )
+            return
+        demand(known is not None, f"{told}: an acknowledged operation is not in the journal")
+        assert known is not None
+        demand(known[0] == request.digest, f"{told}: answered as another request")
+        demand(known[1] == answer, f"{told}: answered {answer}, the journal says {known[1]}")
+
+    def _judge_reads(self, ledger: Ledger, reads: list[Seen]) -> None:
+        """Reads show one moment each, none before what was acknowledged or shown when they came."""
+        answered: list[float] = []
+        shown: list[int] = []  # the newest moment that reads answered by then have shown for sure
+        for seen in sorted(reads, key=lambda each: each.answered_s):
+            low, high = self._window(ledger, seen)
+            before = bisect_left(answered, seen.asked.at_s)
+            if seen.epoch == seen.ceiling.epoch and before:
+                low = max(low, shown[before - 1])
+            moment = _first_moment(ledger, seen.found, low, high)
+            demand(
+                moment is not None,
+                f"shard {ledger.shard}: {seen.asked.host.process.name} showed {seen.found} at "
+                f"{seen.answered_s:.6f} s, which was so at no moment from block "
+                f"{ledger.positions[low] if low >= 0 else GENESIS} to {ledger.positions[high]}",
+            )
+            assert moment is not None
+            answered.append(seen.answered_s)
+            shown.append(max(moment, shown[-1] if shown else -1))
+
+    def _window(self, ledger: Ledger, seen: Seen) -> tuple[int, int]:
+        """From which block to which a read may show the state.
+
+        An owner that was fenced off and does not know it yet may show what it had, for LEASE_S.
+        """
+        if seen.epoch == seen.ceiling.epoch:
+            return ledger.index_of(seen.asked.floor), ledger.index_of(seen.ceiling)
+        fenced = ledger.index_of(Position(seen.epoch, _NEVER)) + 1
+        fenced_s = ledger.stream.written_at[fenced]
+        demand(
+            seen.asked.at_s <= fenced_s + (0 if seen.asked.sure else LEASE_S),
+            f"{seen.asked.host.process.name}: was fenced off at {fenced_s:.6f} s and still answered "
+            f"a read that came at {seen.asked.at_s:.6f} s",
+        )
+        return ledger.index_of(Position(seen.epoch, 0)), fenced - 1
+
+
+def _first_moment(ledger: Ledger, found: Mapping[Any, Any], low: int, high: int) -> int | None:
+    """The first block from `low` to `high` after which all was as found; None if none is."""
+    spans = [(low, high)]
+    for name, view in found.items():
+        kept = [(-1, None), *ledger.versions.get(name, ())]
+        ends = [index - 1 for index, _ in kept[1:]] + [_NEVER]
+        fits = [(begin, end) for (begin, each), end in zip(kept, ends, strict=True) if each == view]
+        spans = [
+            (max(a, c), min(b, d)) for a, b in spans for c, d in fits if max(a, c) <= min(b, d)
+        ]
+    return min((begin for begin, _ in spans), default=None)
+
+
+# --- what clients were told -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A write that a client got its answer to; `ends` is where the streams ended then, by shard."""
+
+    method: str  # of the router
+    request: Request
+    answer: Answer
+    ends: Mapping[int, Position]
+
+
+def judge_call(ledgers: Mapping[int, Ledger], shard_map: ShardMap, call: Call) -> None:
+    """A client's answer is made of the shards' answers in their journals, and of nothing else."""
+    method, request, told = call.method, call.request, call.answer
+    name = f"{method} {request.op_id.hex()}"
+    if method == "on_hold":
+        demand(_fits_hold(ledgers, request, told), f"{name}: the shards did not say {told}")
+        if "location" not in request.columns:
+            _judge_whole_hold(ledgers, call)
+        return
+    expected = _expected_lines(ledgers, shard_map, method, request)
+    demand(told.status == expected, f"{name}: told {told.status!r}, the shards said {expected!r}")
+    if method == "reserve" and any(expected) and _REUSED not in expected:
+        for shard in set(_owners(shard_map, method, request)):
+            hold = ledgers[shard].view(request.op_id, call.ends[shard])
+            is_live = hold is not None and hold.state.is_live
+            demand(not is_live, f"{name}: refused, and shard {shard} still held its part")
+
+
+# In which states a call on a whole hold, when it is answered OK, leaves no part of it.
+_LEFT_BEHIND: Final = {
+    Kind.COMMIT: (HoldState.PENDING, HoldState.RELEASED, HoldState.EXPIRED),
+    Kind.RELEASE: (HoldState.PENDING,),
+    Kind.FULFIL: (HoldState.COMMITTED,),
+    Kind.CANCEL: (HoldState.COMMITTED,),
+}
+
+
+def _judge_whole_hold(ledgers: Mapping[int, Ledger], call: Call) -> None:
+    """A call on a whole hold reaches all its parts; a commit that is refused leaves none committed."""
+    columns, status = call.request.columns, call.answer.status[0]
+    hold_id = pair_to_id(int(columns["hold_hi"][0]), int(columns["hold_lo"][0]))
+    kind = Kind(int(columns["kind"][0]))
+    for shard, ledger in ledgers.items():
+        hold = ledger.view(hold_id, call.ends[shard])
+        told = f"{kind.name} of hold {hold_id.hex()}: was told {Status(status).name}"
+        left = hold is not None and not status and hold.state in _LEFT_BEHIND[kind]
+        demand(not left, f"{told}, and left shard {shard} out")
+        if kind == Kind.COMMIT and status in {Status.HOLD_EXPIRED, Status.HOLD_RELEASED}:
+            is_left = hold is not None and any(line.committed for line in hold.lines)
+            demand(not is_left, f"{told}, and is committed on shard {shard}")
+
+
+def _fits_hold(ledgers: Mapping[int, Ledger], request: Request, told: Answer) -> bool:
+    """A commit is done when all parts did it, what is about the rest of a hold when one did."""
+    known = [
+        each.answers[request.op_id] for each in ledgers.values() if request.op_id in each.answers
+    ]
+    done = [not any(answer.status) for digest, answer in known if digest == request.digest]
+    if any(told.status):
+        return not all(done) or len(done) < max(len(known), 1)
+    return bool(done) and (all(done) if request.columns["kind"][0] == Kind.COMMIT else any(done))
+
+
+def _expected_lines(
+    ledgers: Mapping[int, Ledger], shard_map: ShardMap, method: str, request: Request
+) -> bytes:
+    """Line by line, the status in the journal of the shard that the line belongs to."""
+    owners = _owners(shard_map, method, request)
+    keeps_places = method == "submit" and (request.columns["kind"] == Kind.RESERVE).any()
+    expected = bytearray(request.lines)
+    for shard in set(owners):
+        lines = [i for i, owner in enumerate(owners) if owner == shard]
+        places = lines if keeps_places else range(len(lines))
+        digest, answer = ledgers[shard].answers[request.op_id]
+        for line, place in zip(lines, places, strict=True):
+            expected[line] = answer.status[place] if digest == request.digest else _REUSED
+    if method == "reserve" and any(expected):
+        refused = {owners[i] for i, status in enumerate(expected) if status}
+        for i, owner in enumerate(owners):
+            if owner not in refused:
+                expected[i] = Status.LINKED_LINE_REFUSED
+    return bytes(expected)
+
+
+def _owners(shard_map: ShardMap, method: str, request: Request) -> list[int]:
+    """The shard of each line; in a batch, linked lines go where the first of them goes."""
+    columns = request.columns
+    owners: list[int] = shard_map.shards_of(columns["sku"], columns["location"]).tolist()
+    if method == "submit" and "flags" in columns:
+        for i, (kind, flags) in enumerate(zip(columns["kind"], columns["flags"], strict=True)):
+            if kind == Kind.RESERVE and flags & Flag.LINKED and i + 1 < len(owners):
+                owners[i + 1] = owners[i]
+    return owners
