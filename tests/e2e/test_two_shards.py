@@ -161,7 +161,7 @@ async def test_what_is_left_is_cancelled_wherever_it_is(shop: Shop) -> None:
     await shop.audit()
 
 
-async def test_orders_that_cross(shop: Shop) -> None:
+async def test_scenario_05_orders_over_two_shards_that_cross(shop: Shop) -> None:
     """Many orders over both shards, in opposite orders: none waits for ever, none is half there."""
     goods, places = await both(shop, stock=12)
     sku = goods.sku

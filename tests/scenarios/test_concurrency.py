@@ -253,8 +253,11 @@ async def test_scenario_05_many_lines_in_opposite_orders_do_not_wait_for_each_ot
         wanted = [lines, lines[::-1], lines[1::2] + lines[::2], lines[len(lines) // 2 :]]
         answers = await market.all(market.order(f"o{n}", *wanted[n % 4]) for n in range(16))
         assert set(answers) == {OK}  # there is enough for all
-        # Now there is too little for some, and what they had meanwhile is there again.
-        answers = await market.all(market.order(f"late {n}", *wanted[n % 2]) for n in range(8))
+        # Now one cell of shard 1 is sold out, and what was held on shard 0 meanwhile is there again.
+        late = [each for each in lines[: len(lines) // 2] if each.location % 2]
+        late.append(reserve(1, (10, 2), ttl_ms=LONG_MS))
+        turns = [late, late[::-1]]
+        answers = await market.all(market.order(f"late {n}", *turns[n % 2]) for n in range(8))
         assert set(answers) == {NONE_LEFT}
         for number, (_, at) in enumerate(MANY):
             cell = await market.cell(MANY[number])
