@@ -1,5 +1,6 @@
 """The whole life of stock with the real client: over two shards, by the gateway and direct."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 
@@ -213,3 +214,34 @@ async def test_an_exchange_is_both_or_neither(shop: Shop, goods: Goods, client: 
     elsewhere = [ReturnLine(other, goods.locations[1], 1)]
     apart = await client.exchange(elsewhere, [(shirt, at, 1)])
     assert apart.status is Status.WRONG_SHARD
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+async def test_transfers_while_a_shard_is_killed(
+    shop: Shop, stack: Stack, goods: Goods, victim: int
+) -> None:
+    """Every call is answered in the end, and every unit is somewhere once."""
+    source, destination = goods.locations[:2]
+
+    async def send(client: Client) -> bytes:
+        asked = await client.request_transfer(source, destination, [(goods.sku, 1)])
+        assert asked.ok
+        shipped = await client.ship_transfer(asked.op_id, source, destination, [(goods.sku, 1)])
+        assert shipped.ok
+        return asked.op_id
+
+    async with Client.connect(shop.gateway.address, timeout_s=60) as client:
+        first = await asyncio.gather(*(send(client) for _ in range(3)))
+        sending = [asyncio.create_task(send(client)) for _ in range(5)]
+        coming = [
+            asyncio.create_task(client.receive_transfer(each, destination, [(goods.sku, 1)]))
+            for each in first
+        ]
+        await asyncio.to_thread(stack.kill_shard, victim)
+        sent = [*first, *await asyncio.gather(*sending)]
+        assert all(came.ok for came in await asyncio.gather(*coming))
+        states = [await client.get_transfer(each) for each in sent]
+        near, far = await client.get_cells([(goods.sku, source), (goods.sku, destination)])
+    assert (near.on_hand, near.committed) == (2, 0)
+    assert (far.on_hand, far.incoming) == (13, 5)
+    assert [each.lines[0].difference for each in states if each] == [0] * 8
