@@ -17,7 +17,7 @@ CODE := engine actors adapters bench
 PROTOS := $(shell find protos -name '*.proto')
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test sim check bench proto lock clean
+.PHONY: help setup demo test sim cover bounds check bench proto lock clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,23 @@ SEED ?=
 SEEDS ?= 500
 sim: setup ## Simulate faults: SEEDS=500 seeds, or replay SEED=n
 	@$(VENV)/bin/python -m tests.sim $(if $(SEED),--seed $(SEED) --verbose,--seeds $(SEEDS)) $(ARGS)
+
+# The tests that are named after a module of the engine, and those of its rules: a branch that they
+# leave out is one that no rule's own test shows, whatever the generated histories come upon.
+COVERING := $(wildcard $(patsubst engine/%.py,tests/unit/test_%*.py,$(wildcard engine/*.py))) \
+	$(wildcard tests/unit/test_rules_*.py) tests/unit/test_wheel.py
+cover: setup ## Fail unless the engine's own tests take every branch of it (kernels run uncompiled)
+	@NUMBA_DISABLE_JIT=1 $(VENV)/bin/coverage run --source=engine \
+		-m pytest -q --hypothesis-seed=0 $(sort $(COVERING)) $(ARGS)
+	@$(VENV)/bin/coverage report --fail-under=100
+
+# numba's cache does not tell kernels that check their indexes from those that do not, so the former
+# have one of their own.
+CHECKED := NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/build/bounds
+bounds: setup ## Run the tests without processes of their own, kernels checking every index
+	@echo "bounds: compiling the kernels (a minute, the first time)"
+	@$(CHECKED) $(VENV)/bin/python -m engine.warm
+	@$(CHECKED) $(VENV)/bin/pytest -q tests/unit tests/property tests/scenarios $(ARGS)
 
 check: setup ## Lint, format, types, import rules
 	@echo "check: ruff (lint)"

@@ -135,10 +135,7 @@ class _Columns:
 
     def add(self, name: str, values: NDArray[Any]) -> None:
         """Pack integers (any shape (n,)) as narrowly as they allow."""
-        count = len(values)
-        if not count:
-            return
-        if count == 1:
+        if len(values) == 1:
             low = high = int(values[0])
         else:
             low, high = int(values.min()), int(values.max())

@@ -68,7 +68,6 @@ class Machine:
         self._columns = Columns(resolved_remembered, movements_remembered)
         self._budget = expiries_per_block
         self._places: dict[int, Place] = {}
-        self._highest_location = 0
         self._scratch = np.zeros((2, limits.MAX_BATCH_LINES), np.int64)
         self._single = _joined([Request(bytes(16), 1, {})], 1)
         self._single_columns = [
@@ -127,11 +126,6 @@ class Machine:
     def places(self) -> dict[int, Place]:
         """The locations it knows of, by id. Read only."""
         return self._places
-
-    @property
-    def highest_location(self) -> int:
-        """The highest location id it knows of; 0 when there is none."""
-        return self._highest_location
 
     @property
     def state_hash(self) -> int:
@@ -288,7 +282,6 @@ class Machine:
             owned, place.currency, place.split, place.part, rules,
         )  # fmt: skip
         self._places[place.location] = place
-        self._highest_location = max(self._highest_location, place.location)
 
     def apply(
         self, now_ns: int, requests: Sequence[Request], *, names_endangered: bool = True

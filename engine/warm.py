@@ -28,7 +28,9 @@ def warm() -> None:
     assert machine.apply(2, [names_it]).endangered
     machine.cell(1, 1)
     machine.hold(bytes(16))
+    machine.incoming_of([(1, 1)])
     machine.next_deadline_ns()
+    machine.tidy(1)
     snapshot.load(
         snapshot.dump(machine, AnswerMemory(), 0), Machine(resolved_remembered=1), AnswerMemory()
     )

@@ -1,12 +1,28 @@
 """The block codec: what goes in comes out, and nothing damaged passes."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import msgpack
 import numpy as np
 import pytest
+from crc32c import crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import limits
-from engine.block import AfterImage, Block, BlockDamaged, Place, crc_of, decode, encode
+from engine.block import (
+    NOT_SOLD,
+    AfterImage,
+    Block,
+    BlockDamaged,
+    Place,
+    check_place,
+    crc_of,
+    decode,
+    encode,
+)
 from engine.kernels import ON_HAND, RESERVED
 from engine.operations import COLUMNS, Kind, Request
 from engine.views import Endangered, EndangeredHold
@@ -150,6 +166,17 @@ def test_a_batch_of_reserves_is_small() -> None:
     assert ON_HAND not in decode(encode(block)[0]).image.words  # type: ignore[union-attr]
 
 
+def test_halves_of_ids_that_are_all_zero_take_no_room() -> None:
+    zeros = np.zeros(2, np.uint64)
+    bare = Request.of(bytes(16), 2, kind=Kind.SALE, sku=1, location=1, quantity=1)
+    given = replace(bare, columns=bare.columns | {"hold_hi": zeros, "hold_lo": zeros})
+    one, other = (
+        encode(Block(0, 1, 1, 1, 0, 0, 9, [], [request], np.zeros(2, np.uint8)))
+        for request in (bare, given)
+    )
+    assert one == other
+
+
 def test_what_a_block_may_endanger_at_most_fits_it() -> None:
     """As many cells as lines, or as many lines on cells with as many holds as may be named."""
     hold = EndangeredHold(b"\xff" * 16, 10**9, 10**9)
@@ -163,3 +190,53 @@ def test_what_a_block_may_endanger_at_most_fits_it() -> None:
     payload, _ = encode(block)
     assert len(payload) < limits.MAX_BLOCK_BYTES // 4
     assert decode(payload).endangered == entries
+
+
+def rewritten(payload: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
+    """A block whose header was changed by somebody who knows how to write one."""
+    start = 4 + int.from_bytes(payload[:4], "little")
+    header = msgpack.unpackb(payload[4:start])
+    change(header)
+    packed = msgpack.packb(header)
+    body = len(packed).to_bytes(4, "little") + packed + payload[start:-4]
+    return body + crc32c(body).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda header: header.update(v=header["v"] + 1), "format"),
+        (lambda header: header.pop("hash"), "not a block of format .*: 'hash'"),
+        (
+            lambda header: header.update(columns=[["sku", "x9", 3]]),
+            "not a block of format .*: 'x9'",
+        ),
+        (lambda header: header["columns"].pop(), "bytes are left over"),
+        (lambda header: header.update(n=4), "3 values, should be 4"),
+    ],
+)
+def test_a_block_that_was_written_otherwise_is_refused(
+    change: Callable[[dict[str, Any]], None], reason: str
+) -> None:
+    asked = Request.of(bytes(16), 3, kind=Kind.SALE, sku=[1, 2, 3], location=1, quantity=1)
+    payload, _ = encode(Block(0, 1, 1, 1, 0, 0, 9, [], [asked], np.array([0, 5, 0], np.uint8)))
+    assert same(decode(rewritten(payload, lambda _: None)), decode(payload))
+    with pytest.raises(BlockDamaged, match=reason):
+        decode(rewritten(payload, change))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"location": 0},
+        {"location": limits.MAX_LOCATIONS + 1},
+        {"buffers": (0,) * (limits.MAX_CHANNELS + 1)},
+        {"buffers": (0, NOT_SOLD - 1)},
+        {"buffers": (0, limits.MAX_QUANTITY + 1)},
+    ],
+)
+def test_a_place_that_no_shard_can_have_is_refused(odd: dict[str, Any]) -> None:
+    fine = Place(limits.MAX_LOCATIONS, owned=True, currency=978, buffers=(0, NOT_SOLD, 5))
+    check_place(fine)
+    with pytest.raises(ValueError, match=next(iter(odd))):
+        check_place(replace(fine, **odd))

@@ -163,3 +163,22 @@ async def test_the_parts_of_a_hold_are_told_by_time() -> None:
 
 def _ok(lines: int) -> NDArray[np.uint8]:
     return np.zeros(lines, np.uint8)
+
+
+def test_a_line_without_a_hold_is_no_event_of_no_hold() -> None:
+    """All zeros mean "no hold", so lines that name none are not about one of that id."""
+    sold = Request.of(new_id(), 2, kind=[Kind.SALE, Kind.COMMIT], sku=1, location=1, quantity=1)
+    block = Block(0, 1, 1, 10, 0, 0, 9, requests=[sold], status=_ok(2))
+    assert list(events_of(block, bytes(16))) == []
+
+
+def test_a_delivery_that_is_expected_without_a_name_has_the_id_of_its_line() -> None:
+    high, low = (np.array([0, half, 0], np.uint64) for half in id_to_pair(new_id()))
+    expected = Request.of(
+        new_id(), 3, kind=[Kind.EXPECT, Kind.EXPECT, Kind.SALE], sku=1, location=1, quantity=1,
+        hold_hi=high, hold_lo=low,
+    )  # fmt: skip
+    block = Block(0, 1, 1, 10, 0, 0, 9, requests=[expected], status=_ok(3))
+    events = [list(events_of(block, line_id(expected.op_id, line))) for line in range(3)]
+    assert [[each.line for each in told] for told in events] == [[0], [], []]
+    assert is_whole(events[0], expected.op_id)

@@ -4,17 +4,19 @@ import random
 from collections import defaultdict
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from engine import kernels
 from engine.machine import Machine
-from engine.operations import Kind, Request, id_to_pair, pair_to_id
+from engine.operations import Kind, Request, id_to_pair, line_id, pair_to_id
 from engine.status import Status
 from tests.property.histories import BERLIN, EUR, request
 from tests.property.shop import OPENED_NS, TEA, Shop, commit, receive, release, reserve
 
+WORD = (1 << 64) - 1
 MANY = 1 << 17  # among so many, some share the 31 bits of hash that an index keeps
 
 
@@ -177,3 +179,24 @@ def test_everything_is_found_after_growth() -> None:
     assert machine.cell(20_001, BERLIN) is None
     assert machine.hold(pair_to_id(1, 20_001)) is None
     assert machine.audit() == []
+
+
+@pytest.mark.parametrize("base", [(1, WORD), (WORD, WORD), (WORD >> 1, WORD - 1)])
+def test_the_ids_of_lines_carry_into_the_high_word(base: tuple[int, int]) -> None:
+    shop = Shop(tea=10)
+    first = pair_to_id(*base)
+    shop.pair.now_ns += 1
+    shop.pair.apply([request(first, [reserve(units) for units in (1, 2, 3)])])
+    held = [shop.pair.machine.hold(line_id(first, line)) for line in range(3)]
+    assert [each and each.lines[0].pending for each in held] == [1, 2, 3]
+
+
+CHECKS_INDEXES = bool(numba.config.DISABLE_JIT or numba.config.BOUNDSCHECK)
+
+
+@pytest.mark.skipif(not CHECKS_INDEXES, reason="these kernels are compiled without (`make bounds`)")
+def test_an_index_beyond_the_end_is_noticed() -> None:
+    """Otherwise a run that should show it runs kernels that were compiled for another one."""
+    state = Machine(resolved_remembered=1).state
+    with pytest.raises(IndexError):
+        kernels.rebuild_cell_index(state.cells, len(state.cells) + 1, state.cell_index)

@@ -368,6 +368,15 @@ def test_a_fulfilled_hold_lives_again_when_its_handover_failed() -> None:
     assert shop.cell().on_hand == 6
 
 
+def test_what_was_not_handed_over_stays_as_it_is_when_the_rest_comes_back() -> None:
+    shop = Shop(tea=10, jam=10)
+    shop.holds("order", reserve(4), reserve(1, JAM))
+    shop.does(commit("order"), fulfil("order", 3, TEA))
+    shop.does(unfulfil("order"))
+    assert shop.units("order") == [(0, 4, 0), (0, 1, 0)]
+    assert (shop.cell(TEA).on_hand, shop.cell(JAM).on_hand) == (10, 10)
+
+
 def test_a_hold_that_lives_again_is_not_forgotten_and_leaves_its_place_to_nobody() -> None:
     shop = Shop(tea=10, resolved_remembered=2)
     for name in ("revived", "second", "third", "fourth"):
@@ -386,8 +395,9 @@ def test_a_hold_that_lives_again_is_not_forgotten_and_leaves_its_place_to_nobody
 
 def test_holds_expire_past_the_place_of_one_that_lives_again() -> None:
     shop = Shop(tea=10, resolved_remembered=1)
-    shop.holds("revived", reserve(1))
-    shop.does(commit("revived"), fulfil("revived"), unfulfil("revived"))
+    shop.holds("revived", reserve(1, ttl_ms=5))
+    shop.wait(1000 * MS)
+    shop.does(commit("revived", again=True))
     shop.holds("first", reserve(1, ttl_ms=5))
     shop.holds("second", reserve(1, ttl_ms=90))
     shop.wait(1000 * MS)

@@ -116,6 +116,27 @@ def test_damage_is_noticed() -> None:
         snapshot.load([bytes(flipped)], Machine(**BOUNDS), AnswerMemory())
 
 
+def test_a_snapshot_of_another_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, _ = busy_machine(3, blocks=1)
+    monkeypatch.setattr(snapshot, "FORMAT", snapshot.FORMAT + 1)
+    foreign = snapshot.dump(machine, AnswerMemory(), 0)
+    pieces = list(foreign)
+    monkeypatch.undo()
+    with pytest.raises(snapshot.SnapshotDamaged, match=f"this is {snapshot.FORMAT}"):
+        snapshot.load(pieces, Machine(**BOUNDS), AnswerMemory())
+
+
+def test_the_bytes_in_use_are_about_what_a_snapshot_copies() -> None:
+    def sizes(blocks: int) -> tuple[int, int]:
+        machine, _ = busy_machine(5, blocks)
+        used = machine.nbytes_used()
+        assert 0 < used < sum(machine.nbytes().values())
+        return used, sum(map(len, snapshot.dump(machine, AnswerMemory(), 0)))
+
+    (used, copied), (more_used, more_copied) = sizes(1), sizes(10)
+    assert more_used - used == pytest.approx(more_copied - copied, abs=200)
+
+
 @pytest.mark.parametrize("bound", ["resolved_remembered", "movements_remembered"])
 def test_a_machine_of_other_bounds_does_not_take_it_over(bound: str) -> None:
     machine, _ = busy_machine(4)

@@ -164,3 +164,8 @@ def test_holds_of_the_next_turn_can_be_resolved_while_they_move_on(number: int) 
     assert not alarm.tidy(1), "all have moved"
     alarm.at(turn_ns + 2 * FIRST_LEVEL)
     assert alarm.deadlines == []
+
+
+def test_nothing_waits_in_an_empty_wheel() -> None:
+    state = Machine(resolved_remembered=1).state
+    assert kernels.next_event(state.wheel_bits, BEGAN_NS >> limits.EXPIRY_TICK_BITS) == -1

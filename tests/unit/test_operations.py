@@ -1,0 +1,59 @@
+"""Requests are built of what fits their columns, and of nothing else."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine import limits
+from engine.operations import Flag, Kind, Request
+
+
+@pytest.mark.parametrize("size", [0, 15, 17])
+def test_an_id_has_sixteen_bytes(size: int) -> None:
+    with pytest.raises(ValueError, match=f"op_id: {size} bytes"):
+        Request.of(bytes(size), 1)
+
+
+@pytest.mark.parametrize("lines", [0, -1, limits.MAX_BLOCK_LINES + 1])
+def test_a_request_has_lines_but_not_too_many(lines: int) -> None:
+    with pytest.raises(ValueError, match=f"lines: {lines}"):
+        Request.of(bytes(16), lines)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "reason"),
+    [
+        ("kind", 256, "out of range"),
+        ("sku", [1, -1], "out of range"),
+        ("quantity", 1 << 63, "out of range"),
+        ("quantity", 1.5, "out of range"),
+        ("location", "one", "out of range"),
+        ("sku", [1, 2, 3], "3 values, must be 1 or 2"),
+        ("sku", [], "0 values, must be 1 or 2"),
+        ("sku", [[1, 2]], "2 values, must be 1 or 2"),
+    ],
+)
+def test_what_does_not_fit_a_column_is_refused_by_name(
+    column: str, values: Any, reason: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{column}: {reason}"):
+        Request.of(bytes(16), 2, **{column: values})
+
+
+def test_a_column_of_zeros_is_left_out_and_one_value_is_for_all_lines() -> None:
+    asked = Request.of(
+        bytes(16), 2, kind=Kind.SALE, sku=[1, 2], location=[7], flags=0, value=[0],
+        quantity=np.int64(0),
+    )  # fmt: skip
+    assert {name: column.tolist() for name, column in asked.columns.items()} == {
+        "kind": [6, 6],
+        "sku": [1, 2],
+        "location": [7, 7],
+    }
+
+
+def test_a_request_is_partial_when_one_of_its_lines_is() -> None:
+    assert Request.of(bytes(16), 2, flags=[Flag.LINKED, Flag.LINKED | Flag.PARTIAL]).is_partial
+    assert not Request.of(bytes(16), 2, flags=Flag.LINKED).is_partial
+    assert not Request.of(bytes(16), 2).is_partial
