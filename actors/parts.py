@@ -115,13 +115,14 @@ def order_part(request: Request, shards: NDArray[np.int64], shard: int, without:
     return part
 
 
-def hold_part(request: Request, shards: NDArray[np.int64], shard: int, releases_rest: bool) -> Part:
-    """Lines on a hold; only the last one of a shard releases what the others leave there."""
+def hold_part(request: Request, shards: NDArray[np.int64], shard: int) -> Part:
+    """Lines on a hold; the last one of a shard has the flags of the last one of all.
+
+    So it is linked to no other, and releases what the others leave there if that is asked for.
+    """
     part = _compact_part(request, shards, shard)
-    if releases_rest:
-        flags = np.zeros(len(part.places), COLUMNS["flags"])
-        flags[-1] = Flag.RELEASE_REST
-        part.request.columns["flags"] = flags
+    if "flags" in request.columns:
+        part.request.columns["flags"][-1] = request.columns["flags"][-1]
     return part
 
 

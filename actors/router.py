@@ -31,7 +31,7 @@ from actors.parts import (
 from actors.ports import CellTable, ShardLink
 from actors.shards import Shards, every
 from engine.history import History
-from engine.operations import Answer, Flag, Kind, Request
+from engine.operations import PART_KINDS, Answer, Flag, Kind, Request
 from engine.shard_map import ShardMap
 from engine.status import Status
 from engine.views import Cell, DatedIncoming, Hold, HoldLine, HoldState, Incoming
@@ -51,6 +51,8 @@ _ON_HOLD: Final = (
     Kind.CLAIM_RETURN,
     Kind.CANCEL_INCOMING,
 )
+# Lines that may be linked to the next one.
+_LINKABLE: Final = (Kind.RESERVE, Kind.RETURN, *PART_KINDS)
 # The state of a hold over several shards is the first of these that one of its parts is in.
 _LIFE: Final = (
     HoldState.PENDING,
@@ -113,6 +115,8 @@ class Router:
     async def on_hold(self, request: Request, location: int = 0) -> tuple[int, Answer]:
         """Apply lines on one hold: all of it (one line of quantity 0), or some of its cells.
 
+        Linked lines stand or fall together on each shard: when one shard refuses its lines, another
+        has done its own even so.
         `location`, if not 0, is where all of the hold is; without it, and when lines do not say it
         themselves, every shard is asked. The call is applied to each shard's part of the hold.
         """
@@ -138,7 +142,7 @@ class Router:
             request = renamed(request, [shard == _NO_LOCATION for shard in shards])
         first = next(iter(holders), 0)
         placed = np.array([first if shard == _NO_LOCATION else shard for shard in shards], np.int64)
-        parts = [hold_part(request, placed, shard, releases_rest) for shard in in_order(placed)]
+        parts = [hold_part(request, placed, shard) for shard in in_order(placed)]
         rest = set(holders) - set(placed.tolist()) if releases_rest else set()
         answers = await self._shards.submit_parts(parts)
         if rest and not any(any(answer.status) for answer in answers):
@@ -298,7 +302,7 @@ class Router:
             for at in np.unique(location[on_hold & (location != 0) & (sku == 0)]).tolist():
                 if len(self._shards.map.owners(at)) > 1:
                     shards[on_hold & (location == at) & (sku == 0)] = _NO_SKU
-        linked = np.isin(kind, (Kind.RESERVE, Kind.RETURN)) & ((flags & Flag.LINKED) != 0)
+        linked = np.isin(kind, _LINKABLE) & ((flags & Flag.LINKED) != 0)
         if linked[:-1].any():
             starts = np.arange(request.lines)
             starts[1:][linked[:-1]] = 0

@@ -1222,6 +1222,12 @@ def called_hold(
 
 
 @_inlined
+def is_of_parts(kind):
+    """Whether `kind` moves units of a hold, of all of it or of a part (`PART_KINDS`)."""
+    return (kind >= _COMMIT and kind <= _CANCEL) or kind == _UNFULFIL
+
+
+@_inlined
 def check_hold_call(kind, flags, quantity):
     """The checks of an operation on a hold that do not need the hold."""
     allowed = 0
@@ -1376,6 +1382,100 @@ def on_hold(
         H_RELEASED if kind == _RELEASE else H_CANCELLED,
     )  # fmt: skip
     return status, row
+
+
+@_inlined
+def check_part(block, first, i, end, last_line):
+    """The checks of a call on a part of a hold that is one of the linked ones [first, end)."""
+    kind, flags, quantity = np.int64(block.kind[i]), np.int64(block.flags[i]), block.quantity[i]
+    if kind < _RESERVE or kind > _LAST_KIND:
+        return _INVALID_KIND
+    if (
+        kind != block.kind[first]
+        or block.hold_hi[i] != block.hold_hi[first]
+        or block.hold_lo[i] != block.hold_lo[first]
+    ):
+        return _INVALID_FLAGS
+    if flags & ~(_LINKED | _RELEASE_REST):
+        return _INVALID_FLAGS
+    if (i == last_line and flags & _LINKED) or (i < end - 1 and flags & _RELEASE_REST):
+        return _INVALID_FLAGS
+    status = check_hold_call(kind, flags & ~_LINKED, quantity)
+    return _INVALID_QUANTITY if status == _OK and quantity == 0 else status
+
+
+@_inlined
+def part_key(cells, lines, block, head, i):
+    """The key of the cell that a part of a hold is of; NONE if it does not say which of several."""
+    key = np.int64(block.location[i]) << 32 | np.int64(block.sku[i])
+    if key == 0:
+        is_only = lines[head, NEXT_LINE] < 0
+        key = cells[lines[head, CELL], KEY] if is_only else np.int64(NONE)
+    return key
+
+
+@_jit
+def judge_parts(
+    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, block,
+    first, end, last_line, rows,
+):  # fmt: skip
+    """Find the first of the linked calls [first, end) that must be refused: (line or -1, its status).
+
+    The demand of lines on one cell is summed. `rows[i]` becomes the row of line i.
+    """
+    kind, head = np.int64(block.kind[first]), np.int64(-1)
+    for i in range(first, end):
+        status = check_part(block, first, i, end, last_line)
+        if status != _OK:
+            return i, status
+        if i == first:
+            head = called_hold(
+                cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now,
+                block.hold_hi[i], block.hold_lo[i],
+            )  # fmt: skip
+        if head < 0:
+            return i, _UNKNOWN_HOLD
+        rows[i] = np.int64(lines[head, CELL])
+        status = check_hold_state(kind, lines[head, STATE])
+        if status == _OK:
+            key, units = part_key(cells, lines, block, head, i), block.quantity[i]
+            for j in range(first, i):
+                if part_key(cells, lines, block, head, j) == key:
+                    units += block.quantity[j]
+            status, rows[i], _ = judge_on_hold(cells, lines, kind, key, units, head)
+        if end - first > _MAX_HOLD_LINES and (status == _OK or status > _TOO_MANY_LINES):
+            status = _TOO_MANY_LINES
+        if status != _OK:
+            return i, status
+    return np.int64(-1), _OK
+
+
+@_jit
+def on_parts(
+    cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now,
+    block, first, end, last_line, rows, out_status,
+):  # fmt: skip
+    """The linked calls [first, end) on parts of one hold: all or none.
+
+    What is judged together can be done one by one: each leaves the next ones their units, and with
+    them the hold in a state in which they can be moved.
+    """
+    rows[first:end] = -1
+    bad, status = judge_parts(
+        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, block,
+        first, end, last_line, rows,
+    )  # fmt: skip
+    if bad >= 0:
+        out_status[first:end] = _LINKED_REFUSED
+        out_status[bad] = status
+        return
+    for i in range(first, end):
+        out_status[i], rows[i] = on_hold(
+            cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta,
+            sums, now, np.int64(block.kind[i]), np.int64(block.flags[i]) & ~_LINKED,
+            np.int64(block.location[i]) << 32 | np.int64(block.sku[i]), block.quantity[i],
+            block.hold_hi[i], block.hold_lo[i],
+        )  # fmt: skip
 
 
 @_jit
@@ -2532,7 +2632,7 @@ def apply_block(state, now, budget, block, rows, units, out_status, out_availabl
             row = np.int64(-1)
             status = _INVALID_KIND
             if (kind == _RESERVE and flags | np.int64(channels[i])) or (
-                kind == _RETURN and flags & _LINKED
+                flags & _LINKED and (kind == _RETURN or is_of_parts(kind))
             ):
                 while after < end and flag_bits[after - 1] & _LINKED:
                     after += 1
@@ -2541,6 +2641,11 @@ def apply_block(state, now, budget, block, rows, units, out_status, out_availabl
                         cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits,
                         ring, places, buffers, meta, sums, now, block, i, after, end - 1, hi, lo,
                         rows, units, out_status,
+                    )  # fmt: skip
+                elif kind != _RETURN:
+                    on_parts(
+                        cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits,
+                        ring, meta, sums, now, block, i, after, end - 1, rows, out_status,
                     )  # fmt: skip
                 else:
                     exchange(
@@ -2557,7 +2662,7 @@ def apply_block(state, now, budget, block, rows, units, out_status, out_availabl
                     cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, places,
                     meta, sums, now, sku, location, quantities[i], values[i], hi, lo,
                 )  # fmt: skip
-            elif (kind >= _COMMIT and kind <= _CANCEL) or kind == _UNFULFIL:
+            elif is_of_parts(kind):
                 status, row = on_hold(
                     cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums,
                     now, kind, flags, location << 32 | sku, quantities[i], hold_hi[i], hold_lo[i],

@@ -48,9 +48,11 @@ class Kind(IntEnum):
 class Flag(IntFlag):
     """Bits of a line's `flags` column."""
 
-    # This line and the next stand or fall together: reserves in one hold; returns before them, too.
+    # This line and the next stand or fall together: reserves in one hold; returns before them, too;
+    # calls of one of PART_KINDS on parts of one hold, their quantities not zero.
     LINKED = 1
-    RELEASE_REST = 2  # COMMIT of a part only: what is not committed is released
+    # COMMIT of a part only (of linked ones, on the last): what is not committed is released.
+    RELEASE_REST = 2
     # RESERVE: hold what there is, if it is less. A linked line that finds nothing is refused alone.
     PARTIAL = 4
     # RESERVE, first line of its order: `hold` is pending and is released if the order is accepted;
@@ -73,6 +75,7 @@ class Disposition(IntEnum):
 
 
 HOLD_KINDS: Final = (Kind.COMMIT, Kind.RELEASE, Kind.FULFIL, Kind.CANCEL)
+PART_KINDS: Final = (*HOLD_KINDS, Kind.UNFULFIL)  # move units of a hold: all, or a part of it
 
 # The columns of a line, with their types. All are little-endian where they leave the process.
 COLUMNS: Final[dict[str, np.dtype[Any]]] = {

@@ -16,7 +16,7 @@ from engine import limits
 from engine.block import NOT_SOLD, Place, check_place
 from engine.operations import (
     COLUMNS,
-    HOLD_KINDS,
+    PART_KINDS,
     Disposition,
     Flag,
     Kind,
@@ -318,6 +318,8 @@ class ReferenceMachine:
             return self._reserve(line_id(request.op_id, first), order, is_open)
         if line.kind == Kind.RETURN and line.flags & Flag.LINKED:
             return self._exchange(line_id(request.op_id, first), order, is_open)
+        if line.kind in PART_KINDS and line.flags & Flag.LINKED:
+            return self._on_parts(order, is_open)
         return [self._apply_line(line_id(request.op_id, first), line)]
 
     def _apply_line(self, own_id: bytes, line: Line) -> Answer:
@@ -332,7 +334,7 @@ class ReferenceMachine:
     def _rules(self) -> dict[int, Callable[[Line], Answer]]:
         """What is to be done for each kind of line that needs nothing but the line."""
         return {
-            **dict.fromkeys((*HOLD_KINDS, Kind.UNFULFIL), self._on_hold),
+            **dict.fromkeys(PART_KINDS, self._on_hold),
             **dict.fromkeys(FACTS, self._fact),
             **dict.fromkeys(SETTINGS, self._setting),
             Kind.EXTEND: self._extend,
@@ -469,6 +471,40 @@ class ReferenceMachine:
             resolved = HoldState.RELEASED if line.kind == Kind.RELEASE else HoldState.CANCELLED
             self._settle(hold_id, resolved)
         return status, _key(called[0]) if called else None
+
+    def _on_parts(self, lines: list[Line], is_open: bool) -> list[Answer]:
+        """Calls on parts of one hold: all or none. `is_open`: as in `_reserve`."""
+        answers: list[Answer] = []
+        demand: Counter[Key] = Counter()  # of lines on one cell, summed
+        for number, line in enumerate(lines):
+            is_last = number == len(lines) - 1
+            status, key = _check_part(line, lines[0], is_last, is_open and is_last), None
+            if status == Status.OK:
+                status, key = self._judge_part(line, demand)
+                is_said_first = Status.OK < status < Status.TOO_MANY_LINES
+                if len(lines) > limits.MAX_HOLD_LINES and not is_said_first:
+                    status = Status.TOO_MANY_LINES
+            if status != Status.OK:
+                refused = [(Status.LINKED_LINE_REFUSED, seen) for _, seen in answers]
+                unseen = [(Status.LINKED_LINE_REFUSED, None)] * (len(lines) - number - 1)
+                return [*refused, (status, key), *unseen]
+            answers.append((status, key))
+        return [self._on_hold(line._replace(flags=line.flags & ~Flag.LINKED)) for line in lines]
+
+    def _judge_part(self, line: Line, demand: Counter[Key]) -> Answer:
+        """Judge one of several calls on parts of a hold, and add it to the demand."""
+        _, hold = self._called_hold(line)
+        if hold is None:
+            return Status.UNKNOWN_HOLD, None
+        status = _check_hold_state(line.kind, hold.state)
+        if status != Status.OK:
+            return status, _key(hold.lines[0])
+        called = _called_lines(line, hold)
+        key = _key(called[0]) if called else None
+        if key:
+            demand[key] += line.quantity
+            line = line._replace(quantity=demand[key])
+        return self._judge_on_hold(line, hold, called), key
 
     def _called_hold(self, line: Line) -> tuple[bytes, Hold | None]:
         """The hold that a line names; an overdue one, that the sweep did not come to, expires."""
@@ -1129,7 +1165,7 @@ def _lines(request: Request) -> list[Line]:
 def _linked_lines(lines: list[Line], first: int) -> list[Line]:
     """The lines that stand or fall together with line `first`."""
     end = first + 1
-    if lines[first].kind in (Kind.RESERVE, Kind.RETURN):
+    if lines[first].kind in (Kind.RESERVE, Kind.RETURN, *PART_KINDS):
         while end < len(lines) and lines[end - 1].flags & Flag.LINKED:
             end += 1
     return lines[first:end]
@@ -1175,6 +1211,19 @@ def _check_hold_call(line: Line) -> Status:
     if line.quantity > limits.MAX_QUANTITY:
         return Status.QUANTITY_TOO_LARGE
     return Status.OK
+
+
+def _check_part(line: Line, first: Line, is_last: bool, is_dangling: bool) -> Status:
+    """The checks of a call on a part of a hold that is linked to others, `first` of them."""
+    if line.kind not in set(Kind):
+        return Status.INVALID_KIND
+    if (line.kind, line.hold_id) != (first.kind, first.hold_id) or is_dangling:
+        return Status.INVALID_FLAGS
+    allowed = Flag.LINKED | Flag.RELEASE_REST if is_last else Flag.LINKED
+    if line.flags & ~allowed:
+        return Status.INVALID_FLAGS
+    status = _check_hold_call(line._replace(flags=line.flags & ~Flag.LINKED))
+    return Status.INVALID_QUANTITY if status == Status.OK and line.quantity == 0 else status
 
 
 def _check_hold_state(kind: int, state: HoldState) -> Status:

@@ -21,7 +21,16 @@ from actors.router import Router
 from adapters.rpc.requests import InvalidField
 from engine import limits
 from engine.catalogue import Catalogue
-from engine.operations import COLUMNS, Answer, Flag, Kind, Request, id_to_pair, pair_to_id
+from engine.operations import (
+    COLUMNS,
+    PART_KINDS,
+    Answer,
+    Flag,
+    Kind,
+    Request,
+    id_to_pair,
+    pair_to_id,
+)
 from engine.status import Status
 
 EXPANDED: Final = (
@@ -253,13 +262,14 @@ def _check_moves(columns: dict[str, NDArray[Any]], origin: NDArray[np.int64], pa
 
 
 def _set_flags(columns: dict[str, NDArray[Any]], origin: NDArray[np.int64]) -> None:
-    """The parts of a line to reserve stand or fall together; what is said once stays said once."""
+    """The parts of what can be linked stand or fall together; what is said once stays said once."""
     is_first = np.diff(origin, prepend=-1) != 0
     is_last = np.diff(origin, append=-1) != 0
     reserves = columns["kind"] == Kind.RESERVE
+    is_linkable = np.isin(columns["kind"], (Kind.RESERVE, *PART_KINDS))
     flags = columns.get("flags", np.zeros(len(origin), COLUMNS["flags"]))
     supersedes = (flags & Flag.SUPERSEDE) != 0
-    flags[reserves & ~is_last] |= np.uint8(Flag.LINKED)
+    flags[is_linkable & ~is_last] |= np.uint8(Flag.LINKED)
     flags[reserves & ~is_first] &= np.uint8(0xFF ^ Flag.SUPERSEDE)
     flags[~reserves & ~is_last] &= np.uint8(0xFF ^ Flag.RELEASE_REST)
     columns["flags"] = flags

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from engine import currencies, limits
 from engine.catalogue import Catalogue
-from engine.operations import COLUMNS, Flag, Kind, Request, id_to_pair
+from engine.operations import COLUMNS, PART_KINDS, Flag, Kind, Request, id_to_pair
 from onhand.v1 import availability_pb2, common_pb2, price_pb2, stock_pb2
 
 NO_SUCH_ID: Final = 0xFFFFFFFF  # of no SKU and no location; 0 would mean "any" to a call on a hold
@@ -194,22 +194,30 @@ def on_hold(
     if not message.lines:
         return one(message.op_id, kind, 0, 0, _WHOLE_HOLD, flags=flags, hold=hold), hint
     lines = lines_of(message.op_id, message.lines, catalogue)
-    return of_parts(kind, message.op_id, hold, lines, flags), hint
+    together = None
+    if kind in PART_KINDS:
+        together = linked(len(lines))
+        together[-1] = flags  # what the others leave is known after the last one
+    return of_parts(kind, message.op_id, hold, lines, together), hint
 
 
 def of_parts(
-    kind: Kind, op_id: bytes, hold: tuple[int, int], lines: list[Line], last_flags: int = 0
+    kind: Kind,
+    op_id: bytes,
+    hold: tuple[int, int],
+    lines: list[Line],
+    flags: NDArray[np.uint8] | None = None,
 ) -> Request:
-    """A call on parts of a hold; `last_flags` are of the last line, after which the rest is known."""
+    """A call on parts of a hold or of an incoming record; without flags, each judged by itself."""
     # To the machine, no quantity means all of the hold, whatever cell the line names.
     named = [(sku, location, quantity or _NOT_A_QUANTITY) for sku, location, quantity in lines]
     if len(named) == 1:
         sku, location, quantity = named[0]
-        return one(op_id, kind, sku, location, quantity, flags=last_flags, hold=hold)
-    flags = np.zeros(len(named), COLUMNS["flags"])
-    flags[-1] = last_flags
+        only = 0 if flags is None else int(flags[0])
+        return one(op_id, kind, sku, location, quantity, flags=only, hold=hold)
     high, low = (np.uint64(half) for half in hold)
-    return many(op_id, kind, named, flags=flags, hold_hi=high, hold_lo=low)
+    given = 0 if flags is None else flags
+    return many(op_id, kind, named, flags=given, hold_hi=high, hold_lo=low)
 
 
 def of_cells(
@@ -342,7 +350,7 @@ def lines_of(
 
 
 def linked(lines: int) -> NDArray[np.uint8]:
-    """The flags of one order's lines: each but the last is linked to the next."""
+    """The flags of lines that stand or fall together: each but the last is linked to the next."""
     flags = np.full(lines, Flag.LINKED, COLUMNS["flags"])
     flags[-1] = 0
     return flags

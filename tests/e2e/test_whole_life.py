@@ -156,6 +156,29 @@ async def test_a_sale_too_much_names_the_orders_that_it_endangers(
     }
 
 
+async def test_parts_of_an_order_stand_or_fall_together(
+    shop: Shop, goods: Goods, client: Client
+) -> None:
+    here, (first, second, _) = goods.at, goods.skus
+    cart = await client.reserve([(first, here, 4), (second, here, 3)], ttl_ms=FAR_MS)
+    for too_many in (
+        await client.commit(cart, [(first, here, 3), (second, here, 4)], release_rest=True),
+        await client.release(cart, [(first, here, 3), (second, here, 4)]),
+    ):
+        statuses = [line.status for line in too_many.lines]
+        assert statuses == [Status.LINKED_LINE_REFUSED, Status.EXCEEDS_HOLD]
+        assert too_many.status == Status.EXCEEDS_HOLD
+    assert await shop.counters(first, here) == {"on_hand": 10, "reserved": 4}
+    assert (await client.commit(cart, [(first, here, 3), (second, here, 2)], release_rest=True)).ok
+    handed_over = await client.fulfil(cart, [(second, here, 3), (first, here, 3)])
+    statuses = [line.status for line in handed_over.lines]
+    assert statuses == [Status.EXCEEDS_HOLD, Status.LINKED_LINE_REFUSED]
+    assert await shop.counters(first, here) == {"on_hand": 10, "committed": 3}
+    assert (await client.fulfil(cart, [(second, here, 2), (first, here, 3)])).ok
+    assert await shop.counters(first, here) == {"on_hand": 7}
+    assert await shop.counters(second, here) == {"on_hand": 8}
+
+
 @pytest.mark.parametrize("to", [1, 2], ids=["other shard", "same shard"])
 async def test_a_transfer_in_parts(shop: Shop, goods: Goods, client: Client, to: int) -> None:
     source, destination = goods.locations[0], goods.locations[to]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from engine import limits
 from engine.operations import (
     COLUMNS,
-    HOLD_KINDS,
+    PART_KINDS,
     Disposition,
     Flag,
     Kind,
@@ -181,6 +181,17 @@ def _exchange(returns: list[Part], order: list[Line]) -> list[Part]:
     return [*(_chained(each) for each in returns), *linked(order)]
 
 
+def _together(first: Call, others: list[tuple[int, int]]) -> list[Part]:
+    """Linked calls on parts of one hold, as (units, cell); the last one has the flags of the first."""
+    parts = [first._replace(line=first.line._replace(flags=0))]
+    parts += [
+        first._replace(line=parts[0].line._replace(quantity=units), cell=cell)
+        for units, cell in others
+    ]
+    last = parts[-1]._replace(line=parts[-1].line._replace(flags=first.line.flags))
+    return [*(_chained(each) for each in parts[:-1]), last]
+
+
 def _chained(part: Part) -> Part:
     if isinstance(part, Call):
         return part._replace(line=_chained(part.line))
@@ -253,11 +264,7 @@ SUPERSEDING = [
     for hold in (0, 0, 0, 1, 2, 3, 5)
 ]
 AMOUNTS = [  # of an operation on a hold, with its flags
-    *(
-        (kind, units, 0)
-        for kind in (Kind.COMMIT, *HOLD_KINDS, Kind.UNFULFIL)
-        for units in (0, 0, 1, 1, 2, 3, 5)
-    ),
+    *((kind, units, 0) for kind in (Kind.COMMIT, *PART_KINDS) for units in (0, 0, 1, 1, 2, 3, 5)),
     *((Kind.COMMIT, units, int(Flag.RELEASE_REST)) for units in (1, 1, 2, 3, 5)),
     *((Kind.COMMIT, 0, int(Flag.RE_RESERVE)) for _ in range(5)),
 ]
@@ -281,6 +288,7 @@ UNDONE = [  # of holds that are resolved, if there are any: negative numbers beg
     for hold in (-1, -1, -2, -2, -3, -4, -5)
     for named in (None, 0)
 ]
+PART_CALLS = [each for each in [*CALLS, *UNDONE] if each.line.quantity]
 MOVES = [
     Call(line(Kind.MOVE, (sku, to), units, value=source), hold)
     for sku in (0, 0, 0, 1, 2)
@@ -350,7 +358,7 @@ CALLS_ON_RECORDS = [
     call
     for record in RECORDS
     for call in (
-        *(line(kind, hold=record) for kind in (*HOLD_KINDS, Kind.UNFULFIL)),
+        *(line(kind, hold=record) for kind in PART_KINDS),
         line(Kind.EXTEND, value=1, hold=record),
         line(Kind.MOVE, CELLS[3], hold=record),
         line(Kind.ADD_LINE, CELLS[0], 1, 50, hold=record),
@@ -443,6 +451,11 @@ _parts = st.lists(
             _exchange,
             st.lists(st.sampled_from(COME_BACK), min_size=1, max_size=2),
             st.lists(st.sampled_from([*RESERVES, *PARTIAL]), min_size=1, max_size=2),
+        ),
+        st.builds(
+            _together,
+            st.sampled_from(PART_CALLS),
+            st.lists(st.tuples(st.integers(1, 3), st.integers(0, 2)), min_size=1, max_size=3),
         ),
         st.builds(
             _order,

@@ -123,8 +123,11 @@ def test_flags_that_are_said_once_stay_so() -> None:
 
     part = request_of(Kind.COMMIT, (BOX, 1), flags=[Flag.RELEASE_REST], holds=[ID])
     expanded = bundles.expand(part, CATALOGUE).request
-    assert rows(expanded, "flags") == [(0,), (Flag.RELEASE_REST,)]
+    assert rows(expanded, "flags") == [(Flag.LINKED,), (Flag.RELEASE_REST,)]
     assert rows(expanded, "hold_hi", "hold_lo") == [id_to_pair(ID)] * 2
+    parts = request_of(Kind.FULFIL, (BOX, 1), (MILK, 1), (BOX, 1), flags=[1, 1, 0], holds=[ID] * 3)
+    expanded = bundles.expand(parts, CATALOGUE).request
+    assert rows(expanded, "flags") == [(Flag.LINKED,)] * 4 + [(0,)]
 
 
 def test_parts_of_a_sale_have_ids_of_their_own_and_those_of_an_order_its_own() -> None:

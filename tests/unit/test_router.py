@@ -355,7 +355,7 @@ async def test_parts_of_a_hold_are_committed_where_they_are(town: Town, held: by
 
 @pytest.mark.parametrize("named", [[1], [2], [2, 1]], ids=str)
 async def test_the_rest_is_released_everywhere(town: Town, held: bytes, named: list[int]) -> None:
-    flags = [0] * (len(named) - 1) + [Flag.RELEASE_REST]
+    flags = [Flag.LINKED] * (len(named) - 1) + [Flag.RELEASE_REST]
     columns = {"sku": 1, "location": named, "quantity": 1, "flags": flags}
     request = call(os.urandom(16), Kind.COMMIT, held, len(named), **columns)
     for _ in range(2):
@@ -365,6 +365,33 @@ async def test_the_rest_is_released_everywhere(town: Town, held: bytes, named: l
     hold = await town.router.hold(held)
     assert hold is not None
     assert sum(line.committed for line in hold.lines) == len(named)
+
+
+async def test_parts_of_a_hold_stand_or_fall_together_on_each_shard(town: Town) -> None:
+    held = os.urandom(16)
+    await town.router.reserve(order(held, [(1, 1), (1, 2), (2, 1), (2, 2)], quantity=3))
+    cells = {"sku": [1, 1, 2, 2], "location": [1, 2, 1, 2]}
+    flags = [Flag.LINKED] * 3 + [Flag.RELEASE_REST]
+    parts = {"quantity": [2, 2, 4, 2], "flags": flags, **cells}
+    _, answer = await town.router.on_hold(call(os.urandom(16), Kind.COMMIT, held, 4, **parts))
+    linked = Status.LINKED_LINE_REFUSED
+    assert list(answer.status) == [linked, Status.OK, Status.EXCEEDS_HOLD, Status.OK]
+    hold = await town.router.hold(held)
+    assert hold is not None
+    units = {(x.sku, x.location): (x.pending, x.committed) for x in hold.lines}
+    there, here = (0, 2), (3, 0)
+    assert units == {(1, 1): here, (2, 1): here, (1, 2): there, (2, 2): there}
+
+
+async def test_linked_parts_in_a_batch_go_to_the_shard_of_the_first(
+    town: Town, held: bytes
+) -> None:
+    cells = {"sku": 1, "location": [2, 1, 1, 2], "quantity": 1}
+    flags = [Flag.LINKED, 0, 0, 0]
+    request = call(batch_id(), Kind.COMMIT, held, 4, flags=flags, **cells)
+    _, answer = await town.router.submit(request)
+    linked = Status.LINKED_LINE_REFUSED
+    assert list(answer.status) == [linked, Status.NOT_IN_HOLD, Status.OK, Status.OK]
 
 
 async def test_the_rest_is_not_released_when_the_part_is_refused(town: Town, held: bytes) -> None:

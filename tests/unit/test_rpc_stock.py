@@ -204,18 +204,29 @@ async def test_an_order_is_refused_by_the_line_that_is_to_blame(shop: Shop) -> N
     assert (await shop.stock.Release(released)).status == Status.UNKNOWN_HOLD
 
 
-async def test_parts_of_a_hold_are_each_judged_by_themselves(shop: Shop) -> None:
+async def test_parts_of_a_hold_stand_or_fall_together(shop: Shop) -> None:
     await shop.receive(5)
     await shop.receive(5, sku=2)
     op_id = an_id()
     lines = [line(1, 1, 2), line(2, 1, 2)]
     await shop.stock.Reserve(stock_pb2.ReserveRequest(op_id=op_id, lines=lines))
-    parts = [line(1, 1, 3), line("nothing", 1, 1), line(2, 1, 0), line(2, 1, 1)]
-    request = stock_pb2.HoldRequest(op_id=an_id(), hold_id=op_id, lines=parts, release_rest=True)
+    linked = Status.LINKED_LINE_REFUSED
+    for bad, status in (
+        (line(1, 1, 2), Status.EXCEEDS_HOLD),
+        (line("nothing", 1, 1), Status.NOT_IN_HOLD),
+        (line(2, 1, 0), Status.INVALID_QUANTITY),
+    ):
+        parts = [line(1, 1, 1), bad, line(2, 1, 1)]
+        request = stock_pb2.HoldRequest(
+            op_id=an_id(), hold_id=op_id, lines=parts, release_rest=True
+        )
+        reply = await shop.stock.Commit(request)
+        assert [each.status for each in reply.lines] == [linked, status, linked]
+        assert reply.status == status
+    request.op_id = an_id()
+    del request.lines[1]
     reply = await shop.stock.Commit(request)
-    refused = [Status.EXCEEDS_HOLD, Status.NOT_IN_HOLD, Status.INVALID_QUANTITY, Status.OK]
-    assert [each.status for each in reply.lines] == refused
-    assert reply.status == Status.EXCEEDS_HOLD
+    assert [(each.status, each.available) for each in reply.lines] == [(0, 4), (0, 4)]
 
 
 async def test_facts_are_recorded_and_raise_a_shortage(shop: Shop) -> None:

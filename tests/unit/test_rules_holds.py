@@ -1,12 +1,14 @@
 """The life of holds beyond reserve, commit and fulfil; both machines answer each rule (see `Shop`)."""
 
+from collections.abc import Callable
+
 import pytest
 
 from engine import kernels, limits
 from engine.block import NOT_SOLD, Place
 from engine.machine import Machine
 from engine.operations import Flag, Kind
-from engine.reference import Line, ReferenceMachine
+from engine.reference import Key, Line, ReferenceMachine
 from engine.status import Status
 from engine.views import HoldState
 from tests.property.histories import (
@@ -437,6 +439,138 @@ def test_what_is_taken_back_passes_no_limit(counter: str) -> None:
     expected = [Status.BALANCE_LIMIT, Status.OK]
     assert list(answers[0].status) == expected
     assert shop.pair.machine.apply(shop.now_ns + 1, [called]).status.tolist() == expected
+
+
+# --- several parts at once ------------------------------------------------------------------------
+
+REFUSED = Status.LINKED_LINE_REFUSED
+
+
+@pytest.mark.parametrize(
+    ("before", "does", "after"),
+    [
+        ([], commit, [(1, 3, 0), (2, 1, 0)]),
+        ([], release, [(1, 0, 0), (2, 0, 0)]),
+        ([commit], fulfil, [(0, 1, 3), (0, 2, 1)]),
+        ([commit], cancel, [(0, 1, 0), (0, 2, 0)]),
+        ([commit, fulfil], unfulfil, [(0, 3, 1), (0, 1, 2)]),
+    ],
+)
+def test_several_parts_of_a_hold_are_done_together(
+    before: list[Callable[[str], Line]],
+    does: Callable[[str, int, Key], Line],
+    after: list[tuple[int, int, int]],
+) -> None:
+    shop = Shop(tea=10, jam=10)
+    shop.holds("order", reserve(4), reserve(3, JAM))
+    for each in before:
+        shop.does(each("order"))
+    # Demand on one cell is summed: 2 and 3 are more than 4.
+    parts = linked([does("order", 2, TEA), does("order", 1, JAM), does("order", 3, TEA)])
+    units, state_hash = shop.units("order"), shop.pair.machine.state_hash
+    assert shop.answers(*parts) == [REFUSED, REFUSED, Status.EXCEEDS_HOLD]
+    assert shop.pair.available == [shop.available(each) for each in (TEA, JAM, TEA)]
+    assert (shop.units("order"), shop.pair.machine.state_hash) == (units, state_hash)
+    parts[-1] = does("order", 1, TEA)
+    shop.does(*parts)
+    assert shop.pair.available == [shop.available(each) for each in (TEA, JAM, TEA)]
+    assert shop.units("order") == after
+
+
+def test_the_last_of_several_parts_releases_the_rest() -> None:
+    shop = Shop(tea=10, jam=10)
+    shop.holds("order", reserve(4), reserve(3, JAM))
+    parts = linked([commit("order", 3, TEA), commit("order", 4, JAM, rest=True)])
+    assert shop.answers(*parts) == [REFUSED, Status.EXCEEDS_HOLD]
+    early = linked([commit("order", 3, TEA, rest=True), commit("order", 2, JAM)])
+    assert shop.answers(*early) == [Status.INVALID_FLAGS, REFUSED]
+    assert shop.units("order") == [(4, 0, 0), (3, 0, 0)]
+    shop.does(*linked([commit("order", 3, TEA), commit("order", 2, JAM, rest=True)]))
+    assert shop.units("order") == [(0, 3, 0), (0, 2, 0)]
+    assert shop.state("order") is HoldState.COMMITTED
+
+
+def test_what_several_parts_use_up_is_resolved_once() -> None:
+    shop = Shop(tea=10, jam=10)
+    shop.holds("order", reserve(4), reserve(3, JAM))
+    shop.does(*linked([release("order", 4, TEA), release("order", 3, JAM)]))
+    assert shop.state("order") is HoldState.RELEASED
+    again = linked([release("order", 4, TEA), release("order", 3, JAM)])
+    assert shop.answers(*again) == [Status.HOLD_RELEASED, REFUSED]
+    shop.holds("paid", reserve(4), reserve(3, JAM), reserve(1))
+    shop.does(commit("paid"))
+    shop.does(*linked([fulfil("paid", 5, TEA), fulfil("paid", 3, JAM)]))
+    assert shop.state("paid") is HoldState.FULFILLED
+    shop.does(*linked([unfulfil("paid", 1, JAM), unfulfil("paid", 5, TEA)]))
+    assert shop.state("paid") is HoldState.COMMITTED
+    assert shop.units("paid") == [(0, 4, 0), (0, 1, 2), (0, 1, 0)]
+
+
+def test_parts_of_a_hold_of_one_line_need_no_cell() -> None:
+    shop = Shop(tea=10)
+    shop.holds("order", reserve(4))
+    both = linked([commit("order", 3), commit("order", 2, TEA)])
+    assert shop.answers(*both) == [REFUSED, Status.EXCEEDS_HOLD]
+    shop.does(*linked([commit("order", 3), commit("order", 1, TEA)]))
+    assert shop.units("order") == [(0, 4, 0)]
+
+
+@pytest.mark.parametrize(
+    ("second", "status"),
+    [
+        (commit("order", 1, JAM)._replace(kind=0), Status.INVALID_KIND),
+        (release("order", 1, JAM), Status.INVALID_FLAGS),
+        (reserve(1), Status.INVALID_FLAGS),
+        (commit("other", 1, JAM), Status.INVALID_FLAGS),
+        (commit("order", again=True), Status.INVALID_FLAGS),
+        (commit("order", 1, JAM)._replace(flags=PARTIAL), Status.INVALID_FLAGS),
+        (commit("order", 1, JAM)._replace(flags=int(Flag.LINKED)), Status.INVALID_FLAGS),
+        (commit("order"), Status.INVALID_QUANTITY),
+        (commit("order", -1, JAM), Status.INVALID_QUANTITY),
+        (commit("order", limits.MAX_QUANTITY + 1, JAM), Status.QUANTITY_TOO_LARGE),
+        (commit("order", 1, FAR), Status.NOT_IN_HOLD),
+        (commit("order", 1), Status.NOT_IN_HOLD),
+        (commit("order", 4, JAM), Status.EXCEEDS_HOLD),
+    ],
+)
+def test_parts_that_do_not_fit_each_other_are_refused(second: Line, status: Status) -> None:
+    shop = Shop(tea=10, jam=10)
+    shop.holds("order", reserve(4), reserve(3, JAM))
+    shop.holds("other", reserve(4), reserve(3, JAM))
+    before = shop.pair.machine.state_hash
+    assert shop.answers(*linked([commit("order", 1, TEA), second])) == [REFUSED, status]
+    assert shop.pair.machine.state_hash == before
+
+
+def test_parts_of_holds_that_are_not_there_are_refused() -> None:
+    shop = Shop(tea=10, jam=10)
+    parts = [commit("order", 1, TEA), commit("order", 1, JAM)]
+    assert shop.answers(*linked(parts)) == [Status.UNKNOWN_HOLD, REFUSED]
+    expired(shop, "order", reserve(1), reserve(1, JAM))
+    assert shop.answers(*linked(parts)) == [Status.HOLD_EXPIRED, REFUSED]
+
+
+def test_parts_are_as_many_as_a_hold_may_have_lines() -> None:
+    shop = Shop(tea=limits.MAX_HOLD_LINES)
+    shop.holds("order", reserve(limits.MAX_HOLD_LINES))
+    parts = [commit("order", 1, TEA)] * limits.MAX_HOLD_LINES
+    many = linked([*parts, parts[0]])
+    assert shop.answers(*many)[0] is Status.TOO_MANY_LINES
+    wrong = [commit("order", 1, JAM), *many]
+    assert shop.answers(*linked(wrong))[0] is Status.NOT_IN_HOLD
+    shop.does(*linked(parts))
+    assert shop.units("order") == [(0, limits.MAX_HOLD_LINES, 0)]
+
+
+def test_parts_together_do_not_bring_a_counter_over_its_limit() -> None:
+    shop = Shop(tea=10, jam=10)
+    shop.holds("order", reserve(4), reserve(3, JAM))
+    shop.does(commit("order"))
+    shop.pair.force(TEA, "on_hand", -MOST + 3)
+    parts = [fulfil("order", 1, JAM), fulfil("order", 2, TEA), fulfil("order", 2, TEA)]
+    assert shop.answers(*linked(parts)) == [REFUSED, REFUSED, Status.BALANCE_LIMIT]
+    shop.does(*linked(parts[:2]))
+    assert shop.cell().on_hand == -MOST + 1
 
 
 # --- late payment ---------------------------------------------------------------------------------
