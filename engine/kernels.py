@@ -667,7 +667,8 @@ def warm_lines(cells, cell_index, counted, movements, hold_index, meta, block, h
     cell_mask, hold_mask = len(cell_index) - 1, len(hold_index) - 1
     for i in range(start, end):
         key = np.int64(block.location[i]) << 32 | np.int64(block.sku[i])
-        row = (cell_index[key_tag(key) & cell_mask] & _LOW32) - 1
+        # Of an empty entry the first row, which is there and does no harm.
+        row = max((cell_index[key_tag(key) & cell_mask] & _LOW32) - 1, 0)
         seen += cells[row, 0] + cells[row, CELL_WORDS - 1]
         if block.kind[i] == _RESERVE:
             seen += hold_index[id_tag(hi, lo + (i - start)) & hold_mask]

@@ -191,12 +191,22 @@ def test_the_ids_of_lines_carry_into_the_high_word(base: tuple[int, int]) -> Non
     assert [each and each.lines[0].pending for each in held] == [1, 2, 3]
 
 
-CHECKS_INDEXES = bool(numba.config.DISABLE_JIT or numba.config.BOUNDSCHECK)
+COMPILED = not numba.config.DISABLE_JIT
+CHECKS_BOUNDS = not COMPILED or bool(numba.config.BOUNDSCHECK)
+BEYOND = pytest.param(
+    1 << 20,
+    marks=pytest.mark.skipif(not CHECKS_BOUNDS, reason="compiled without checks (`make bounds`)"),
+)
+NONE = pytest.param(
+    kernels.NONE, marks=pytest.mark.skipif(COMPILED, reason="compiled (`make cover`)")
+)
 
 
-@pytest.mark.skipif(not CHECKS_INDEXES, reason="these kernels are compiled without (`make bounds`)")
-def test_an_index_beyond_the_end_is_noticed() -> None:
-    """Otherwise a run that should show it runs kernels that were compiled for another one."""
-    state = Machine(resolved_remembered=1).state
+@pytest.mark.parametrize("row", [BEYOND, NONE])
+def test_a_row_that_there_is_not_is_noticed(row: int) -> None:
+    """Otherwise a run that should show such a row runs other kernels than it thinks."""
+    shop = Shop(tea=1)
+    shop.holds("broken", reserve(1))
+    shop.pair.machine.state.lines[0, kernels.CELL] = row
     with pytest.raises(IndexError):
-        kernels.rebuild_cell_index(state.cells, len(state.cells) + 1, state.cell_index)
+        shop.does(commit("broken"))
