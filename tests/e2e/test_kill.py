@@ -242,12 +242,12 @@ async def test_a_snapshot_and_a_kill_lead_to_the_same_state(shop: Shop) -> None:
     await asyncio.to_thread(shop.stack.snapshot)
     answers.append(await shop.shard.stock.Sale(after))
     for _ in range(5):
-        before = await shop.status()
+        was = await shop.status()
         await asyncio.to_thread(shop.stack.restart_shard)
         restarted = await shop.status()
-        if restarted["holds_expired"] == before["holds_expired"]:
+        if restarted["holds_expired"] == was["holds_expired"]:
             break  # else holds of earlier tests ran out meanwhile
-    assert restarted["state_hash"] == before["state_hash"]
+    assert restarted["state_hash"] == was["state_hash"]
     await shop.audit()
     for request, answer in zip((before, after), answers, strict=True):
         assert await shop.gateway.stock.Sale(request) == answer

@@ -106,7 +106,7 @@ def _longer(request: Request) -> Request:
 class DirtyShard(Shard):
     """Shows what is not durable yet, and may never be."""
 
-    async def read(self, look: Callable[[], _T], *, sure: bool = False) -> _T:  # noqa: ARG002
+    async def read(self, look: Callable[[], _T], *, sure: bool = False) -> _T:
         return look()
 
 
