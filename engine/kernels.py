@@ -789,6 +789,20 @@ def revive(lines, ring, meta, head):
 
 
 @_inlined
+def reopen(holds, lines, wheel, wheel_bits, ring, meta, sums, head, deadline):
+    """Make a released hold, of which nothing is left, a pending one again; what for, comes next."""
+    ring[lines[head, PREV]] = NONE
+    lines[head, STATE] = H_PENDING
+    slot = head
+    while slot >= 0:
+        holds[slot, DEADLINE] = deadline
+        slot = np.int64(lines[slot, NEXT_LINE])
+    wheel_put(holds, lines, wheel, wheel_bits, meta, head)
+    meta[HOLDS_OPEN] += 1
+    add_hash(holds, lines, sums, head)
+
+
+@_inlined
 def settle(holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head, ends_as):
     """After a change of a hold's lines: its new state, the wheel, the hash, the ring.
 
@@ -1565,7 +1579,8 @@ def add_line(
 ):  # fmt: skip
     """ADD_LINE: one more line for a pending hold, or the first one of a new hold.
 
-    Returns (status, row or -1).
+    A hold that was released is pending again with it, as long as a new one would be. Returns
+    (status, row or -1).
     """
     if flags:
         return _INVALID_FLAGS, np.int64(-1)
@@ -1578,9 +1593,11 @@ def add_line(
     head = called_hold(
         cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, hi, lo
     )  # fmt: skip
-    last, number = head, 0
+    last, number, is_released = head, 0, False
     if head >= 0:
-        status = check_hold_state(_ADD_LINE, lines[head, STATE])
+        is_released = lines[head, STATE] == H_RELEASED
+        if not is_released:
+            status = check_hold_state(_ADD_LINE, lines[head, STATE])
         last, number = last_line(lines, head)
         if status == _OK and number >= _MAX_HOLD_LINES:
             status = _TOO_MANY_LINES
@@ -1590,7 +1607,11 @@ def add_line(
         status = _INSUFFICIENT
     if status != _OK:
         return status, row
-    deadline = holds[head, DEADLINE] if head >= 0 else now + ttl_ms * _NS_PER_MS
+    deadline = now + ttl_ms * _NS_PER_MS
+    if is_released:
+        reopen(holds, lines, wheel, wheel_bits, ring, meta, sums, head, deadline)
+    elif head >= 0:
+        deadline = holds[head, DEADLINE]
     serial = np.int64(lines[head, SERIAL]) if head >= 0 else next_serial(meta)
     slot = hold_line(
         cells, touched, holds, lines, meta, sums, row, quantity, False, deadline, hi, lo, serial,

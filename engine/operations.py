@@ -36,6 +36,7 @@ class Kind(IntEnum):
     # of those lines and not there yet), value = location it leaves (0 = any)
     MOVE = 14
     # request: hold, sku, location, quantity, channel, value = ttl_ms, which counts if the hold is new
+    # or was released, and is pending again with this line
     ADD_LINE = 15
     UNFULFIL = 16  # request: hold, quantity (0 = all that is fulfilled and not returned)
     CLAIM_RETURN = 17  # request: hold, sku, quantity

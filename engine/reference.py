@@ -602,13 +602,14 @@ class ReferenceMachine:
         return status, _key(hold.lines[0])
 
     def _add_line(self, line: Line) -> Answer:
-        """ADD_LINE: one more line for a pending hold, or the first one of a new hold."""
+        """ADD_LINE: one more line for a pending or released hold, or the first one of a new hold."""
         status = Status.INVALID_FLAGS if line.flags else self._check_reserve(line)
         if status != Status.OK:
             return status, None
         hold_id, hold = self._called_hold(line)
         if hold is not None:
-            status = _check_hold_state(line.kind, hold.state)
+            if hold.state != HoldState.RELEASED:
+                status = _check_hold_state(line.kind, hold.state)
             if status == Status.OK and len(hold.lines) >= limits.MAX_HOLD_LINES:
                 status = Status.TOO_MANY_LINES
         elif hold_id in self._incoming:
@@ -618,6 +619,11 @@ class ReferenceMachine:
         if status == Status.OK and hold is None:
             self._open_hold(hold_id, [line], [line.quantity])
         elif status == Status.OK and hold is not None:
+            if hold.state == HoldState.RELEASED:
+                self._leave_resolved(hold_id)
+                hold.state = HoldState.PENDING
+                hold.deadline_ns = self._now_ns + line.value * limits.NS_PER_MS
+                self._pending[hold_id] = None
             hold.lines.append(HoldLine(line.sku, line.location, pending=line.quantity))
             self._cells[line.key].reserved += line.quantity
         return status, line.key
@@ -771,10 +777,14 @@ class ReferenceMachine:
         resolved.append(hold_id)
 
     def _revive(self, hold_id: bytes) -> None:
-        """A resolved hold is a committed one again; its place among the remembered stays, empty."""
+        """A resolved hold is a committed one again."""
+        self._leave_resolved(hold_id)
+        self._holds[hold_id].state = HoldState.COMMITTED
+
+    def _leave_resolved(self, hold_id: bytes) -> None:
+        """A resolved hold is about to live again; its place among the remembered stays, empty."""
         resolved = self._resolved[self._holds[hold_id].state in _MOVED]
         resolved[resolved.index(hold_id)] = None
-        self._holds[hold_id].state = HoldState.COMMITTED
 
     # --- facts --------------------------------------------------------------------------------
 

@@ -307,7 +307,7 @@ MORE_LINES = [
         for channel in (0, 0, 0, 0, 1, 2)
     )
     for each in (
-        *(Call(added, hold) for hold in (0, 0, 1, 2, 5)),
+        *(Call(added, hold) for hold in (0, 0, 1, 2, 5, -1, -2, -3)),
         added._replace(hold_lo=9),
         added._replace(hold_lo=10),
     )

@@ -200,13 +200,59 @@ def test_an_added_line_is_judged_like_a_reserve() -> None:
     shop.does(add_line("order", 1))
 
 
+def test_a_released_hold_is_pending_again_with_a_line_that_is_added() -> None:
+    shop = Shop(tea=5, jam=5, resolved_remembered=2)
+    shop.holds("order", reserve(2, ttl_ms=900), reserve(1, JAM))
+    shop.does(release("order"))
+    assert shop.answer(add_line("order", 6)) is Status.INSUFFICIENT_STOCK
+    assert shop.state("order") is HoldState.RELEASED
+    shop.does(add_line("order", 3, ttl_ms=20))
+    assert shop.state("order") is HoldState.PENDING
+    assert shop.units("order") == [(0, 0, 0), (0, 0, 0), (3, 0, 0)]
+    assert shop.hold("order").deadline_ns == shop.now_ns + 20 * MS
+    assert shop.pair.machine.holds_open == 1
+    shop.does(extend("order", 60))
+    # It lives, so the holds that are resolved after it do not push it out.
+    for name in "abc":
+        shop.holds(name, reserve(1))
+        shop.does(release(name))
+    shop.does(commit("order", 1, TEA), add_line("order", 1, JAM))
+    shop.wait(61 * MS)
+    shop.does(count(5, JAM))
+    assert shop.units("order") == [(0, 0, 0), (0, 0, 0), (0, 1, 0), (0, 0, 0)]
+
+
+def test_a_hold_that_is_pending_again_expires_and_is_released_like_any_other() -> None:
+    shop = Shop(tea=5)
+    shop.holds("order", reserve(2))
+    for units in (1, 2):
+        shop.does(release("order"), add_line("order", units, ttl_ms=20))
+    shop.wait(21 * MS)
+    shop.does(count(5))
+    assert shop.state("order") is HoldState.EXPIRED
+    assert shop.answer(add_line("order", 1)) is Status.HOLD_EXPIRED
+    shop.does(commit("order", again=True))
+    assert shop.units("order") == [(0, 0, 0), (0, 0, 0), (0, 2, 0)]
+
+
+def test_a_hold_that_another_one_replaced_can_be_pending_again() -> None:
+    shop = Shop(tea=5)
+    shop.holds("old", reserve(2))
+    shop.holds("new", instead_of("old", reserve(3)))
+    shop.does(add_line("old", 2))
+    assert (shop.state("old"), shop.available()) == (HoldState.PENDING, 0)
+
+
 def test_lines_are_added_only_to_a_pending_hold_that_has_room() -> None:
     shop = Shop(tea=2 * limits.MAX_HOLD_LINES)
-    for name in ("committed", "released"):
+    for name in ("committed", "cancelled", "fulfilled"):
         shop.holds(name, reserve(1))
-    shop.does(commit("committed"), release("released"))
-    assert shop.answer(add_line("committed", 1)) is Status.HOLD_NOT_PENDING
-    assert shop.answer(add_line("released", 1)) is Status.HOLD_RELEASED
+        shop.does(commit(name))
+    shop.does(cancel("cancelled"), fulfil("fulfilled"))
+    for name in ("committed", "cancelled", "fulfilled"):
+        assert shop.answer(add_line(name, 1)) is Status.HOLD_NOT_PENDING
+    expired(shop, "late", reserve(1))
+    assert shop.answer(add_line("late", 1)) is Status.HOLD_EXPIRED
     shop.holds("full", *[reserve(1)] * limits.MAX_HOLD_LINES)
     assert shop.answer(add_line("full", 10**6)) is Status.TOO_MANY_LINES
 

@@ -556,9 +556,24 @@ async def test_a_moved_hold_lives_as_long_as_before(town: Town) -> None:
     after = await town.router.hold(HELD)
     assert after is not None
     assert abs(after.deadline_ns - before.deadline_ns) < 2 * limits.NS_PER_MS
-    _, answer = await a_move(1, op_id=NEW)(town.router)
-    assert list(answer.status) == [Status.HOLD_RELEASED]
+
+
+async def test_a_hold_moves_back_to_a_shard_that_it_has_left() -> None:
+    async def away(town: Town) -> None:
+        await hold_five(town)
+        await a_move(4, op_id=NEW)(town.router)
+        assert await lines_of(town) == [(1, 4, 3), (2, 4, 2)]
+
+    town, answer = await check_deaths(away, a_move(1), at_least=2)
+    assert not any(answer.status)
+    assert await lines_of(town) == [(1, 1, 3), (2, 1, 2)]
+    assert town.reserved == 5
+    _, answer = await a_move(4, op_id=os.urandom(16))(town.router)  # and there again
+    assert not any(answer.status)
     assert await lines_of(town) == [(1, 4, 3), (2, 4, 2)]
+    _, answer = await town.router.on_hold(call(os.urandom(16), Kind.COMMIT, HELD))
+    assert list(answer.status) == [Status.OK]
+    assert (town.counted("committed"), town.reserved) == (5, 0)
 
 
 async def test_lines_are_moved_each_by_itself(town: Town) -> None:
