@@ -481,14 +481,8 @@ async def returned(shards: Shards, request: Request, sold_at: Sequence[int], tol
     first, answer = told
     status, available = bytearray(answer.status), np.frombuffer(answer.available, "<i8").copy()
     places = [place for place, each in enumerate(status) if each in _NOT_FROM_HERE]
-    found = dict(
-        zip(
-            places,
-            await every(_returned(shards, request, place, sold_at[place]) for place in places),
-            strict=True,
-        )
-    )
-    for place, each in found.items():
+    for place in places:  # one after the other: the first line of two on the same units gets them
+        each = await _returned(shards, request, place, sold_at[place])
         if each is not None:
             status[place] = each.status[0]
             available[place] = int.from_bytes(each.available, "little", signed=True)

@@ -17,7 +17,6 @@ from engine.status import Status
 
 _ID_SPACE: Final = 1 << 128
 _BATCH_ZEROS: Final = bytes(2)  # the ids of a batch's lines differ from its own in these bytes
-_MAKERS: Final = frozenset((Kind.RESERVE, Kind.ADD_LINE, Kind.SALE, Kind.EXPECT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +91,10 @@ def is_whole(events: list[Event], hold_id: bytes) -> bool:
     if not events:
         return False
     first = events[0]
-    made = first.kind in _MAKERS and first.status == Status.OK
-    return made and (first.kind != Kind.RESERVE or line_id(first.op_id, first.line) == hold_id)
+    # A sale with an id is recorded once. Whatever else names an id may come later in a life; what
+    # has the id itself cannot.
+    has_id = first.kind == Kind.SALE or line_id(first.op_id, first.line) == hold_id
+    return has_id and first.status == Status.OK
 
 
 _SHOWN: Final = (
