@@ -91,10 +91,11 @@ def is_whole(events: list[Event], hold_id: bytes) -> bool:
     if not events:
         return False
     first = events[0]
-    # A sale with an id is recorded once. Whatever else names an id may come later in a life; what
-    # has the id itself cannot.
-    has_id = first.kind == Kind.SALE or line_id(first.op_id, first.line) == hold_id
-    return has_id and first.status == Status.OK
+    # A sale with an id is recorded once; other kinds that make something may also name it later.
+    made = first.kind == Kind.SALE or (
+        first.kind in (Kind.RESERVE, Kind.EXPECT) and line_id(first.op_id, first.line) == hold_id
+    )
+    return made and first.status == Status.OK
 
 
 _SHOWN: Final = (
