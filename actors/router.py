@@ -3,7 +3,8 @@
 In a shard's own process it has that one link and passes everything straight on: the machine itself
 refuses what is not the shard's. A gateway has a link to every shard. The router keeps no state: what
 it does for an op_id it would do again, so a repeated request meets the same answers, as long as the
-shard map has not moved its cells meanwhile. It must not know gRPC or Ray.
+shard map has not moved its cells meanwhile. Calls on one hold take turns in it, so that none meets
+another half-way; where they come by several gateways, the shards decide. It must not know gRPC or Ray.
 
 What each shard gets is cut in `actors.parts`; what takes several steps is in `actors.spanning`.
 """
@@ -29,7 +30,7 @@ from actors.parts import (
     whole,
 )
 from actors.ports import CellTable, ShardLink
-from actors.shards import Shards, every
+from actors.shards import Shards, Turns, every
 from engine.history import History
 from engine.operations import PART_KINDS, Answer, Flag, Kind, Request
 from engine.shard_map import ShardMap
@@ -80,6 +81,7 @@ class Router:
         self._shards = Shards(links, shard_map)
         self._only = next(iter(links.values())) if len(links) == 1 else None
         self._first = min(links)
+        self._turns = Turns()
 
     # --- writes -----------------------------------------------------------------------------------
 
@@ -110,7 +112,10 @@ class Router:
         is_special = "flags" in request.columns and request.columns["flags"][0] & Flag.SUPERSEDE
         if (owners == owners[0]).all() and not is_special:
             return int(owners[0]), await self._shards.submit(int(owners[0]), request)
-        return await spanning.reserve(self._shards, request, owners)
+        if not is_special:
+            return await spanning.reserve(self._shards, request, owners)
+        async with self._turns.of(hold_id_of(request)):
+            return await spanning.reserve(self._shards, request, owners)
 
     async def on_hold(self, request: Request, location: int = 0) -> tuple[int, Answer]:
         """Apply lines on one hold: all of it (one line of quantity 0), or some of its cells.
@@ -122,46 +127,15 @@ class Router:
         """
         if self._only is not None:
             return self._first, await self._only.submit(request)
-        # Lines are few here (MAX_UNARY_LINES at most), so they may be plain integers.
-        skus, locations, quantities, flags = (
-            column_of(request, name).tolist() for name in ("sku", "location", "quantity", "flags")
-        )
-        shard_map = self._shards.map
-        shards = [
-            shard_map.shard_of(sku, at) if at and sku else _NO_LOCATION
-            for sku, at in zip(skus, locations, strict=True)
-        ]
-        releases_rest = any(flag & Flag.RELEASE_REST for flag in flags)
-        holders: dict[int, Hold | None] = {}
-        if releases_rest or _NO_LOCATION in shards:
-            holders = await self._holders(request, location)
-        if request.lines == 1 and not quantities[0]:
-            return await self._on_all_of(request, holders or dict.fromkeys(shards))
-        if len(holders) > 1 and _NO_LOCATION in shards:
-            # A quantity of which cell? Each part would take it for its own.
-            request = renamed(request, [shard == _NO_LOCATION for shard in shards])
-        first = next(iter(holders), 0)
-        placed = np.array([first if shard == _NO_LOCATION else shard for shard in shards], np.int64)
-        parts = [hold_part(request, placed, shard) for shard in in_order(placed)]
-        rest = set(holders) - set(placed.tolist()) if releases_rest else set()
-        answers = await self._shards.submit_parts(parts)
-        if rest and not any(any(answer.status) for answer in answers):
-            hold = on(hold_id_of(request))
-            release = step_of(request, "release", kind=Kind.RELEASE, **hold)
-            await self._shards.submit_each(dict.fromkeys(sorted(rest), release))
-        return joined(request, parts, answers)
+        async with self._turns.of(hold_id_of(request)):
+            return await self._on_hold(request, location)
 
     async def move(self, request: Request) -> tuple[int, Answer]:
         """Move lines of a pending hold to another location, on the same shard or not."""
         if self._only is not None:
             return self._first, await self._only.submit(request)
-        (to,) = set(column_of(request, "location").tolist())
-        holders = await self._shards.holds(hold_id_of(request), self._shards.asked_for(0))
-        involved = {*holders, *self._shards.map.owners(to)}
-        if len(involved) == 1 or not holders:
-            shard = min(involved)
-            return shard, await self._shards.submit(shard, request)
-        return await spanning.move(self._shards, request, holders)
+        async with self._turns.of(hold_id_of(request)):
+            return await self._move(request)
 
     async def returned(self, request: Request, sold_at: Sequence[int]) -> tuple[int, Answer]:
         """Record what came back, on whichever shard it was handed over.
@@ -265,6 +239,47 @@ class Router:
             yield shard, await self._shards.link(shard).table(locations)
 
     # --- insides ----------------------------------------------------------------------------------
+
+    async def _on_hold(self, request: Request, location: int) -> tuple[int, Answer]:
+        """Apply lines on one hold, when it is their turn."""
+        # Lines are few here (MAX_UNARY_LINES at most), so they may be plain integers.
+        skus, locations, quantities, flags = (
+            column_of(request, name).tolist() for name in ("sku", "location", "quantity", "flags")
+        )
+        shard_map = self._shards.map
+        shards = [
+            shard_map.shard_of(sku, at) if at and sku else _NO_LOCATION
+            for sku, at in zip(skus, locations, strict=True)
+        ]
+        releases_rest = any(flag & Flag.RELEASE_REST for flag in flags)
+        holders: dict[int, Hold | None] = {}
+        if releases_rest or _NO_LOCATION in shards:
+            holders = await self._holders(request, location)
+        if request.lines == 1 and not quantities[0]:
+            return await self._on_all_of(request, holders or dict.fromkeys(shards))
+        if len(holders) > 1 and _NO_LOCATION in shards:
+            # A quantity of which cell? Each part would take it for its own.
+            request = renamed(request, [shard == _NO_LOCATION for shard in shards])
+        first = next(iter(holders), 0)
+        placed = np.array([first if shard == _NO_LOCATION else shard for shard in shards], np.int64)
+        parts = [hold_part(request, placed, shard) for shard in in_order(placed)]
+        rest = set(holders) - set(placed.tolist()) if releases_rest else set()
+        answers = await self._shards.submit_parts(parts)
+        if rest and not any(any(answer.status) for answer in answers):
+            hold = on(hold_id_of(request))
+            release = step_of(request, "release", kind=Kind.RELEASE, **hold)
+            await self._shards.submit_each(dict.fromkeys(sorted(rest), release))
+        return joined(request, parts, answers)
+
+    async def _move(self, request: Request) -> tuple[int, Answer]:
+        """Move lines of a hold, when it is their turn."""
+        (to,) = set(column_of(request, "location").tolist())
+        holders = await self._shards.holds(hold_id_of(request), self._shards.asked_for(0))
+        involved = {*holders, *self._shards.map.owners(to)}
+        if len(involved) == 1 or not holders:
+            shard = min(involved)
+            return shard, await self._shards.submit(shard, request)
+        return await spanning.move(self._shards, request, holders)
 
     async def _on_all_of(
         self, request: Request, holders: Mapping[int, Hold | None]

@@ -1,7 +1,8 @@
 """The shards as a router sees them: by number, all asked at once, and where things are."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from actors.parts import Part
@@ -58,6 +59,29 @@ class Shards:
         """Ask shards for their parts of an incoming record; those that have one, in order."""
         found = await every(self.link(shard).incoming(incoming_id) for shard in shards)
         return {shard: part for shard, part in zip(shards, found, strict=True) if part is not None}
+
+
+class Turns:
+    """Calls on the same hold, one after the other; nothing is kept of holds that nobody calls."""
+
+    def __init__(self) -> None:
+        self._calls: dict[bytes, tuple[asyncio.Lock, int]] = {}  # how many calls have a lock
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    @asynccontextmanager
+    async def of(self, hold_id: bytes) -> AsyncIterator[None]:
+        """Wait for one's turn at a hold, and have it."""
+        lock, calls = self._calls.get(hold_id, (asyncio.Lock(), 0))
+        self._calls[hold_id] = lock, calls + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, calls = self._calls.pop(hold_id)
+            if calls > 1:
+                self._calls[hold_id] = lock, calls - 1
 
 
 async def every(calls: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:

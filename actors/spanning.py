@@ -15,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.parts import (
+    NOTHING_LEFT,
     Part,
     column_of,
     hold_id_of,
     joined,
     on,
     order_part,
+    step_id,
     step_of,
     undone,
     whole,
@@ -45,6 +47,11 @@ _NOT_FROM_HERE: Final = frozenset(
         Status.EXCEEDS_HOLD,
     )
 )
+# How a shard says that it has, or never had, nothing of a hold that a move could be about.
+_NEVER_HERE: Final = frozenset((Status.UNKNOWN_HOLD, Status.NOT_IN_HOLD))
+_NOT_HERE: Final = NOTHING_LEFT | _NEVER_HERE
+# How a part of a hold can be that units join: pending, or released, which it then is no longer.
+_MAY_JOIN: Final = frozenset((Status.OK, Status.HOLD_RELEASED))
 
 Told = tuple[int, Answer]
 """The shard of the first line, and the answer."""
@@ -211,9 +218,10 @@ async def commit(shards: Shards, request: Request, holders: Mapping[int, Hold]) 
         return joined(request, parts, told)
     answers = await shards.submit_parts(parts)
     if any(answer.status[0] for answer in answers):
-        done = [part for part, each in zip(parts, answers, strict=True) if not each.status[0]]
+        done = [part.shard for part, it in zip(parts, answers, strict=True) if not it.status[0]]
+        after = await shards.holds(hold_id_of(request), done)
         await shards.submit_each(
-            {part.shard: _cancel(request, holders[part.shard]) for part in done}
+            {shard: _cancel(request, holders[shard], after[shard]) for shard in done}
         )
     return joined(request, parts, answers)
 
@@ -260,26 +268,32 @@ def _has_no_say(hold: Hold, status: int, live: set[int]) -> bool:
     return was_moved or status == Status.HOLD_NOT_PENDING
 
 
-def _cancel(request: Request, before: Hold) -> Request:
+def _cancel(request: Request, before: Hold, after: Hold) -> Request:
     """Take back what a commit of a part has committed, as far as it is known what that was.
 
-    `before` was seen before it. If it was committed then, the router died after the commit, and all
-    that is committed of the part is taken back.
+    When it was committed `before` already, the router died after the commit, and all that is
+    committed of the part is taken back.
     """
-    hold = on(hold_id_of(request))
-    lines = [line for line in before.lines if line.pending]
-    if not lines:
-        return step_of(request, "cancel", kind=Kind.CANCEL, **hold)
+    gained = _committed(after) - _committed(before) or Counter({(0, 0): 0})
+    skus, locations = zip(*gained, strict=True)
     return step_of(
         request,
         "cancel",
-        len(lines),
+        len(gained),
         kind=Kind.CANCEL,
-        sku=[line.sku for line in lines],
-        location=[line.location for line in lines],
-        quantity=[line.pending for line in lines],
-        **hold,
+        sku=skus,
+        location=locations,
+        quantity=list(gained.values()),
+        **on(hold_id_of(request)),
     )
+
+
+def _committed(hold: Hold) -> Counter[tuple[int, int]]:
+    """How much is committed of each (SKU, location) of a hold."""
+    units: Counter[tuple[int, int]] = Counter()
+    for line in hold.lines:
+        units[line.sku, line.location] += line.committed
+    return units
 
 
 # --- moves ----------------------------------------------------------------------------------------
@@ -287,22 +301,33 @@ def _cancel(request: Request, before: Hold) -> Request:
 
 @dataclass(frozen=True, slots=True)
 class _Move:
-    """Units of a hold that go from a cell of one shard to a cell of another."""
+    """Units of a hold that go from a cell of one shard to a cell of another.
+
+    What waits for them where they go is a hold of its own, whose id follows from the operation's: so
+    the hold that moves is never in two places, and a repetition finds how many units they were.
+    """
 
     sku: int
     leaves: int  # locations
     to: int
-    units: int
+    units: int  # 0: they have left and joined, so every step is remembered by its shard
     source: int  # shards
     target: int
+    is_begun: bool  # seen to be waited for already
+    refusal: Answer | None  # what is known to be in the way before anything is done
+
+    def name(self, step: str) -> str:
+        """What a step is called, the same whenever it is taken."""
+        return f"{step} {self.sku} {self.leaves}"
 
 
 async def move(shards: Shards, request: Request, holders: Mapping[int, Hold]) -> Told:
     """Move lines of a pending hold to cells of other shards too.
 
-    First each part gets time enough, which refuses what is over. Then the stock is held where it
-    goes, and only then given up where it was: between these steps the hold has it at both. What is
-    refused there (it was given up under our hands) is given up where it went, too.
+    First each part gets time enough, which refuses what is over. Then as many units as leave are
+    held where they go, under another id. Then they are given up where they were, and this one step
+    decides: what was committed or given up before it stays so, and the move is refused; what comes
+    after it finds nothing there. At last the units join the hold where they went.
     """
     times = await _make_time(shards, request, holders, GRACE_MS)
     parts, told = _that_matter(request, holders, times)
@@ -310,11 +335,10 @@ async def move(shards: Shards, request: Request, holders: Mapping[int, Hold]) ->
     if refusals:
         refused, none = bytes(refusals[:1] * request.lines), bytes(8 * request.lines)
         return parts[0].shard, replace(told[0], status=refused, available=none)
-    ttl_ms = _ttl_ms(holders, times)
     if not column_of(request, "sku")[0]:
-        return await _move_all(shards, request, holders, ttl_ms)
+        return await _move_all(shards, request, holders, times)
     answers = await every(
-        _move_line(shards, request, place, holders, ttl_ms) for place in range(request.lines)
+        _move_line(shards, request, place, holders, times) for place in range(request.lines)
     )
     columns = (column_of(request, name)[0] for name in ("sku", "location"))
     return shards.map.shard_of(*map(int, columns)), replace(
@@ -335,7 +359,11 @@ def _ttl_ms(holders: Mapping[int, Hold], times: Mapping[int, Answer]) -> int:
 
 
 async def _move_line(
-    shards: Shards, request: Request, place: int, holders: Mapping[int, Hold], ttl_ms: int
+    shards: Shards,
+    request: Request,
+    place: int,
+    holders: Mapping[int, Hold],
+    times: Mapping[int, Answer],
 ) -> Answer:
     """Move what one line of a request names: a SKU, where it leaves, and a quantity or all of it."""
     names = ("sku", "location", "quantity", "value")
@@ -343,111 +371,211 @@ async def _move_line(
     source, target = shards.map.shard_of(sku, leaves), shards.map.shard_of(sku, to)
     if source == target:
         return await _within(shards, request, target, sku, to, quantity, leaves)
-    pending = sum(
-        line.pending
-        for line in (holders[source].lines if source in holders else ())
-        if (line.sku, line.location) == (sku, leaves)
-    )
-    each = _Move(sku, leaves, to, quantity or max(pending, 1), source, target)
-    if each.units > pending:
-        # Either it went when this was asked before, or the shard that has too little says so.
-        return await _leave(shards, request, each)
+    pending = _pending(holders)[source, sku, leaves]
+    each = await _planned(shards, request, to, (source, sku, leaves), pending, times)
+    if each is None or (quantity > pending and not each.is_begun):
+        # The shard that has too little says so, asked to move it to where it is.
+        return await _within(shards, request, source, sku, leaves, quantity or 1, leaves)
+    each = replace(each, units=quantity or each.units)
+    ttl_ms = _ttl_ms(holders, times)
     arrived = await _arrive(shards, request, each, ttl_ms)
     if arrived.status[0]:
         return arrived
-    left = await _leave(shards, request, each)
-    if left.status[0]:
-        await _give_back(shards, request, each)
-    return replace(arrived, status=left.status)
+    (answer,) = await _go(shards, request, [each], ttl_ms, f"leave {sku} {leaves}")
+    return answer
 
 
 async def _move_all(
-    shards: Shards, request: Request, holders: Mapping[int, Hold], ttl_ms: int
+    shards: Shards, request: Request, holders: Mapping[int, Hold], times: Mapping[int, Answer]
 ) -> Told:
     """Move all that is pending, or nothing.
 
-    Only where the destination is over several shards, what was on one of them before may have moved
-    although the rest is refused.
+    What was on the destination's shards before may have moved although the rest is refused, where
+    these are several, or the rest was given up or committed under our hands.
     """
     to = int(column_of(request, "location")[0])
-    across, within = _planned(shards, to, holders)
-    answers = await every(_arrive(shards, request, each, ttl_ms) for each in across)
-    if any(answer.status[0] for answer in answers):
-        held = [each for each, it in zip(across, answers, strict=True) if not it.status[0]]
+    ttl_ms = _ttl_ms(holders, times)
+    pending = _pending(holders)
+    found = await every(
+        _planned(shards, request, to, name, units, times)
+        for name, units in pending.items()
+        if shards.map.shard_of(name[1], to) != name[0]
+    )
+    across = [each for each in found if each is not None]
+    arrived = await every(_arrive(shards, request, each, ttl_ms) for each in across)
+    refusals = [place for place, answer in enumerate(arrived) if answer.status[0]]
+    if refusals:
+        held = [each for each, it in zip(across, arrived, strict=True) if not it.status[0]]
         await every(_give_back(shards, request, each) for each in held)
-        return _first_refusal(across, answers)
+        return across[refusals[0]].target, arrived[refusals[0]]
+    # Also where nothing is yet: then a repetition does not take what has come since for it.
+    is_split = len(shards.map.owners(to)) > 1
+    within = list(
+        dict.fromkeys((shards.map.shard_of(sku, to), sku * is_split) for _, sku, _ in pending)
+    )
     moved = await every(_within(shards, request, shard, sku, to, 0, 0) for shard, sku in within)
-    if any(answer.status[0] for answer in moved):
+    is_any = bool(across) or any(not answer.status[0] for answer in moved)
+    told = [
+        (shard, answer)
+        for (shard, _), answer in zip(within, moved, strict=True)
+        if answer.status[0] not in (_NOT_HERE if is_any else _NEVER_HERE)
+    ]
+    refused = [each for each in told if each[1].status[0]]
+    if refused:
         await every(_give_back(shards, request, each) for each in across)
-        return next(
-            (shard, it) for (shard, _), it in zip(within, moved, strict=True) if it.status[0]
-        )
-    left = await every(_leave(shards, request, each) for each in across)
-    stays = [each for each, it in zip(across, left, strict=True) if it.status[0]]
-    if stays:
-        await every(_give_back(shards, request, each) for each in stays)
-        return _first_refusal(across, left)
-    ends = [each.target for each in across] + [shard for shard, _ in within]
-    return ends[0], [*answers, *moved][0]
+        return refused[0]
+    if not is_any:  # what was pending is not any more
+        return within[0][0], replace(_NOBODYS, status=bytes((Status.HOLD_NOT_PENDING,)))
+    sources = {each.source: [it for it in across if it.source == each.source] for each in across}
+    gone = await every(
+        _go(shards, request, moves, ttl_ms, f"leave {source}") for source, moves in sources.items()
+    )
+    done = [
+        (each.target, answer)
+        for moves, answers in zip(sources.values(), gone, strict=True)
+        for each, answer in zip(moves, answers, strict=True)
+    ]
+    refused = [each for each in done if each[1].status[0]]
+    # Those that did not leave because their neighbours could not say nothing of why.
+    why = [each for each in refused if each[1].status[0] != Status.LINKED_LINE_REFUSED]
+    return [*why, *refused, *done, *told][0]
 
 
-def _planned(
-    shards: Shards, to: int, holders: Mapping[int, Hold]
-) -> tuple[list[_Move], list[tuple[int, int]]]:
-    """What has to go to another shard, and which SKUs (0: all) move within which shards."""
+def _pending(holders: Mapping[int, Hold]) -> Counter[tuple[int, int, int]]:
+    """How much is pending of each (shard, SKU, location) that a hold has lines of."""
     units: Counter[tuple[int, int, int]] = Counter()
     for shard, hold in holders.items():
         for line in hold.lines:
             units[shard, line.sku, line.location] += line.pending
-    across: list[_Move] = []
-    within: set[tuple[int, int]] = set()
-    is_split = len(shards.map.owners(to)) > 1
-    for (source, sku, leaves), pending in units.items():
-        target = shards.map.shard_of(sku, to)
-        if source == target:
-            within.add((source, sku if is_split else 0))
-        elif pending:
-            across.append(_Move(sku, leaves, to, pending, source, target))
-    return across, sorted(within)
+    return units
 
 
-def _first_refusal(moves: Sequence[_Move], answers: Sequence[Answer]) -> Told:
-    pairs = zip(moves, answers, strict=True)
-    return next((each.target, answer) for each, answer in pairs if answer.status[0])
+async def _planned(
+    shards: Shards,
+    request: Request,
+    to: int,
+    cell: tuple[int, int, int],
+    pending: int,
+    times: Mapping[int, Answer],
+) -> _Move | None:
+    """The way of all that is, or was, pending of a (shard, SKU, location); None: nothing was."""
+    source, sku, leaves = cell
+    target = shards.map.shard_of(sku, to)
+    waiting_id = step_id(request.op_id, f"arrive {sku} {leaves}")
+    waiting = await shards.link(target).hold(waiting_id, sure=True)
+    refusal = None
+    if waiting is None:
+        if not pending:
+            return None
+        if target in times and times[target].status[0] not in _MAY_JOIN:
+            refusal = times[target]
+    else:
+        pending = sum(line.pending for line in waiting.lines)
+        if waiting.state == HoldState.EXPIRED:
+            refusal = replace(_NOBODYS, status=bytes((Status.HOLD_EXPIRED,)))
+    return _Move(sku, leaves, to, pending, source, target, waiting is not None, refusal)
 
 
 # Steps of moves. What a step is of is in its id, so that it is the same when it is taken again.
 
 
 async def _arrive(shards: Shards, request: Request, each: _Move, ttl_ms: int) -> Answer:
-    """Hold it where it goes."""
-    step = _step(request, "arrive", Kind.ADD_LINE, each, each.to, ttl_ms)
+    """Hold it where it goes, under another id."""
+    if each.refusal is not None:
+        return each.refusal
+    step = step_of(
+        request,
+        each.name("arrive"),
+        kind=Kind.RESERVE,
+        sku=each.sku,
+        location=each.to,
+        quantity=each.units,
+        value=ttl_ms,
+    )
     return await shards.submit(each.target, step)
 
 
-async def _leave(shards: Shards, request: Request, each: _Move) -> Answer:
-    """Give it up where it was."""
-    step = _step(request, "leave", Kind.RELEASE, each, each.leaves)
-    return await shards.submit(each.source, step)
+async def _go(
+    shards: Shards, request: Request, moves: Sequence[_Move], ttl_ms: int, name: str
+) -> list[Answer]:
+    """Give up where they were, all or none, units that one shard has; they join where they went.
 
-
-async def _give_back(shards: Shards, request: Request, each: _Move) -> None:
-    """Give it up where it went."""
-    step = _step(request, "give back", Kind.RELEASE, each, each.to)
-    await shards.submit(each.target, step)
-
-
-def _step(request: Request, name: str, kind: Kind, each: _Move, at: int, value: int = 0) -> Request:
-    return step_of(
+    Those that had begun come first: so the answer to the step, when it is remembered, is theirs.
+    """
+    order = sorted(moves, key=lambda each: not each.is_begun)
+    step = step_of(
         request,
-        f"{name} {each.sku} {each.leaves}",
-        kind=kind,
-        sku=each.sku,
-        location=at,
-        quantity=each.units,
-        value=value,
+        name,
+        len(order),
+        kind=Kind.RELEASE,
+        flags=[Flag.LINKED] * (len(order) - 1) + [0],
+        sku=[each.sku for each in order],
+        location=[each.leaves for each in order],
+        quantity=[each.units for each in order],
         **on(hold_id_of(request)),
     )
+    left = (await shards.submit(order[0].source, step)).status
+    left = left.ljust(len(order), bytes((Status.HOLD_NOT_PENDING,)))
+    told: dict[_Move, Answer] = {}
+    joining: dict[int, list[_Move]] = {}
+    for each, status in zip(order, left, strict=True):
+        if status:
+            back = await _give_back(shards, request, each)
+            told[each] = replace(back, status=bytes((status,)))
+        else:
+            joining.setdefault(each.target, []).append(each)
+    for target, arrived in joining.items():
+        told |= await _join(shards, request, target, arrived, ttl_ms, name)
+    return [told[each] for each in moves]
+
+
+async def _join(
+    shards: Shards, request: Request, target: int, moves: Sequence[_Move], ttl_ms: int, name: str
+) -> dict[_Move, Answer]:
+    """Let units that have left join the hold where they went, in one block; or put them back."""
+    columns: dict[str, list[Any]] = {"kind": [], "sku": [], "location": [], "quantity": []}
+    holds: list[bytes] = []
+    for each in moves:
+        holds += step_id(request.op_id, each.name("arrive")), hold_id_of(request)
+        columns["kind"] += Kind.RELEASE, Kind.ADD_LINE
+        columns["sku"] += 0, each.sku
+        columns["location"] += 0, each.to
+        columns["quantity"] += 0, each.units
+    pairs = [on(hold_id) for hold_id in holds]
+    named = {half: np.array([pair[half] for pair in pairs]) for half in pairs[0]}
+    step = step_of(request, f"join {target} {name}", len(holds), value=ttl_ms, **columns, **named)
+    answer = await shards.submit(target, step)
+    told: dict[_Move, Answer] = {}
+    for place, each in enumerate(moves):
+        status = answer.status[2 * place + 1 :][:1]
+        told[each] = replace(
+            answer, status=status, available=answer.available[8 * (2 * place + 1) :][:8]
+        )
+        if any(status):
+            await _put_back(shards, request, each, ttl_ms)
+    return told
+
+
+async def _put_back(shards: Shards, request: Request, each: _Move, ttl_ms: int) -> None:
+    """Hold it again where it was: the hold came to an end under our hands where it went."""
+    step = step_of(
+        request,
+        each.name("put back"),
+        kind=Kind.ADD_LINE,
+        sku=each.sku,
+        location=each.leaves,
+        quantity=each.units,
+        value=ttl_ms,
+        **on(hold_id_of(request)),
+    )
+    await shards.submit(each.source, step)
+
+
+async def _give_back(shards: Shards, request: Request, each: _Move) -> Answer:
+    """Give up what was held where it should have gone."""
+    waiting = on(step_id(request.op_id, each.name("arrive")))
+    step = step_of(request, each.name("give back"), kind=Kind.RELEASE, **waiting)
+    return await shards.submit(each.target, step)
 
 
 async def _within(

@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,6 +17,7 @@ from tests.property.histories import BERLIN, BOSTON, MS, linked
 from tests.property.shop import (
     FAR,
     JAM,
+    NO_LINE,
     TEA,
     Shop,
     cancel,
@@ -34,6 +37,7 @@ from tests.scenarios.market import Market
 
 OK = Status.OK
 FAR_JAM: Key = (2, BOSTON)
+LONG_MS = 600_000
 any_order = pytest.mark.parametrize("seed", range(10))
 TTLS_MS = st.sampled_from([1, 2, 40, 1_000, 4_295, 60_000, 30 * 24 * 3600 * 1000])
 
@@ -314,6 +318,77 @@ async def test_scenario_10_holds_that_move_between_shards_are_held_once_and_wher
             assert where == [BOSTON if answer is OK else BERLIN]
         assert (await market.cell(FAR)).available == 0
         assert (await market.cell(TEA)).reserved == 5 - answers[:5].count(OK)
+
+
+@pytest.mark.parametrize("lossy", [0.0, 0.2])
+@any_order
+async def test_scenario_10_a_hold_that_is_paid_while_it_moves_is_sold_once(
+    seed: int, lossy: float
+) -> None:
+    """By two gateways that know nothing of each other: it moves, or it is paid where it is.
+
+    Or one after the other. Who pays between two steps of the move is refused, and it stays held.
+    """
+    async with Market.open(seed, lossy=lossy) as market:
+        await market.stock({TEA: 20, JAM: 20, FAR: 20, FAR_JAM: 20})
+        names = [f"h{n}" for n in range(8)]
+        ordered = [reserve(1, ttl_ms=LONG_MS), reserve(2, JAM, ttl_ms=LONG_MS)]
+        for name in names:
+            assert await market.order(name, *ordered) is OK
+        answers = await market.all(
+            asyncio.gather(
+                market.move(f"m{name}", move(name, BOSTON)),
+                _later(market, market.call(f"p{name}", commit(name))),
+            )
+            for name in names
+        )
+        for name, (moved, paid) in zip(names, answers, strict=True):
+            assert (moved, paid) in {
+                (OK, OK),
+                (OK, Status.HOLD_RELEASED),
+                (Status.HOLD_NOT_PENDING, OK),
+            }
+            assert await market.units(name) == ((0, 3, 0) if paid is OK else (3, 0, 0))
+            hold = await market.hold(name)
+            assert hold is not None
+            where = {line.location for line in hold.lines if line.pending or line.committed}
+            assert where == {BOSTON if moved is OK else BERLIN}
+            if paid is not OK:  # it lives on, and can be paid where it went
+                assert await market.call(f"again {name}", commit(name)) is OK
+                assert await market.units(name) == (0, 3, 0)
+
+
+@any_order
+async def test_scenario_10_through_one_gateway_a_payment_never_meets_a_move_half_way(
+    seed: int,
+) -> None:
+    """Whichever part of an order moves, it is paid as a whole: before that or after it."""
+    async with Market.open(seed) as market:
+        market.routers = market.routers[:1]
+        await market.stock({TEA: 20, JAM: 20, FAR: 20, FAR_JAM: 20})
+        moves = [NO_LINE, TEA]
+        names = [f"h{n}" for n in range(6)]
+        for n, name in enumerate(names):
+            second = reserve(2, (JAM, FAR_JAM)[n // 3], ttl_ms=LONG_MS)
+            assert await market.order(name, reserve(2, ttl_ms=LONG_MS), second) is OK
+        calls = [
+            asyncio.gather(
+                market.move(f"m{name}", move(name, BOSTON, moves[n % 2], n % 2)),
+                market.call(f"p{name}", commit(name)),
+            )
+            for n, name in enumerate(names)
+        ]
+        for name, (moved, paid) in zip(names, await market.all(calls), strict=True):
+            assert paid is OK
+            assert moved in {OK, Status.HOLD_NOT_PENDING}
+            assert await market.units(name) == (0, 4, 0)
+
+
+async def _later(market: Market, call: Coroutine[Any, Any, Status]) -> Status:
+    """Make a call after some steps of others."""
+    for _ in range(market.schedule.draw.randint(0, 200)):
+        await asyncio.sleep(0)
+    return await call
 
 
 # --- 11: cancel before there is a commitment --------------------------------------------------------

@@ -15,6 +15,7 @@ from actors.cluster import ActorBusy, ActorGone
 from actors.links import CALL_REQUESTS, CALLS_IN_FLIGHT, QUEUED_REQUESTS, RemoteShard, serve_link
 from actors.ports import Overloaded, Unavailable
 from actors.router import Router
+from actors.shards import Turns
 from engine import wire
 from engine.operations import Flag, Kind, Request, id_to_pair, line_id
 from engine.reference import ReferenceMachine
@@ -617,3 +618,24 @@ def test_bytes_that_are_no_requests_are_told(payload: bytes) -> None:
     for decode in (wire.decode_requests, wire.decode_answers):
         with suppress(wire.WireError):
             decode(payload)
+
+
+async def test_calls_on_one_hold_take_turns_and_leave_nothing_behind() -> None:
+    turns = Turns()
+    order: list[str] = []
+
+    async def one(name: str, hold_id: bytes) -> None:
+        async with turns.of(hold_id):
+            order.append(f"{name} begins")
+            await asyncio.sleep(0)
+            order.append(f"{name} ends")
+
+    first, second = bytes(16), os.urandom(16)
+    calls = [asyncio.create_task(one(name, first)) for name in ("a", "b", "c")]
+    other = asyncio.create_task(one("d", second))
+    await asyncio.sleep(0)
+    assert len(turns) == 2
+    calls[1].cancel()
+    await asyncio.gather(*calls, other, return_exceptions=True)
+    assert order == ["a begins", "d begins", "a ends", "d ends", "c begins", "c ends"]
+    assert len(turns) == 0

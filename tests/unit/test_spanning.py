@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -548,6 +549,36 @@ async def test_what_is_committed_under_the_hands_of_a_move_stays_where_it_is(tow
     assert (town.counted("committed"), town.reserved) == (3, 2)
 
 
+@pytest.mark.parametrize("lines", [[], [(1, 1, 3)], [(1, 1, 2)]])
+async def test_what_cannot_join_the_hold_is_put_back_where_it_was(
+    town: Town, lines: list[tuple[int, int, int]]
+) -> None:
+    """What the hold has at the destination is committed just before the units would join it."""
+    await hold_five(town)
+    before = await town.router.hold(HELD)
+    assert before is not None
+    second = town.shards[1]
+    submit = second.submit
+
+    async def meddle(request: Request) -> Answer:
+        if Kind.ADD_LINE in request.columns["kind"]:
+            await submit(call(NEW, Kind.COMMIT, HELD))
+        return await submit(request)
+
+    second.submit = meddle  # type: ignore[method-assign]
+    for _ in range(2):
+        _, answer = await a_move(2, *lines)(town.router)
+        assert list(answer.status) == [Status.HOLD_NOT_PENDING]
+        assert await lines_of(town) == [(1, 1, 3)]
+        assert (town.counted("committed"), town.reserved) == (2, 3)
+    after = await town.router.hold(HELD)
+    assert after is not None
+    assert abs(after.deadline_ns - before.deadline_ns) < 2 * limits.NS_PER_MS
+    _, answer = await town.router.on_hold(call(os.urandom(16), Kind.COMMIT, HELD))
+    assert list(answer.status) == [Status.OK]
+    assert (town.counted("committed"), town.reserved) == (5, 0)
+
+
 async def test_a_moved_hold_lives_as_long_as_before(town: Town) -> None:
     await hold_five(town)
     before = await town.router.hold(HELD)
@@ -574,6 +605,76 @@ async def test_a_hold_moves_back_to_a_shard_that_it_has_left() -> None:
     _, answer = await town.router.on_hold(call(os.urandom(16), Kind.COMMIT, HELD))
     assert list(answer.status) == [Status.OK]
     assert (town.counted("committed"), town.reserved) == (5, 0)
+
+
+Meddling = Callable[[Town], Awaitable[Any]]
+
+
+async def pays(town: Town) -> None:
+    await town.router.on_hold(call(NEW, Kind.COMMIT, HELD))
+
+
+async def gives_up(town: Town) -> None:
+    await town.router.on_hold(call(NEW, Kind.RELEASE, HELD))
+
+
+async def buys_the_rest(town: Town) -> None:
+    for cell in ((1, 2), (2, 2), (1, 1), (2, 1)):
+        await town.router.reserve(order(os.urandom(16), [cell], await town.available(*cell)))
+
+
+@pytest.mark.parametrize("meddling", [nothing, pays, gives_up, buys_the_rest])
+@pytest.mark.parametrize("lines", [[], [(1, 1, 5)], [(1, 1, 0)]])
+async def test_whatever_comes_between_two_steps_of_a_move_the_hold_is_in_one_place(
+    meddling: Meddling, lines: list[tuple[int, int, int]]
+) -> None:
+    """The router dies after any step, something else is done, and the move is repeated twice."""
+
+    ends = set()
+    for lives in range(20):
+        town = await Town().stocked()
+        cells, quantities = ([(1, 1), (2, 1)], [3, 2]) if not lines else ([(1, 1)], [5])
+        await town.router.reserve(order(HELD, cells, quantities))
+        left = [lives]
+        links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
+        is_over = False
+        with suppress(Died):
+            await a_move(2, *lines)(Router(links, lambda: MAP))
+            is_over = True
+        await meddling(town)
+        _, answer = await a_move(2, *lines)(town.router)
+        _, again = await a_move(2, *lines)(town.router)
+        assert again.status == answer.status
+        hold = await town.router.hold(HELD)
+        assert hold is not None
+        units = Counter(
+            (line.location, name)
+            for line in hold.lines
+            for name in ("pending", "committed")
+            for _ in range(getattr(line, name))
+        )
+        assert units.total() in {0, 5}
+        assert len(units) <= 1
+        moved = {2: True, 1: False}[next(iter(units), (1,))[0]]
+        assert moved == (not any(answer.status) and units.total() > 0)
+        if meddling is not buys_the_rest:
+            assert town.reserved == hold.state.is_live * sum(line.pending for line in hold.lines)
+        ends.add((answer.status[:1], *units))
+        if is_over:
+            break
+    assert lives >= 3
+    assert len(ends) >= (1 if meddling is nothing else 2)
+
+
+async def test_a_move_that_is_repeated_leaves_alone_what_came_after_it() -> None:
+    """All that is pending goes to shard 1, then on to another place there; repeated, it stays."""
+    town = await Town().stocked()
+    await hold_five(town)
+    await a_move(2)(town.router)
+    await a_move(4, op_id=NEW)(town.router)
+    _, answer = await a_move(2)(town.router)
+    assert answer.status == b"\0"
+    assert await lines_of(town) == [(1, 4, 3), (2, 4, 2)]
 
 
 async def test_lines_are_moved_each_by_itself(town: Town) -> None:
