@@ -78,9 +78,9 @@ class RemoteShard:
         """Look up this shard's part of a hold."""
         return wire.decode_hold(await self._ask("hold", hold_id, sure))
 
-    async def incoming(self, incoming_id: bytes) -> Incoming | None:
+    async def incoming(self, incoming_id: bytes, *, sure: bool = False) -> Incoming | None:
         """Look up this shard's part of an incoming record."""
-        return wire.decode_incoming(await self._ask("incoming", incoming_id))
+        return wire.decode_incoming(await self._ask("incoming", incoming_id, sure))
 
     async def incoming_of(self, names: Sequence[tuple[int, int]]) -> list[DatedIncoming]:
         """Find what is outstanding for cells (sku id, location id), by cell and date."""
@@ -196,7 +196,8 @@ async def serve_link(link: ShardLink, method: str, *args: Any) -> Any:
             hold_id, sure = args
             return wire.encode_hold(await link.hold(hold_id, sure=sure))
         case "incoming":
-            return wire.encode_incoming(await link.incoming(*args))
+            incoming_id, sure = args
+            return wire.encode_incoming(await link.incoming(incoming_id, sure=sure))
         case "incoming_of":
             return wire.encode_dated(await link.incoming_of(*args))
         case "history":

@@ -233,8 +233,8 @@ class ShardLink(Protocol):
         It reads the whole journal: for people, not for programs.
         """
 
-    async def incoming(self, incoming_id: bytes) -> Incoming | None:
-        """Look up this shard's part of an incoming record."""
+    async def incoming(self, incoming_id: bytes, *, sure: bool = False) -> Incoming | None:
+        """Look up this shard's part of an incoming record (`sure`: see `hold`)."""
 
     async def incoming_of(self, names: Sequence[tuple[int, int]]) -> list[DatedIncoming]:
         """Find what is outstanding for cells (sku id, location id), by cell and date."""

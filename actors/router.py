@@ -163,14 +163,17 @@ class Router:
         state = next(state for state in _LIFE if state in states)
         return Hold(state, min(part.deadline_ns for part in parts), lines)
 
-    async def incoming(self, incoming_id: bytes, location: int = 0) -> Incoming | None:
+    async def incoming(
+        self, incoming_id: bytes, location: int = 0, *, sure: bool = False
+    ) -> Incoming | None:
         """Look an incoming record up, all its parts in one, the earliest of their dates.
 
-        `location`, if not 0, is where all of it goes.
+        `location`, if not 0, is where all of it goes; `sure` is as `ports.ShardLink.hold` has it.
         """
         if self._only is not None:
-            return await self._only.incoming(incoming_id)
-        found = await self._shards.incoming(incoming_id, self._shards.asked_for(location))
+            return await self._only.incoming(incoming_id, sure=sure)
+        asked = self._shards.asked_for(location)
+        found = await self._shards.incoming(incoming_id, asked, sure=sure)
         parts = list(found.values())
         if len(parts) < 2:
             return parts[0] if parts else None
@@ -335,5 +338,5 @@ class Router:
         hold_id = hold_id_of(request)
         found: dict[int, Hold | None] = {**await self._shards.holds(hold_id, asked)}
         if column_of(request, "kind")[0] == Kind.CANCEL_INCOMING:
-            found = dict.fromkeys(await self._shards.incoming(hold_id, asked))
+            found = dict.fromkeys(await self._shards.incoming(hold_id, asked, sure=True))
         return found or {asked[0]: None}

@@ -262,9 +262,9 @@ class Shard:
         """Look up this shard's part of a hold (`sure`: see `read`)."""
         return await self.read(lambda: self._machine.hold(hold_id), sure=sure)
 
-    async def incoming(self, incoming_id: bytes) -> Incoming | None:
-        """Look up this shard's part of an incoming record."""
-        return await self.read(lambda: self._machine.incoming(incoming_id))
+    async def incoming(self, incoming_id: bytes, *, sure: bool = False) -> Incoming | None:
+        """Look up this shard's part of an incoming record (`sure`: see `read`)."""
+        return await self.read(lambda: self._machine.incoming(incoming_id), sure=sure)
 
     async def incoming_of(self, names: Sequence[tuple[int, int]]) -> list[DatedIncoming]:
         """Find what is outstanding for cells (sku id, location id), by cell and date."""

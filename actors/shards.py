@@ -55,9 +55,11 @@ class Shards:
         found = await every(self.link(shard).hold(hold_id, sure=True) for shard in shards)
         return {shard: part for shard, part in zip(shards, found, strict=True) if part is not None}
 
-    async def incoming(self, incoming_id: bytes, shards: Sequence[int]) -> dict[int, Incoming]:
+    async def incoming(
+        self, incoming_id: bytes, shards: Sequence[int], *, sure: bool
+    ) -> dict[int, Incoming]:
         """Ask shards for their parts of an incoming record; those that have one, in order."""
-        found = await every(self.link(shard).incoming(incoming_id) for shard in shards)
+        found = await every(self.link(shard).incoming(incoming_id, sure=sure) for shard in shards)
         return {shard: part for shard, part in zip(shards, found, strict=True) if part is not None}
 
 

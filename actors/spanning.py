@@ -37,7 +37,7 @@ GRACE_MS: Final = 10_000  # steps on a pending hold first make sure that it live
 _OK: Final = int(Status.OK)
 _NOBODYS: Final = Answer(b"\0", bytes(8), 0, 0, 0)
 # How a shard says that goods that come back were not handed over there, or not so many.
-_NOT_FROM_HERE: Final = frozenset(
+NOT_FROM_HERE: Final = frozenset(
     (
         Status.UNKNOWN_HOLD,
         Status.HOLD_EXPIRED,
@@ -608,7 +608,7 @@ async def returned(shards: Shards, request: Request, sold_at: Sequence[int], tol
     """
     first, answer = told
     status, available = bytearray(answer.status), np.frombuffer(answer.available, "<i8").copy()
-    places = [place for place, each in enumerate(status) if each in _NOT_FROM_HERE]
+    places = [place for place, each in enumerate(status) if each in NOT_FROM_HERE]
     for place in places:  # one after the other: the first line of two on the same units gets them
         each = await _returned(shards, request, place, sold_at[place])
         if each is not None:
@@ -635,7 +635,7 @@ async def _returned(shards: Shards, request: Request, place: int, sold_at: int) 
             **on(hold_id),
         )
         answer = await shards.submit(shard, claim)
-        if answer.status[0] not in _NOT_FROM_HERE:
+        if answer.status[0] not in NOT_FROM_HERE:
             break
     if answer is None or answer.status[0]:
         return answer

@@ -92,14 +92,30 @@ async def receive(router: Router, request: Request) -> Told:
 
 async def lose(router: Router, request: Request) -> Told:
     """Give up what is on its way: all of it, or lines; `request` is a CANCEL_INCOMING as `receive`."""
-    location = int(column_of(request, "location")[0])
     if request.lines == 1 and not column_of(request, "quantity")[0]:
-        # The place is in the request only to find the record by.
-        whole = {name: request.columns[name] for name in request.columns if name != "location"}
-        records = await _records(router, hold_id_of(request), location)
-        named = _with_records(request, [max(len(records) - 1, 0)], whole)
-        return await router.on_hold(named, location)
+        return await _lose_all(router, request)
     return await router.on_hold(await _of_records(router, request))
+
+
+async def _lose_all(router: Router, request: Request) -> Told:
+    """Give up all records, the last one by the request itself.
+
+    Where the destination is over several shards, one may have an earlier record open still when
+    another has closed its part. Each is asked, open or not, so that a repeat hears the same.
+    """
+    # The place is in the request only to find the records by.
+    location = int(column_of(request, "location")[0])
+    whole = {name: request.columns[name] for name in request.columns if name != "location"}
+    transfer_id = hold_id_of(request)
+    last = max(len(await _records(router, transfer_id, location)) - 1, 0)
+    is_lost = False
+    for number in range(last):
+        record = on(record_id(transfer_id, number))
+        step = step_of(request, f"lose {number}", kind=Kind.CANCEL_INCOMING, **record)
+        _, told = await router.on_hold(step, location)
+        is_lost = is_lost or told.status[0] == _OK
+    shard, answer = await router.on_hold(_with_records(request, [last], whole), location)
+    return shard, replace(answer, status=bytes((_OK,))) if is_lost else answer
 
 
 async def look_up(
@@ -107,7 +123,7 @@ async def look_up(
 ) -> tuple[Hold | None, list[Incoming]]:
     """A transfer's order and its records; 0 for a location that is not known."""
     hold = await router.hold(transfer_id, source)
-    return hold, await _records(router, transfer_id, destination)
+    return hold, await _records(router, transfer_id, destination, sure=False)
 
 
 async def _of_records(router: Router, request: Request) -> Request:
@@ -136,11 +152,13 @@ def _with_records(
     return replace(request, columns=columns | halves)
 
 
-async def _records(router: Router, transfer_id: bytes, destination: int) -> list[Incoming]:
+async def _records(
+    router: Router, transfer_id: bytes, destination: int, *, sure: bool = True
+) -> list[Incoming]:
     """A transfer's records, in order; one that a shard has forgotten counts as having no lines."""
     found: list[Incoming] = []
     for number in count():
-        record = await router.incoming(record_id(transfer_id, number), destination)
+        record = await router.incoming(record_id(transfer_id, number), destination, sure=sure)
         if record is None:
             break
         found.append(record)

@@ -51,7 +51,7 @@ class FakeShard:
     async def hold(self, hold_id: bytes, *, sure: bool = False) -> Hold | None:
         return self.machine.hold(hold_id)
 
-    async def incoming(self, incoming_id: bytes) -> Incoming | None:
+    async def incoming(self, incoming_id: bytes, *, sure: bool = False) -> Incoming | None:
         return self.machine.incoming(incoming_id)
 
     async def incoming_of(self, names: Sequence[tuple[int, int]]) -> list[DatedIncoming]:

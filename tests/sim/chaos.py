@@ -130,7 +130,10 @@ async def snapshot(chaos: Chaos) -> None:
 
 async def snapshot_is_damaged(chaos: Chaos) -> None:
     store: SnapshotStore = chaos.world.snapshots
-    store.damage_newest(stream_key(chaos.chance.randrange(chaos.world.shards)))
+    name = stream_key(chaos.chance.randrange(chaos.world.shards))
+    entries = chaos.world.server.stream(name).entries
+    if entries:
+        store.damage_newest(name, entries[0][0])
 
 
 async def catalogue_grows(chaos: Chaos) -> None:
@@ -139,6 +142,16 @@ async def catalogue_grows(chaos: Chaos) -> None:
         catalogue.skus += 1
     else:
         catalogue.locations += 1
+    _refresh_all(chaos)
+
+
+async def channel_rules_change(chaos: Chaos) -> None:
+    chaos.world.catalogue.rules += 1
+    chaos.world.catalogue.kept = chaos.chance.randint(0, 6)
+    _refresh_all(chaos)
+
+
+def _refresh_all(chaos: Chaos) -> None:
     for host in chaos.world.hosts.values():
         if host.process.alive and host.shard is not None:
             host.process.start(host.shard.refresh_catalogue())
@@ -159,4 +172,5 @@ FAULTS: dict[Fault, float] = {
     snapshot: 2,
     snapshot_is_damaged: 1,
     catalogue_grows: 0.5,
+    channel_rules_change: 0.5,
 }

@@ -8,19 +8,24 @@ from typing import TYPE_CHECKING, Any, Final
 from actors.cluster import ClusterError
 from actors.ports import Overloaded, Unavailable
 from engine import wire
-from engine.operations import HOLD_KINDS, Answer, Request
+from engine.operations import Answer, Flag, Kind, Request
 from engine.status import Status
 from engine.views import Cell, Hold
 from tests.sim.oracle import Call, demand
-from tests.sim.world import World, fingerprint
+from tests.sim.world import EPOCH_NS, GATEWAYS_ONLY, World, fingerprint
 
 if TYPE_CHECKING:
-    from tests.sim.workload import Shop
+    from tests.sim.book import Shop
 
 THINK_MEAN_S: Final = 0.03
 RETRY_MOST_S: Final = 0.1
 PATIENCE: Final = 4  # attempts of a client that may give up
 READ_ATTEMPTS: Final = 3
+# Lines on holds and records, which a client sends by way of a gateway when there are several shards.
+_ON_HOLD: Final = (
+    Kind.COMMIT, Kind.RELEASE, Kind.FULFIL, Kind.CANCEL, Kind.EXTEND, Kind.UNFULFIL,
+    Kind.CANCEL_INCOMING,
+)  # fmt: skip
 
 
 class Client:
@@ -38,22 +43,35 @@ class Client:
     async def think(self) -> None:
         await asyncio.sleep(self.chance.expovariate(1 / THINK_MEAN_S))
 
-    async def write(self, method: str, request: Request, *, patient: bool = False) -> Answer | None:
-        """Send until answered. One client in ten gives up after a while: None."""
+    async def pause(self, mean_s: float) -> None:
+        """Do nothing for about so long."""
+        await asyncio.sleep(self.chance.uniform(0, 2 * mean_s))
+
+    def now_ns(self) -> int:
+        """The time as the client has it."""
+        return EPOCH_NS + round(self._world.loop.now_s * 1e9)
+
+    async def write(
+        self, method: str, request: Request, *args: Any, patient: bool = False
+    ) -> Answer | None:
+        """Send until answered. One client in ten gives up after a while: None.
+
+        `method` and `args` are those of `world.write`.
+        """
         patient = patient or self.chance.random() < 0.9
         payload = wire.encode_requests([request])
         attempt = 0
         while patient or attempt < PATIENCE:
             attempt += 1
             try:
-                answer = await self._attempt(method, request, payload)
+                answer = await self._attempt(method, request, payload, args)
             except (ClusterError, Overloaded, Unavailable) as error:
                 self._log(f"{method} {request.op_id.hex()[:8]}: {type(error).__name__}")
                 await asyncio.sleep(self.chance.uniform(0, RETRY_MOST_S))
                 continue
             digits = answer.status.hex()
             self._log(f"{method} {request.op_id.hex()[:8]}: {digits} {answer.epoch}-{answer.seq}")
-            self.shop.calls.append(Call(method, request, answer, self._world.oracle.ends()))
+            self.shop.calls.append(Call(method, request, args, answer, self._world.oracle.ends()))
             return answer
         return None
 
@@ -72,17 +90,19 @@ class Client:
         """A repeated request meets its first answer, wherever one shard alone has it."""
         if again is None or set(again.status) == {Status.OP_ID_REUSED}:
             return
-        if self._shard_of(call.request) is not None:
+        if self._shard_of(call.method, call.request) is not None:
             told = f"{call.method} {call.request.op_id.hex()}: {call.answer}, then {again}"
             demand(again == call.answer, told)
 
-    async def _attempt(self, method: str, request: Request, payload: bytes) -> Answer:
-        world, shard = self._world, self._shard_of(request)
+    async def _attempt(
+        self, method: str, request: Request, payload: bytes, args: Sequence[Any]
+    ) -> Answer:
+        world, shard = self._world, self._shard_of(method, request)
         if shard is not None and self.chance.random() < 0.5:
             host: Any = world.route(shard)
         else:
             host = world.gateways[self.chance.choice(list(world.gateways))]
-        packed = await world.network.call(host, "write", method, payload, 0)
+        packed = await world.network.call(host, "write", method, payload, *args)
         answer = wire.decode_answers(packed)[0]
         assert isinstance(answer, Answer)
         return answer
@@ -97,13 +117,17 @@ class Client:
                 await asyncio.sleep(self.chance.uniform(0, RETRY_MOST_S))
         return None
 
-    def _shard_of(self, request: Request) -> int | None:
-        """The one shard that owns all lines of a request; None when there are several."""
+    def _shard_of(self, method: str, request: Request) -> int | None:
+        """The one shard that owns all that a request is about; None when there may be several."""
+        if method in GATEWAYS_ONLY:
+            return None
         if self._world.shards == 1:
             return 0
         columns = request.columns
-        if any(kind in HOLD_KINDS for kind in columns["kind"].tolist()) or "sku" not in columns:
+        if any(kind in _ON_HOLD for kind in columns["kind"].tolist()) or "sku" not in columns:
             return None
+        if "flags" in columns and columns["flags"][0] & Flag.SUPERSEDE:
+            return None  # the older hold may be on others
         owners = self._world.shard_map.shards_of(columns["sku"], columns["location"]).tolist()
         return owners[0] if len(set(owners)) == 1 else None
 

@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from typing import Any, Final
 from unittest.mock import patch
 
 import numpy as np
 
-from actors import recovery, spanning
+from actors import recovery, spanning, transfers
 from actors import shard as shard_module
 from actors.links import RemoteShard
-from actors.parts import joined, that_count, whole
+from actors.parts import column_of, hold_id_of, joined, that_count, whole
 from actors.ports import (
     GENESIS,
     AppendInDoubt,
@@ -38,6 +39,7 @@ from engine.block import Block, crc_of, decode, encode
 from engine.machine import Machine, Outcome
 from engine.memory import AnswerMemory
 from engine.operations import Answer, Flag, Kind, Request, pair_to_id
+from engine.views import Hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -459,6 +461,118 @@ def a_request_is_left_out_of_the_block() -> Iterator[None]:
         yield
 
 
+def _without_flags(kind: Kind, flags: Flag) -> AbstractContextManager[Any]:
+    """Machines that do not see some flags of a kind."""
+
+    def change(_: Machine, now_ns: int, requests: Sequence[Request]) -> Any:
+        return now_ns, [
+            _changed(
+                request,
+                flags=np.where(
+                    request.columns["kind"] == kind,
+                    request.columns["flags"] & ~np.uint8(flags),
+                    request.columns["flags"],
+                ),
+            )
+            if "flags" in request.columns
+            else request
+            for request in requests
+        ]
+
+    return _apply_with(change)
+
+
+def _without_column(name: str, kind: Kind) -> AbstractContextManager[Any]:
+    """Machines that do not see a column of a kind."""
+
+    def change(_: Machine, now_ns: int, requests: Sequence[Request]) -> Any:
+        return now_ns, [
+            _changed(request, **{name: np.where(request.columns["kind"] == kind, 0, column)})
+            if (column := request.columns.get(name)) is not None
+            else request
+            for request in requests
+        ]
+
+    return _apply_with(change)
+
+
+@mutation
+def superseding_leaves_both() -> Iterator[None]:
+    with _without_flags(Kind.RESERVE, Flag.SUPERSEDE):
+        yield
+
+
+@mutation
+def an_exchange_is_judged_line_by_line() -> Iterator[None]:
+    with _without_flags(Kind.RETURN, Flag.LINKED):
+        yield
+
+
+@mutation
+def the_id_of_a_sale_is_forgotten() -> Iterator[None]:
+    with _without_column("hold_hi", Kind.SALE), _without_column("hold_lo", Kind.SALE):
+        yield
+
+
+@mutation
+def a_count_is_as_of_when_it_was_told() -> Iterator[None]:
+    with _without_column("occurred_at_ns", Kind.COUNT):
+        yield
+
+
+@mutation
+def a_channel_may_sell_the_last_ones() -> Iterator[None]:
+    with _without_column("channel", Kind.RESERVE):
+        yield
+
+
+@mutation
+def a_late_payment_is_not_judged() -> Iterator[None]:
+    original = Machine.apply
+
+    def stock(hold: Hold | None, units: int) -> list[Request]:
+        """Adjustments of the cells of a hold."""
+        cells = {(line.sku, line.location) for line in hold.lines} if hold else set()
+        return [
+            Request.of(
+                bytes(16), 1, kind=Kind.ADJUST, sku=sku, location=location, quantity=units, value=1
+            )
+            for sku, location in sorted(cells)
+        ]
+
+    def apply(self: Machine, now_ns: int, requests: Sequence[Request], **how: Any) -> Outcome:
+        done: list[Request] = []
+        kept: list[int] = []  # lines
+        at = 0
+        for request in requests:
+            late = _has(request, Kind.COMMIT) and (_flags(request) & Flag.RE_RESERVE).any()
+            hold = self.hold(hold_id_of(request)) if late else None
+            more, less = stock(hold, 99), stock(hold, -99)
+            done += [*more, request, *less]
+            kept += range(at + len(more), at + len(more) + request.lines)
+            at += len(more) + request.lines + len(less)
+        told = original(self, now_ns, done, **how)
+        if at == len(kept):
+            return told
+        granted = None if told.granted is None else told.granted[kept]
+        endangered = tuple(
+            each._replace(line=kept.index(each.line))
+            for each in told.endangered
+            if each.line in kept
+        )
+        return replace(
+            told, status=told.status[kept], available=told.available[kept], granted=granted,
+            endangered=endangered,
+        )  # fmt: skip
+
+    with replaced(Machine, "apply", apply):
+        yield
+
+
+def _flags(request: Request) -> Any:
+    return column_of(request, "flags")
+
+
 # --- several shards -------------------------------------------------------------------------------
 
 
@@ -483,6 +597,71 @@ def the_other_parts_are_not_released() -> Iterator[None]:
 @mutation
 def the_other_parts_stay_committed() -> Iterator[None]:
     with _steps_without(Kind.CANCEL):
+        yield
+
+
+def _steps_as(room: Any, name: str, change: Callable[[Request], Request]) -> Any:
+    """A room in which the steps of one name are changed."""
+    original = room.step_of
+
+    def step_of(request: Request, step: str, *args: Any, **columns: Any) -> Request:
+        made: Request = original(request, step, *args, **columns)
+        return change(made) if step.split(maxsplit=1)[0] == name else made
+
+    return replaced(room, "step_of", step_of)
+
+
+@mutation
+def the_older_hold_is_superseded_on_some_shards_only() -> Iterator[None]:
+    with _steps_as(spanning, "supersede", lambda step: _changed(step, hold_lo=np.zeros(1, "<u8"))):
+        yield
+
+
+@mutation
+def an_order_that_is_paid_is_held_only() -> Iterator[None]:
+    async def commit(*_: Any) -> dict[int, int]:
+        return {}
+
+    with replaced(spanning, "_commit_held", commit):
+        yield
+
+
+@mutation
+def the_claim_of_a_return_is_skipped() -> Iterator[None]:
+    original = Shards.submit
+
+    async def submit(self: Shards, shard: int, request: Request) -> Answer:
+        if _has(request, Kind.CLAIM_RETURN):
+            return Answer(b"\0", bytes(8), 0, 0, 0)
+        return await original(self, shard, request)
+
+    with replaced(Shards, "submit", submit):
+        yield
+
+
+@mutation
+def goods_are_expected_again_by_a_retry() -> Iterator[None]:
+    tries = count()
+
+    def again(step: Request) -> Request:
+        return replace(step, op_id=next(tries).to_bytes(16, "big"))
+
+    with _steps_as(transfers, "expect", again):
+        yield
+
+
+@mutation
+def what_cannot_be_expected_is_gone() -> Iterator[None]:
+    async def take_back(*_: Any) -> None:
+        """Forget it."""
+
+    with replaced(transfers, "_take_back", take_back):
+        yield
+
+
+@rare_mutation
+def only_the_last_record_of_a_transfer_is_lost() -> Iterator[None]:
+    with _steps_as(transfers, "lose", lambda step: _changed(step, hold_lo=np.zeros(1, "<u8"))):
         yield
 
 

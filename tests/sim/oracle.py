@@ -5,15 +5,17 @@ Everything that a shard answered, showed or recovered to is held against that.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from actors.parts import step_id
 from actors.ports import GENESIS, Position
 from actors.recovery import answers_of
 from actors.shard import LEASE_S
+from actors.spanning import NOT_FROM_HERE
 from engine import limits, reference
 from engine.block import AfterImage, Block, crc_of, decode
 from engine.machine import Outcome
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 HASH_EVERY: Final = 16  # blocks: the reference counts its hash from scratch
 _REUSED: Final = int(Status.OP_ID_REUSED)
 _NEVER: Final = 1 << 62
+INCOMING: Final = b"incoming "
+_LINKED: Final = (Kind.RESERVE, Kind.RETURN)  # kinds whose lines may be linked to the next one
 
 
 class Wrong(AssertionError):  # noqa: N818 - a finding
@@ -76,7 +80,9 @@ class Ledger:
     positions: list[Position] = field(default_factory=list)
     answers: dict[bytes, tuple[bytes, Answer]] = field(default_factory=dict)  # with the digest
     deadlines: dict[bytes, int] = field(default_factory=dict)
+    sold: set[bytes] = field(default_factory=set)  # ids of sales that had their effect
     # What each cell and hold was like from which block on: [(index of the block, view)].
+    # An incoming record is there under its id with INCOMING before it.
     versions: dict[Any, list[tuple[int, Any]]] = field(default_factory=dict)
     _pending: dict[bytes, None] = field(default_factory=dict)
     _chain: int = 0
@@ -156,6 +162,7 @@ class Ledger:
         for hold_id in touched:
             hold = machine.hold(hold_id)
             self._keep(hold_id, index, hold)
+            self._keep(INCOMING + hold_id, index, machine.incoming(hold_id))
             if hold is not None and hold.state == HoldState.PENDING:
                 self._pending[hold_id] = None
             else:
@@ -166,22 +173,29 @@ class Ledger:
     def _note_holds(
         self, request: Request, status: bytes, now_ns: int, touched: dict[bytes, None], told: str
     ) -> None:
-        """Which holds a request is about; no commit after the deadline of the hold."""
+        """Which holds a request is about; no commit after a deadline, no sale a second time."""
         columns = {name: column.tolist() for name, column in request.columns.items()}
         zeros = [0] * request.lines
         kinds, flags, values, high, low = (
             columns.get(name, zeros) for name in ("kind", "flags", "value", "hold_hi", "hold_lo")
         )
+        made = line_id(request.op_id, 0)  # by the order that the line is of
         for i, kind in enumerate(kinds):
-            named, made = pair_to_id(high[i], low[i]), line_id(request.op_id, i)
+            named = pair_to_id(high[i], low[i])
+            if i and not (kinds[i - 1] in _LINKED and flags[i - 1] & Flag.LINKED):
+                made = line_id(request.op_id, i)
             touched[named] = touched[made] = None
+            if kind == Kind.SALE and not status[i] and any(named):
+                demand(named not in self.sold, f"{told}: sale {named.hex()} had its effect before")
+                self.sold.add(named)
             if kind == Kind.COMMIT and not status[i] and not flags[i] & Flag.RE_RESERVE:
                 told_late = f"{told}: a hold was committed after its deadline"
                 demand(now_ns <= self.deadlines[named], told_late)
-            if kind in {Kind.RESERVE, Kind.EXTEND} and not status[i]:
-                hold_id = made if kind == Kind.RESERVE else named
-                deadline_ns = now_ns + values[i] * limits.NS_PER_MS  # it never comes nearer
-                self.deadlines[hold_id] = max(self.deadlines.get(hold_id, 0), deadline_ns)
+            deadline_ns = now_ns + values[i] * limits.NS_PER_MS
+            if kind == Kind.RESERVE:
+                self.deadlines.setdefault(made, deadline_ns)  # the first line's counts
+            if kind == Kind.EXTEND and not status[i]:  # it never comes nearer
+                self.deadlines[named] = max(self.deadlines.get(named, 0), deadline_ns)
 
     def _keep(self, name: Any, index: int, view: Any) -> None:
         kept = self.versions.setdefault(name, [])
@@ -312,6 +326,9 @@ class Oracle:
                 demand(machine.cell(*key) == cell, f"shard {shard}: cell {key} is another")
             for hold_id, hold in ledger.machine.holds.items():
                 demand(machine.hold(hold_id) == hold, f"shard {shard}: hold {hold_id.hex()}")
+            for record_id, record in ledger.machine.incoming_records.items():
+                same = machine.incoming(record_id) == record
+                demand(same, f"shard {shard}: incoming record {record_id.hex()}")
 
     def _check_state(self, host: "ShardHost") -> None:
         assert host.shard is not None
@@ -397,28 +414,64 @@ def _first_moment(ledger: Ledger, found: Mapping[Any, Any], low: int, high: int)
 class Call:
     """A write that a client got its answer to; `ends` is where the streams ended then, by shard."""
 
-    method: str  # of the router
+    method: str  # of the router or of `actors.transfers`
     request: Request
+    args: Sequence[Any]
     answer: Answer
     ends: Mapping[int, Position]
 
 
-def judge_call(ledgers: Mapping[int, Ledger], shard_map: ShardMap, call: Call) -> None:
-    """A client's answer is made of the shards' answers in their journals, and of nothing else."""
+def judge_call(
+    ledgers: Mapping[int, Ledger], shard_map: ShardMap, call: Call, *, is_repeat: bool
+) -> None:
+    """A client's answer is made of the shards' answers in their journals, and of nothing else.
+
+    And what it says is so when it comes; but not for ever, and then a repeat says it again.
+    """
     method, request, told = call.method, call.request, call.answer
     name = f"{method} {request.op_id.hex()}"
-    if method == "on_hold":
+    if method == "ship":
+        return  # of several steps, which the judgement of transfers counts
+    if method in {"on_hold", "lose"}:
         demand(_fits_hold(ledgers, request, told), f"{name}: the shards did not say {told}")
-        if "location" not in request.columns:
+        if "location" not in request.columns and not is_repeat:
             _judge_whole_hold(ledgers, call)
         return
-    expected = _expected_lines(ledgers, shard_map, method, request)
-    demand(told.status == expected, f"{name}: told {told.status!r}, the shards said {expected!r}")
-    if method == "reserve" and any(expected) and _REUSED not in expected:
-        for shard in set(_owners(shard_map, method, request)):
-            hold = ledgers[shard].view(request.op_id, call.ends[shard])
-            is_live = hold is not None and hold.state.is_live
-            demand(not is_live, f"{name}: refused, and shard {shard} still held its part")
+    flags = int(request.columns["flags"][0]) if "flags" in request.columns else 0
+    if method == "reserve" and flags & Flag.SUPERSEDE:
+        if not is_repeat:
+            _judge_superseding(ledgers, call)
+    else:
+        expected = _expected_lines(ledgers, shard_map, method, request)
+        if method == "returned":
+            expected = _with_claims(ledgers, shard_map, request, expected)
+        told_other = f"{name}: told {told.status!r}, the shards said {expected!r}"
+        demand(told.status == expected, told_other)
+    if method == "reserve" and all(told.status) and _REUSED not in told.status:
+        _judge_gone(ledgers, call, request.op_id, "refused")
+
+
+def _judge_gone(ledgers: Mapping[int, Ledger], call: Call, hold_id: bytes, why: str) -> None:
+    """Nothing of a hold is left when a call is answered."""
+    for shard, ledger in ledgers.items():
+        hold = ledger.view(hold_id, call.ends[shard])
+        is_live = hold is not None and hold.state.is_live
+        demand(not is_live, f"{hold_id.hex()}: was {why}, and shard {shard} still held its part")
+
+
+def _judge_superseding(ledgers: Mapping[int, Ledger], call: Call) -> None:
+    """The new hold or the older one, not both; and not less than the older one, on one shard."""
+    columns, op_id = call.request.columns, call.request.op_id
+    older = pair_to_id(int(columns["hold_hi"][0]), int(columns["hold_lo"][0]))
+    if not all(call.answer.status):
+        held = [each for each in ledgers.values() if each.view(op_id, call.ends[each.shard])]
+        demand(bool(held), f"{op_id.hex()}: told as held, and no shard has it")
+        _judge_gone(ledgers, call, older, "superseded")
+        return
+    parts = [each.view(older, call.ends[each.shard]) for each in ledgers.values()]
+    parts = [hold for hold in parts if hold is not None]
+    is_released = len(parts) == 1 and parts[0].state == HoldState.RELEASED
+    demand(not is_released, f"{op_id.hex()}: refused, and {older.hex()} is released")
 
 
 # In which states a call on a whole hold, when it is answered OK, leaves no part of it.
@@ -427,7 +480,13 @@ _LEFT_BEHIND: Final = {
     Kind.RELEASE: (HoldState.PENDING,),
     Kind.FULFIL: (HoldState.COMMITTED,),
     Kind.CANCEL: (HoldState.COMMITTED,),
+    Kind.EXTEND: (),  # it may have been little time
+    Kind.UNFULFIL: (),  # what came back stays handed over
+    Kind.CANCEL_INCOMING: (HoldState.INCOMING,),
 }
+
+
+_UNCOMMITTED: Final = (Status.HOLD_EXPIRED, Status.HOLD_RELEASED, Status.INSUFFICIENT_STOCK)
 
 
 def _judge_whole_hold(ledgers: Mapping[int, Ledger], call: Call) -> None:
@@ -436,24 +495,28 @@ def _judge_whole_hold(ledgers: Mapping[int, Ledger], call: Call) -> None:
     hold_id = pair_to_id(int(columns["hold_hi"][0]), int(columns["hold_lo"][0]))
     kind = Kind(int(columns["kind"][0]))
     for shard, ledger in ledgers.items():
-        hold = ledger.view(hold_id, call.ends[shard])
+        name = INCOMING + hold_id if kind == Kind.CANCEL_INCOMING else hold_id
+        hold = ledger.view(name, call.ends[shard])
         told = f"{kind.name} of hold {hold_id.hex()}: was told {Status(status).name}"
         left = hold is not None and not status and hold.state in _LEFT_BEHIND[kind]
         demand(not left, f"{told}, and left shard {shard} out")
-        if kind == Kind.COMMIT and status in {Status.HOLD_EXPIRED, Status.HOLD_RELEASED}:
+        if kind == Kind.COMMIT and status in _UNCOMMITTED:
             is_left = hold is not None and any(line.committed for line in hold.lines)
             demand(not is_left, f"{told}, and is committed on shard {shard}")
 
 
 def _fits_hold(ledgers: Mapping[int, Ledger], request: Request, told: Answer) -> bool:
     """A commit is done when all parts did it, what is about the rest of a hold when one did."""
+    kind = request.columns["kind"][0]
+    steps = {Kind.EXTEND: ("extend",), Kind.CANCEL_INCOMING: ("lose 0", "lose 1", "lose 2")}
+    ids = [request.op_id, *(step_id(request.op_id, step) for step in steps.get(kind, ()))]
     known = [
-        each.answers[request.op_id] for each in ledgers.values() if request.op_id in each.answers
+        each.answers[op_id] for each in ledgers.values() for op_id in ids if op_id in each.answers
     ]
     done = [not any(answer.status) for digest, answer in known if digest == request.digest]
     if any(told.status):
         return not all(done) or len(done) < max(len(known), 1)
-    return bool(done) and (all(done) if request.columns["kind"][0] == Kind.COMMIT else any(done))
+    return bool(done) and (all(done) if kind == Kind.COMMIT else any(done))
 
 
 def _expected_lines(
@@ -461,19 +524,67 @@ def _expected_lines(
 ) -> bytes:
     """Line by line, the status in the journal of the shard that the line belongs to."""
     owners = _owners(shard_map, method, request)
-    keeps_places = method == "submit" and (request.columns["kind"] == Kind.RESERVE).any()
+    named = np.isin(request.columns["kind"], (Kind.RESERVE, Kind.EXPECT)).any()
+    keeps_places = method != "reserve" and named
     expected = bytearray(request.lines)
     for shard in set(owners):
         lines = [i for i, owner in enumerate(owners) if owner == shard]
         places = lines if keeps_places else range(len(lines))
-        digest, answer = ledgers[shard].answers[request.op_id]
+        digest, answer = _said(ledgers[shard], request.op_id)
         for line, place in zip(lines, places, strict=True):
             expected[line] = answer.status[place] if digest == request.digest else _REUSED
-    if method == "reserve" and any(expected):
-        refused = {owners[i] for i, status in enumerate(expected) if status}
-        for i, owner in enumerate(owners):
-            if owner not in refused:
-                expected[i] = Status.LINKED_LINE_REFUSED
+    return (
+        _as_one_order(ledgers, request, expected, owners)
+        if method == "reserve"
+        else bytes(expected)
+    )
+
+
+def _said(ledger: Ledger, op_id: bytes) -> tuple[bytes, Answer]:
+    """What a shard answered to an operation or a step, with the digest."""
+    demand(op_id in ledger.answers, f"shard {ledger.shard} was never asked for {op_id.hex()}")
+    return ledger.answers[op_id]
+
+
+def _as_one_order(
+    ledgers: Mapping[int, Ledger], request: Request, said: bytes, owners: Sequence[int]
+) -> bytes:
+    """What the lines of an order are told, when the shards said this of their own."""
+    flags = int(request.columns["flags"][0]) if "flags" in request.columns else 0
+    harmless = {0, Status.INSUFFICIENT_STOCK} if flags & Flag.PARTIAL else {0}
+    held = {owner for owner, status in zip(owners, said, strict=True) if not status}
+    uncommitted: dict[int, int] = {}  # shards that held it and then would not commit it
+    if len(set(owners)) > 1 and flags & Flag.COMMIT_NOW and set(said) <= harmless:
+        step = step_id(request.op_id, "commit")
+        told = {shard: _said(ledgers[shard], step)[1].status[0] for shard in sorted(held)}
+        uncommitted = {shard: status for shard, status in told.items() if status}
+    if set(said) <= harmless and not uncommitted:
+        return bytes(said)
+    expected = bytearray(said)
+    for i, owner in enumerate(owners):
+        if owner in held:
+            is_first = owners.index(owner) == i
+            why = uncommitted.get(owner, Status.LINKED_LINE_REFUSED)
+            expected[i] = why if is_first else Status.LINKED_LINE_REFUSED
+    return bytes(expected)
+
+
+def _with_claims(
+    ledgers: Mapping[int, Ledger], shard_map: ShardMap, request: Request, said: bytes
+) -> bytes:
+    """What the lines of a return are told, when the shards to which the goods came said this."""
+    expected = bytearray(said)
+    owners = _owners(shard_map, "returned", request)
+    for i in [i for i, status in enumerate(said) if status in NOT_FROM_HERE]:
+        step = step_id(request.op_id, f"claim {i}")
+        claims = [each.answers[step][1] for each in ledgers.values() if step in each.answers]
+        done = [claim for claim in claims if not claim.status[0]]
+        demand(len(done) <= 1, f"{request.op_id.hex()}: line {i} is claimed on two shards")
+        if done:
+            came = _said(ledgers[owners[i]], step_id(request.op_id, f"in {i}"))
+            expected[i] = came[1].status[0]
+        elif claims:
+            expected[i] = claims[-1].status[0]
     return bytes(expected)
 
 
@@ -483,6 +594,6 @@ def _owners(shard_map: ShardMap, method: str, request: Request) -> list[int]:
     owners: list[int] = shard_map.shards_of(columns["sku"], columns["location"]).tolist()
     if method == "submit" and "flags" in columns:
         for i, (kind, flags) in enumerate(zip(columns["kind"], columns["flags"], strict=True)):
-            if kind == Kind.RESERVE and flags & Flag.LINKED and i + 1 < len(owners):
+            if kind in _LINKED and flags & Flag.LINKED and i + 1 < len(owners):
                 owners[i + 1] = owners[i]
     return owners

@@ -14,11 +14,13 @@ import structlog
 from actors import shard as shard_module
 from actors import spanning
 from engine import snapshot as engine_snapshot
+from tests.sim.book import Shop, judge_shop
 from tests.sim.chaos import Chaos
 from tests.sim.client import Client
+from tests.sim.lines import TTLS_MS
 from tests.sim.loop import VirtualLoop
 from tests.sim.oracle import Wrong, demand, judge_call
-from tests.sim.workload import TTLS_MS, Shop, judge_orders, opening, work
+from tests.sim.workload import opening, work
 from tests.sim.world import LOCATIONS, SKUS, World
 
 CLIENTS: Final = 5
@@ -158,11 +160,12 @@ def _judge(world: World, shop: Shop) -> None:
     _check_failures(world.loop)
     world.oracle.judge_end()
     ledgers = world.oracle.ledgers
+    answered: set[bytes] = set()
     for call in shop.calls:
-        judge_call(ledgers, world.shard_map, call)
-    wrong = judge_orders(
-        shop, lambda hold_id: [each.machine.hold(hold_id) for each in ledgers.values()]
-    )
+        is_repeat = call.request.op_id in answered
+        judge_call(ledgers, world.shard_map, call, is_repeat=is_repeat)
+        answered.add(call.request.op_id)
+    wrong = judge_shop(shop, {shard: each.machine for shard, each in ledgers.items()})
     demand(not wrong, "; ".join(wrong))
     for number, host in world.hosts.items():
         demand(host.process.alive, f"shard {number} is dead at the end: {host.process.end}")

@@ -6,11 +6,12 @@ from random import Random
 from typing import Final
 
 from actors.ports import Position, Saved
-from engine.block import Place
+from engine.block import NOT_SOLD, Place
 from engine.shard_map import ShardMap
 
 KEPT: Final = 2
 USD: Final = 840
+CHANNELS: Final = 2  # with rules; of the next number nobody knows
 
 
 class SnapshotStore:
@@ -42,20 +43,30 @@ class SnapshotStore:
         position = max(kept)
         return position, iter([kept[position]])
 
-    def damage_newest(self, name: str) -> bool:
-        """Make the newest unreadable, if an older one is there."""
+    def damage_newest(self, name: str, oldest: Position) -> None:
+        """Make the newest unreadable, if an older one is there that the journal goes on from.
+
+        `oldest` is the journal's first block. An owner that was replaced while it saved may have left
+        a snapshot of before it, which is none to fall back on.
+        """
         kept = self.kept.get(name, {})
-        if len(kept) < KEPT or not all(kept.values()):
-            return False
-        kept[max(kept)] = b""
-        return True
+        if len(kept) == KEPT and all(kept.values()) and min(kept) >= oldest:
+            kept[max(kept)] = b""
 
 
 class Catalogue:
-    """Locations and SKUs, ids from 1; both may grow. One shard's view of it is `View`."""
+    """Locations and SKUs, ids from 1; both may grow. One shard's view of it is `View`.
+
+    Channel 1 sells everywhere but the last few, channel 2 at every second location.
+    """
 
     def __init__(self, shard_map: ShardMap, skus: int, locations: int) -> None:
         self.shard_map, self.skus, self.locations = shard_map, skus, locations
+        self.rules, self.kept = 0, 3  # `kept` from channel 1, which changes with the version
+
+    def buffers(self, location: int) -> tuple[int, ...]:
+        """What the channels 0 to CHANNELS may not sell at a location."""
+        return (0, self.kept, 0 if location % 2 else NOT_SOLD)
 
     def view(self, shard: int) -> "View":
         return View(self, shard)
@@ -64,20 +75,22 @@ class Catalogue:
 class View:
     """Knows what was there at the last refresh."""
 
-    rules = 0
-
     def __init__(self, catalogue: Catalogue, shard: int) -> None:
         self._catalogue, self._shard = catalogue, shard
-        self.sku_limit = self._locations = 0
+        self.sku_limit = self._locations = self.rules = 0
+        self._buffers: dict[int, tuple[int, ...]] = {}
 
     async def refresh(self) -> None:
         await asyncio.sleep(0)
-        self.sku_limit, self._locations = self._catalogue.skus, self._catalogue.locations
+        catalogue = self._catalogue
+        self.sku_limit, self._locations = catalogue.skus, catalogue.locations
+        self.rules = catalogue.rules
+        self._buffers = {at: catalogue.buffers(at) for at in range(1, self._locations + 1)}
 
     def places(self, known: int) -> Sequence[Place]:
         place = self._catalogue.shard_map.place
         return [
-            Place(at, owned, USD, split, part)
+            Place(at, owned, USD, split, part, self._buffers[at])
             for at in range(known + 1, self._locations + 1)
             for owned, split, part in (place(at, self._shard),)
         ]

@@ -12,6 +12,7 @@ from contextlib import suppress
 from random import Random
 from typing import Any, Final, NoReturn
 
+from actors import transfers
 from actors.cluster import NotServing
 from actors.links import RemoteShard, serve_link
 from actors.ports import AppendInDoubt, Compacted, Fenced, JournalUnavailable, Unavailable
@@ -34,9 +35,11 @@ SPLIT_LOCATION: Final = 4  # its SKUs are spread over all shards
 LOCATIONS: Final = 4  # and one more, later
 SKUS: Final = 3  # and one more, later
 GATEWAYS: Final = 2
-BOUNDS: Final = {"resolved_remembered": 64, "movements_remembered": 64, "expiries_per_block": 3}
+BOUNDS: Final = {"resolved_remembered": 64, "movements_remembered": 12, "expiries_per_block": 3}
 SNAPSHOT_EVERY_BYTES: Final = 6_000
 RESTART_MOST_S: Final = 0.4
+TRANSFERS: Final = ("ship", "receive", "lose")  # of `actors.transfers`
+GATEWAYS_ONLY: Final = ("returned", *TRANSFERS)  # as onhand has it
 
 
 class World:
@@ -205,13 +208,13 @@ class Caller:
         return await self._world.network.call(self._world.route(self._shard), method, *args)
 
 
-async def write(router: Router, method: str, payload: bytes, location: int) -> bytes:
-    """Serve a client's write: `submit`, `reserve` or `on_hold` of a router."""
+async def write(router: Router, method: str, payload: bytes, *args: Any) -> bytes:
+    """Serve a client's write: a method of a router, or a step of a transfer by its name."""
     request = wire.decode_requests(payload)[0]
-    if method == "on_hold":
-        _, answer = await router.on_hold(request, location)
+    if method in TRANSFERS:
+        _, answer = await getattr(transfers, method)(router, request, *args)
     else:
-        _, answer = await getattr(router, method)(request)
+        _, answer = await getattr(router, method)(request, *args)
     return wire.encode_answers([answer])
 
 

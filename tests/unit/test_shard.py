@@ -330,11 +330,15 @@ async def test_who_must_be_sure_gets_nothing_from_an_owner_that_was_just_replace
         await new.submit(request)
         assert await old.hold(request.op_id) is None, "it may show what it had, for a lease"
         assert await new.hold(request.op_id, sure=True) is not None
-        doomed = asyncio.create_task(old.hold(request.op_id, sure=True))
+        assert await old.incoming(request.op_id) is None
+        doomed = [
+            asyncio.create_task(ask(request.op_id, sure=True)) for ask in (old.hold, old.incoming)
+        ]
         await asyncio.sleep(0.05)
-        assert not doomed.done()
+        assert not any(each.done() for each in doomed)
         assert "Fenced" in world.stopped[0]
-        doomed.cancel()
+        for each in doomed:
+            each.cancel()
 
 
 async def test_a_hold_expires_by_itself(world: World) -> None:

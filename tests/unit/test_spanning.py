@@ -47,8 +47,8 @@ class Mortal:
     async def hold(self, hold_id: bytes, *, sure: bool = False) -> Hold | None:
         return await self._shard.hold(hold_id, sure=sure)
 
-    async def incoming(self, incoming_id: bytes) -> Incoming | None:
-        return await self._shard.incoming(incoming_id)
+    async def incoming(self, incoming_id: bytes, *, sure: bool = False) -> Incoming | None:
+        return await self._shard.incoming(incoming_id, sure=sure)
 
     async def incoming_of(self, names: Any) -> list[DatedIncoming]:
         return await self._shard.incoming_of(names)

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from actors import transfers
+from actors.router import Router
 from engine import limits
 from engine.operations import Answer, Flag, Kind, Request
 from engine.status import Status
-from tests.unit.test_router import TTL, Town, batch_id, on, town
-from tests.unit.test_spanning import OP, Operation, check_deaths
+from engine.views import Incoming
+from tests.unit.test_router import MAP, TTL, Town, batch_id, on, town
+from tests.unit.test_spanning import OP, Mortal, Operation, check_deaths
 
 __all__ = ["town"]
 
@@ -188,6 +190,49 @@ async def test_a_transfer_to_a_location_over_two_shards(town: Town) -> None:
     assert sum(line.received for line in record.lines) == 8
     incoming = [(await cell(town, sku, 5)).incoming for sku in range(1, 9)]
     assert incoming == [0] * 4 + [2] * 4
+
+
+async def test_what_is_lost_is_closed_though_one_shard_is_records_ahead() -> None:
+    lines = [(sku, 4) for sku in range(1, 9)]
+    of_one_shard = [sku for sku in range(1, 9) if MAP.shard_of(sku, 5) == 0]
+
+    async def setting(town: Town) -> None:
+        await asked_for(town, *lines)
+        await done(shipping(5, *[(sku, 1) for sku, _ in lines]), town)
+        # Nothing is outstanding on that shard, so what is sent next is in a second record there.
+        await done(receiving(5, *[(sku, 1) for sku in of_one_shard]), town)
+        await done(shipping(5, *[(sku, 2) for sku, _ in lines]), town)
+
+    lost = on_transfer(Kind.CANCEL_INCOMING, 5, (0, 0), op_id=OP)
+    town, answer = await check_deaths(setting, lambda router: transfers.lose(router, lost))
+    assert answer.status == b"\0"
+    assert town.counted("incoming") == 0
+    again = on_transfer(Kind.CANCEL_INCOMING, 5, (0, 0))
+    _, answer = await transfers.lose(town.router, again)
+    assert list(answer.status) == [Status.HOLD_NOT_PENDING]
+
+
+class Doubtful(Mortal):
+    """A link to an owner that was replaced, and shows what it had to all who need not be sure."""
+
+    async def incoming(self, incoming_id: bytes, *, sure: bool = False) -> Incoming | None:
+        return await super().incoming(incoming_id, sure=sure) if sure else None
+
+
+@both_ways
+async def test_goods_are_booked_by_the_word_of_the_owner_as_of_now(town: Town, to: int) -> None:
+    await asked_for(town, (1, 9))
+    for units in (3, 4):
+        await done(shipping(to, (1, units)), town)
+        links = {number: Doubtful(shard, [99]) for number, shard in enumerate(town.shards)}
+        router = Router(links, lambda: MAP)
+        _, answer = await receiving(to, (1, 3))(router)
+        assert answer.status == b"\0"
+    assert await states_of(town) == [(0, 3), (1, 3)]
+    request = on_transfer(Kind.CANCEL_INCOMING, to, (0, 0))
+    _, answer = await transfers.lose(router, request)
+    assert answer.status == b"\0"
+    assert await states_of(town) == [(0, 3), (0, 3)]
 
 
 def test_the_id_of_a_record_is_as_the_contract_says() -> None:
