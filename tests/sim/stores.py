@@ -43,14 +43,14 @@ class SnapshotStore:
         position = max(kept)
         return position, iter([kept[position]])
 
-    def damage_newest(self, name: str, oldest: Position) -> None:
-        """Make the newest unreadable, if an older one is there that the journal goes on from.
+    def damage_newest(self, name: str) -> None:
+        """Make the newest unreadable, if an older one is there that was saved before it.
 
-        `oldest` is the journal's first block. An owner that was replaced while it saved may have left
-        a snapshot of before it, which is none to fall back on.
+        One that an owner which was replaced saved later is none to fall back on: the journal behind
+        it may have been trimmed by then.
         """
         kept = self.kept.get(name, {})
-        if len(kept) == KEPT and all(kept.values()) and min(kept) >= oldest:
+        if len(kept) == KEPT and all(kept.values()) and list(kept) == sorted(kept):
             kept[max(kept)] = b""
 
 
