@@ -156,8 +156,8 @@ async def _supersede(
             return answers, {}
         answers[place] = await shards.submit(parts[place].shard, parts[place].request)
         first.append(place)
-    if any(map(_is_refused, plain, answers)):
-        return answers, {}
+    if any(map(_is_refused, plain, answers)) or not any(map(_holds, answers)):
+        return answers, {}  # less was allowed, but nothing is no better than the older hold
     release = step_of(request, "supersede", kind=Kind.RELEASE, **on(older_id))
     gone = await shards.submit_each(dict.fromkeys(pending, release))
     is_committed = any(told.status[0] == Status.HOLD_NOT_PENDING for told in gone.values())

@@ -659,12 +659,6 @@ def what_cannot_be_expected_is_gone() -> Iterator[None]:
         yield
 
 
-@rare_mutation
-def only_the_last_record_of_a_transfer_is_lost() -> Iterator[None]:
-    with _steps_as(transfers, "lose", lambda step: _changed(step, hold_lo=np.zeros(1, "<u8"))):
-        yield
-
-
 @mutation
 def parts_that_were_undone_are_told_as_held() -> Iterator[None]:
     with replaced(spanning, "undone", lambda _, answer, *__: answer):

@@ -685,3 +685,20 @@ async def test_lines_are_moved_each_by_itself(town: Town) -> None:
         assert list(answer.status) == [Status.INSUFFICIENT_STOCK, Status.OK]
         assert await lines_of(town) == [(1, 1, 3), (2, 2, 1), (2, 4, 1)]
         assert np.frombuffer(answer.available, "<i8").tolist() == [1, 9]
+
+
+async def test_a_hold_is_not_given_up_for_nothing_where_less_is_allowed(town: Town) -> None:
+    older = Request.of(HELD, 1, kind=Kind.RESERVE, sku=1, location=1, quantity=4, value=60_000)
+    await town.router.reserve(older)
+    sale = Request.of(os.urandom(16), 1, kind=Kind.SALE, sku=1, location=2, quantity=10)
+    await town.router.submit(sale)
+    flags = Flag.PARTIAL | Flag.SUPERSEDE
+    request = Request.of(
+        NEW, 1, kind=Kind.RESERVE, sku=1, location=2, quantity=3, value=60_000, flags=flags,
+        **on(HELD),
+    )  # fmt: skip
+    _, answer = await town.router.reserve(request)
+    assert list(answer.status) == [Status.INSUFFICIENT_STOCK]
+    hold = await town.router.hold(HELD)
+    assert hold is not None
+    assert hold.state == HoldState.PENDING
