@@ -22,7 +22,7 @@ from actors.ports import (
 )
 from engine.block import BlockDamaged, Place, crc_of
 from engine.catalogue import Catalogue, CatalogueBlock, decode, encode
-from engine.entries import Channel, Location, Sku
+from engine.entries import Channel, Location, Rename, Sku
 from engine.shard_map import ShardMap
 
 FIRST_VERSION: Final = 1
@@ -122,6 +122,7 @@ class CatalogueReader:
         locations: Sequence[Location] = (),
         shard_map: ShardMap | None = None,
         channel: Channel | None = None,
+        rename: Rename | None = None,
     ) -> tuple[Position, bytes]:
         """The block that would follow what was read: where it stands, and its bytes."""
         position = self._at.next()
@@ -135,6 +136,7 @@ class CatalogueReader:
             locations,
             b"" if shard_map is None else shard_map.encode(),
             channel=channel,
+            rename=rename,
         )
         return position, encode(block)
 
@@ -238,6 +240,13 @@ class CatalogueWriter:
         """
         return await self._carry_out(self._set_channel(entry))
 
+    async def rename_sku(self, entry: Rename) -> bool:
+        """Give a SKU a new code; the one that it had stays known. Whether anything changed.
+
+        Every shard that serves knows the new code when this returns. Raises what `add_skus` does.
+        """
+        return await self._carry_out(self._rename_sku(entry))
+
     async def ended(self) -> JournalError:
         """Wait until the writer has lost its stream, and tell how."""
         await self._ended.wait()
@@ -274,6 +283,14 @@ class CatalogueWriter:
         await self._announce()
         return number, changed is not None
 
+    async def _rename_sku(self, entry: Rename) -> bool:
+        async with self._writing:
+            renamed = self._reader.catalogue.plan_rename(entry)
+            if renamed is not None:
+                await self._append(rename=renamed)
+        await self._announce()
+        return renamed is not None
+
     async def _carry_out(self, addition: Coroutine[Any, Any, _T]) -> _T:
         """Run an addition to its end, also when its caller gives up.
 
@@ -300,6 +317,7 @@ class CatalogueWriter:
         locations: Sequence[Location] = (),
         shard_map: ShardMap | None = None,
         channel: Channel | None = None,
+        rename: Rename | None = None,
     ) -> None:
         """Make a block durable and take it in; the caller holds the lock."""
         if self._end is None and self._reader.at.epoch != self._epoch:
@@ -307,7 +325,7 @@ class CatalogueWriter:
         if self._end is not None:
             raise self._end
         position, payload = self._reader.following(
-            skus=skus, locations=locations, shard_map=shard_map, channel=channel
+            skus=skus, locations=locations, shard_map=shard_map, channel=channel, rename=rename
         )
         try:
             await self._journal.append(position, payload)

@@ -1,7 +1,7 @@
 """The catalogue: codes of SKUs, locations and channels to dense ids, and back; its blocks as bytes.
 
 Ids are given in order from 1 and never change or come back, so an id is also an index. What exists
-is never altered, but for the rules of channels: additions are planned against the catalogue (which
+is never altered, but for the rules of channels and the codes of SKUs: changes are planned against the catalogue (which
 finds what is malformed and what is new), journaled as a block, and only then applied. A block:
 
     u32 header length | msgpack header | msgpack columns of the entries | u32 CRC32C of all before
@@ -24,12 +24,14 @@ from numpy.typing import NDArray
 from engine import currencies, limits
 from engine.block import BlockDamaged, crc_of
 from engine.channels import Channels
+from engine.codes import SkuCodes
 from engine.entries import (
     CatalogueFull,
     Channel,
     Component,
     InvalidEntry,
     Location,
+    Rename,
     Sku,
     Unit,
     check_length,
@@ -37,7 +39,8 @@ from engine.entries import (
     check_sku,
 )
 
-FORMAT: Final = 2  # 1 knew neither channels nor bundles
+FORMAT: Final = 3  # 1 knew neither channels nor bundles
+READABLE: Final = (2, FORMAT)  # 2 knew no new codes of SKUs, and is the same otherwise
 _LENGTH: Final = struct.Struct("<I")
 
 
@@ -46,9 +49,8 @@ class Catalogue:
 
     def __init__(self) -> None:
         self.channels: Final = Channels()
+        self.codes: Final = SkuCodes()
         # Index 0 is nobody, so that an id is an index.
-        self._sku_ids: dict[str, int] = {}
-        self._sku_codes = [""]
         self._units = bytearray(1)
         self._descriptions = [""]
         self._gtins = [""]  # of one SKU: joined with blanks, which is half the size of a tuple
@@ -66,7 +68,7 @@ class Catalogue:
     @property
     def skus(self) -> int:
         """How many SKUs there are, which is the highest id."""
-        return len(self._sku_codes) - 1
+        return len(self.codes)
 
     @property
     def locations(self) -> int:
@@ -74,8 +76,13 @@ class Catalogue:
         return len(self._location_codes) - 1
 
     def sku_id(self, code: str) -> int:
-        """The id of a SKU's code; 0: unknown."""
-        return self._sku_ids.get(code, 0)
+        """The id of the SKU that has or had a code; 0: unknown."""
+        return self.codes.find(code)
+
+    @property
+    def renames(self) -> int:
+        """How many times a SKU has got a new code: who keeps codes looks again when it grows."""
+        return self.codes.renames
 
     def location_id(self, code: str) -> int:
         """The id of a location's code; 0: unknown."""
@@ -87,11 +94,11 @@ class Catalogue:
         return self._gtin_owners.get(int(gtin), 0) if is_number else 0
 
     def sku(self, sku_id: int) -> Sku:
-        """Show a SKU. KeyError when there is no such id."""
-        if not 0 < sku_id < len(self._sku_codes):
+        """Show a SKU, by its code in force. KeyError when there is no such id."""
+        if not 0 < sku_id <= self.skus:
             raise KeyError(sku_id)
         return Sku(
-            self._sku_codes[sku_id],
+            self.codes.code(sku_id),
             self._units[sku_id],
             self._descriptions[sku_id],
             tuple(self._gtins[sku_id].split()),
@@ -139,8 +146,8 @@ class Catalogue:
     def plan_skus(self, entries: Sequence[Sku]) -> tuple[list[int], list[Sku]]:
         """The ids that the entries have or will have, in order, and those that are new.
 
-        A code that exists keeps its id and its data, of a code that comes twice, the first entry
-        counts; but it cannot be counted in another unit, nor be made of something else. Changes
+        A code that exists (also one that a SKU had before) keeps its id and its data, of a code
+        that comes twice, the first entry counts; but it cannot be counted in another unit, nor be made of something else. Changes
         nothing. Raises InvalidEntry (of the first entry that is malformed) and CatalogueFull.
         """
         check_length(len(entries), "skus")
@@ -150,7 +157,7 @@ class Catalogue:
         gtins: dict[int, str] = {}
         for i, entry in enumerate(entries):
             check_sku(entry, i)
-            found = self._sku_ids.get(entry.code) or given.get(entry.code)
+            found = self.codes.find(entry.code) or given.get(entry.code)
             if found is not None:
                 first = new[found - self.skus - 1] if found > self.skus else None
                 self._check_unchanged(entry, i, found, first)
@@ -196,40 +203,23 @@ class Catalogue:
         """
         return self.channels.plan(entry, self.locations)
 
+    def plan_rename(self, entry: Rename) -> Rename | None:
+        """The new code to give to a SKU; None: it has it already. See `SkuCodes.plan`."""
+        return self.codes.plan(entry)
+
     def apply(self, block: "CatalogueBlock") -> None:
         """Add what a block adds: all of it, or nothing and BlockDamaged when it does not fit."""
         if block.opens_epoch:
             return
-        if (block.known_skus, block.known_locations) != (self.skus, self.locations):
-            raise BlockDamaged(
-                f"it follows {block.known_skus} SKUs and {block.known_locations} locations,"
-                f" here are {self.skus} and {self.locations}"
-            )
-        try:
-            for i, entry in enumerate(block.skus):
-                if entry.components:
-                    self._check_parts(entry, i)
-            if block.channel is not None:
-                self.plan_channel(block.channel)
-        except (InvalidEntry, CatalogueFull) as error:
-            raise BlockDamaged(f"it adds what may not be: {error}") from error
-        sku_codes = [entry.code for entry in block.skus]
+        self._check_fits(block)
         location_codes = [entry.code for entry in block.locations]
-        _check_new(sku_codes, self._sku_ids)
-        _check_new(location_codes, self._location_ids)
-        owners = {
-            int(g): i for i, entry in enumerate(block.skus, self.skus + 1) for g in entry.gtins
-        }
-        is_each_once = len(owners) == sum(len(entry.gtins) for entry in block.skus)
-        if not (is_each_once and self._gtin_owners.keys().isdisjoint(owners)):
-            raise BlockDamaged("it gives a GTIN away that another SKU has")
+        owners = self._new_gtins(block)
         try:
             numbers = [currencies.NUMBERS[entry.currency] for entry in block.locations]
         except KeyError as error:
             raise BlockDamaged(f"currency {error} is not known to this version") from error
 
-        self._sku_ids.update(zip(sku_codes, range(self.skus + 1, 1 << 32), strict=False))
-        self._sku_codes += sku_codes
+        self.codes.add([entry.code for entry in block.skus])
         self._units += bytes(entry.unit for entry in block.skus)
         self._descriptions += [entry.description for entry in block.skus]
         self._gtins += [" ".join(entry.gtins) for entry in block.skus]
@@ -242,6 +232,39 @@ class Catalogue:
         self._location_descriptions += [entry.description for entry in block.locations]
         if block.channel is not None:
             self.channels.set(block.channel)
+        if block.rename is not None:
+            self.codes.rename(block.rename)
+
+    def _check_fits(self, block: "CatalogueBlock") -> None:
+        if (block.known_skus, block.known_locations) != (self.skus, self.locations):
+            raise BlockDamaged(
+                f"it follows {block.known_skus} SKUs and {block.known_locations} locations,"
+                f" here are {self.skus} and {self.locations}"
+            )
+        try:
+            for i, entry in enumerate(block.skus):
+                if entry.components:
+                    self._check_parts(entry, i)
+            if block.channel is not None:
+                self.plan_channel(block.channel)
+            if block.rename is not None and self.plan_rename(block.rename) is None:
+                raise BlockDamaged(f"SKU {block.rename.sku} has the code already that it gives")
+        except (InvalidEntry, CatalogueFull) as error:
+            raise BlockDamaged(f"it adds what may not be: {error}") from error
+        codes = [entry.code for entry in block.locations]
+        is_new = len(set(codes)) == len(codes) and self._location_ids.keys().isdisjoint(codes)
+        if not (is_new and self.codes.are_new([entry.code for entry in block.skus])):
+            raise BlockDamaged("it adds a code that exists")
+
+    def _new_gtins(self, block: "CatalogueBlock") -> dict[int, int]:
+        """The owners of the GTINs that a block adds; BlockDamaged when one has an owner."""
+        owners = {
+            int(g): i for i, entry in enumerate(block.skus, self.skus + 1) for g in entry.gtins
+        }
+        is_each_once = len(owners) == sum(len(entry.gtins) for entry in block.skus)
+        if not (is_each_once and self._gtin_owners.keys().isdisjoint(owners)):
+            raise BlockDamaged("it gives a GTIN away that another SKU has")
+        return owners
 
     def _add_bundles(self, block: "CatalogueBlock") -> None:
         numbered = enumerate(block.skus, block.known_skus + 1)
@@ -272,7 +295,7 @@ class Catalogue:
             if not 1 <= sku <= self.skus:
                 reason = "is not in the catalogue; add components before what is made of them"
             elif sku in self._bundles:
-                reason = f"{self._sku_codes[sku]!r} is a bundle itself"
+                reason = f"{self.codes.code(sku)!r} is a bundle itself"
             else:
                 continue
             raise InvalidEntry(f"skus[{i}].components[{j}].sku", reason)
@@ -284,18 +307,13 @@ class Catalogue:
             number = int(gtin)
             if number in self._gtin_owners or number in given:
                 owner = self._gtin_owners.get(number)
-                code = given[number] if owner is None else self._sku_codes[owner]
+                code = given[number] if owner is None else self.codes.code(owner)
                 field = f"skus[{i}].gtins[{j}]"
                 raise InvalidEntry(field, f"{gtin} is a barcode of SKU {code!r} already")
             own.setdefault(number, gtin)
         for number in own:
             given[number] = entry.code
         return entry.gtins if len(own) == len(entry.gtins) else tuple(own.values())
-
-
-def _check_new(codes: list[str], known: dict[str, int]) -> None:
-    if len(set(codes)) != len(codes) or not known.keys().isdisjoint(codes):
-        raise BlockDamaged("it adds a code that exists")
 
 
 # --------------------------------------------------------------------------------------- blocks --
@@ -307,7 +325,7 @@ class CatalogueBlock:
 
     `known_skus` and `known_locations` count what the catalogue held before, so the first new SKU
     has the id known_skus + 1. `channel` is one that is new or has new rules; it may name locations
-    that were there before. `shard_map` is a new shard map as `engine.shard_map` encodes it.
+    that were there before. `rename` gives a SKU that was there before a new code. `shard_map` is a new shard map as `engine.shard_map` encodes it.
     `nonce` is set in the opening block of an epoch, which adds nothing and whose writer does not yet
     know what came before: its counts and `previous_crc` are 0.
     """
@@ -322,6 +340,7 @@ class CatalogueBlock:
     shard_map: bytes = b""
     nonce: bytes = b""
     channel: Channel | None = None
+    rename: Rename | None = None
 
     @property
     def opens_epoch(self) -> bool:
@@ -345,6 +364,7 @@ def encode(block: CatalogueBlock) -> bytes:
             "map": block.shard_map,
             "nonce": block.nonce,
             "channel": block.channel,
+            "rename": block.rename,
         }
     )
     parts = [entry.components for entry in block.skus]
@@ -386,8 +406,9 @@ def decode(payload: bytes) -> CatalogueBlock:
 def _decode(view: memoryview) -> CatalogueBlock:
     start = _LENGTH.size + _LENGTH.unpack_from(view)[0]
     header = msgpack.unpackb(view[_LENGTH.size : start])
-    if header["v"] != FORMAT:
+    if header["v"] not in READABLE:
         raise BlockDamaged(f"format {header['v']}, this is {FORMAT}")
+    rename = header.get("rename")
     known_skus, known_locations = header["known"]
     skus, locations = header["added"]
     columns = msgpack.unpackb(view[start:-4])
@@ -428,6 +449,7 @@ def _decode(view: memoryview) -> CatalogueBlock:
         header["map"],
         header["nonce"],
         _channel(header["channel"]),
+        None if rename is None else Rename(*rename),
     )
 
 

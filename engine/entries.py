@@ -43,6 +43,13 @@ class Sku(NamedTuple):
     components: tuple[Component, ...] = ()
 
 
+class Rename(NamedTuple):
+    """A SKU (by its id) gets a new code."""
+
+    sku: int
+    code: str
+
+
 class Location(NamedTuple):
     """A location as it is added and shown; `currency` is the alphabetic code of ISO 4217."""
 
@@ -118,8 +125,7 @@ def check_location(entry: Location, i: int) -> None:
 def check_channel(entry: Channel) -> None:
     """Refuse a channel that is malformed, whatever locations there are."""
     code, buffer, _, locations = entry
-    if not _is_code(code):
-        raise _refused_code(code, "channel.code")
+    check_code(code, "channel.code")
     _check_buffer(buffer, "channel.buffer")
     if len(locations) > limits.MAX_CATALOG_ENTRIES:
         reason = f"{len(locations)} entries, must be at most {limits.MAX_CATALOG_ENTRIES}"
@@ -154,6 +160,12 @@ def _check_components(entry: Sku, i: int) -> None:
         if sku in seen:
             raise InvalidEntry(f"{field}[{j}].sku", "is a component already")
         seen.add(sku)
+
+
+def check_code(code: str, field: str) -> None:
+    """Refuse a code that is malformed."""
+    if not _is_code(code):
+        raise _refused_code(code, field)
 
 
 def _is_code(code: str) -> bool:

@@ -73,6 +73,7 @@ MAX_DESCRIPTION: Final = 200  # characters
 MAX_CATALOG_BYTES: Final = 6 << 20  # of one request that adds: fewer entries when they are long
 MAX_BUNDLE_COMPONENTS: Final = 16  # SKUs that one bundle is made of
 MAX_GTINS: Final = 16  # barcodes of one SKU
+MAX_OLD_CODES: Final = 16  # codes that a SKU had before and that still mean it
 MIN_GTIN_DIGITS: Final = 8
 MAX_GTIN_DIGITS: Final = 14
 MAX_SUBSCRIPTION_NAMES: Final = 10_000  # locations or SKUs of one subscription

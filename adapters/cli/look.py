@@ -97,8 +97,6 @@ async def _history(gateway: str, hold_id: bytes) -> dict[str, Any]:
         found = await client.get_history(hold_id)
         if found.hold is None and not found.events:
             raise CommandFailed(f"nothing is known of a hold {hold_id.hex()}")
-        skus = await _codes(client)
-        locations = {each.id: each.code for each in await client.list_locations()}
     return {
         "hold_id": hold_id.hex(),
         "state": found.hold.state.name if found.hold else "FORGOTTEN",
@@ -110,8 +108,8 @@ async def _history(gateway: str, hold_id: bytes) -> dict[str, Any]:
                 ),
                 "operation": each.kind.name,
                 "flags": str(each.flags.name or ""),
-                "sku": skus.get(each.sku, ""),
-                "location": locations.get(each.location, ""),
+                "sku": each.sku_code,
+                "location": each.location_code,
                 "quantity": each.quantity,
                 "value": each.value,
                 "status": each.status.name,
@@ -146,11 +144,13 @@ async def _watch(gateway: str, location: str, snapshot: bool, as_json: bool) -> 
         known = {each.code for each in await client.list_locations()}
         if location not in known:
             raise CommandFailed(f"location {location!r} is not in the catalogue")
-        codes = await _codes(client)
+        codes, renames = await _codes(client), 0
         shown = {FrameKind.DELTA} | ({FrameKind.SNAPSHOT} if snapshot else set())
         cells = 0
         async with aclosing(client.subscribe(locations=[location])) as frames:  # type: ignore[type-var]
             async for frame in frames:
+                if frame.renames > renames or not codes.keys() >= set(frame.sku.tolist()):
+                    codes, renames = await _codes(client), frame.renames
                 if frame.kind in shown:
                     _show(frame, codes, as_json)
                 if frame.kind is FrameKind.SNAPSHOT:

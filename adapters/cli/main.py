@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from adapters.cli import inspect, load, look, replay, up
+from adapters.cli import inspect, load, look, rename, replay, up
 from adapters.cli.output import CommandFailed, err
 
 HELP: Final = """\
@@ -48,6 +48,7 @@ app.command()(inspect.status)
 app.command()(inspect.audit)
 app.command()(inspect.snapshot)
 app.command("load")(load.load_file)
+app.command()(rename.rename)
 app.command()(look.get)
 app.command()(look.history)
 app.command()(look.watch)

@@ -40,6 +40,16 @@ class CatalogCalls:
         self._location_ids.update(zip(codes, reply.ids, strict=True))
         return list(reply.ids)
 
+    async def rename_sku(self, sku: Name, code: str) -> bool:
+        """Give a SKU a new code; it keeps its id, and the code that it had goes on meaning it.
+
+        Whether anything changed. InvalidArgument when another SKU has or had the new code, or no more
+        of its old ones can be kept.
+        """
+        request = catalog_pb2.RenameSkuRequest(sku=messages.sku_of(sku), code=code)
+        reply = await self._caller.call(lambda peer: peer.catalog.RenameSku, request)
+        return reply.changed
+
     async def list_skus(self, from_id: int = 1) -> AsyncIterator[Sku]:
         """Yield every SKU from an id on, in order of id."""
         while from_id:

@@ -287,6 +287,8 @@ def history_from(message: stock_pb2.History) -> History:
                 shard=each.shard,
                 epoch=each.epoch,
                 seq=each.seq,
+                sku_code=each.sku.code,
+                location_code=each.location.code,
             )
             for each in message.events
         ),
@@ -353,6 +355,7 @@ def frame_from(message: deltas_pb2.Frame) -> Frame:
             )
             for each in message.shortages
         ),
+        renames=message.renames,
     )
 
 
@@ -366,6 +369,7 @@ def skus_from(entries: Iterable[catalog_pb2.SkuEntry]) -> list[Sku]:
             tuple(each.gtins),
             each.id,
             tuple((part.sku.id, part.quantity) for part in each.components),
+            tuple(each.old_codes),
         )
         for each in entries
     ]

@@ -161,7 +161,10 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class HoldEvent:
-    """One line of an operation on a hold, as the journal has it; see HistoryEvent of the contract."""
+    """One line of an operation on a hold, as the journal has it; see HistoryEvent of the contract.
+
+    The codes are those in force, "" where the line names nothing.
+    """
 
     op_id: bytes
     line: int
@@ -178,6 +181,8 @@ class HoldEvent:
     shard: int
     epoch: int
     seq: int
+    sku_code: str = ""
+    location_code: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +356,7 @@ class Frame:
 
     Hand `resume_token` to a later subscription to go on after this frame; it is empty within a
     snapshot. `block_now_ns`: time of the newest block here; `sent_ns`: when the gateway sent it.
+    `renames`: when it has grown, SKUs have got new codes.
     """
 
     kind: FrameKind
@@ -364,6 +370,7 @@ class Frame:
     block_now_ns: int
     sent_ns: int
     shortages: tuple[Shortage, ...] = ()
+    renames: int = 0
 
     def __len__(self) -> int:
         return len(self.sku)
@@ -371,7 +378,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Sku:
-    """A SKU of the catalogue. `unit`: EA, G or ML. `id` is given by the catalogue.
+    """A SKU of the catalogue. `unit`: EA, G or ML. `id` and `old_codes` are given by the catalogue.
 
     With `components`, pairs of a SKU and the base units of it in one piece, it is a bundle: it has
     no stock of its own, and its components are in the catalogue already.
@@ -383,6 +390,7 @@ class Sku:
     gtins: tuple[str, ...] = ()
     id: int = 0
     components: tuple[tuple[Name, int], ...] = ()
+    old_codes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

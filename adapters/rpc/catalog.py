@@ -17,7 +17,7 @@ from adapters.rpc.errors import (
     unavailable,
 )
 from engine import limits
-from engine.entries import CatalogueFull, Channel, Component, InvalidEntry, Location, Sku
+from engine.entries import CatalogueFull, Channel, Component, InvalidEntry, Location, Rename, Sku
 from onhand.v1 import catalog_pb2, catalog_pb2_grpc, common_pb2
 
 PAGE_BYTES: Final = 2 << 20  # a page of a list ends here, well below gRPC's limit of 4 MB a message
@@ -87,6 +87,15 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
         number, changed = await _added(writer.set_channel(entry), context)
         return catalog_pb2.SetChannelReply(number=number, changed=changed)
 
+    async def RenameSku(
+        self, request: catalog_pb2.RenameSkuRequest, context: Context
+    ) -> catalog_pb2.RenameSkuReply:
+        """Give a SKU a new code; answer when it is durable and every shard knows it."""
+        writer = await self._owner(context)
+        sku = requests.sku_id("sku", request.sku, self._reader.catalogue)
+        changed = await _added(writer.rename_sku(Rename(sku, request.code)), context)
+        return catalog_pb2.RenameSkuReply(id=sku, changed=changed)
+
     async def ListSkus(
         self, request: catalog_pb2.ListSkusRequest, context: Context
     ) -> catalog_pb2.ListSkusReply:
@@ -109,6 +118,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
                 unit=catalog_pb2.Unit.ValueType(sku.unit),
                 description=sku.description,
                 gtins=sku.gtins,
+                old_codes=catalogue.codes.old(sku_id),
             )
             for part in sku.components:
                 named = common_pb2.Sku(id=part.sku, code=catalogue.sku(part.sku).code)

@@ -48,6 +48,10 @@ class Codes(Protocol):
     def location_id(self, code: str) -> int:
         """The id of a location's code."""
 
+    @property
+    def renames(self) -> int:
+        """How many times a SKU has got a new code."""
+
 
 class _Stuck(Exception):  # noqa: N818
     """The reader did not take a frame in time."""
@@ -124,7 +128,7 @@ class DeltasServicer:
             started = clock()
             try:
                 async with asyncio.timeout(self._stuck_s):
-                    await write(packed(frame, fields, self._now_ns()))
+                    await write(packed(frame, fields, self._now_ns(), self._catalogue.renames))
             except TimeoutError:
                 raise _Stuck from None
             gap_s = self._min_gap_s - (clock() - started)
@@ -171,13 +175,14 @@ def _heartbeat_s(heartbeat_ms: int) -> float:
     return heartbeat_ms / 1000
 
 
-def packed(frame: DeltaFrame, fields: Fields, sent_ns: int) -> bytes:
+def packed(frame: DeltaFrame, fields: Fields, sent_ns: int, renames: int = 0) -> bytes:
     """The bytes of a `Frame` message."""
     message = deltas_pb2.Frame(
         kind=frame.kind,  # type: ignore[arg-type] # the numbers are the same
         resume_token=frame.token,
         block_now_ns=frame.block_now_ns,
         sent_ns=sent_ns,
+        renames=renames,
         at=[
             availability_pb2.StreamPosition(shard=shard, epoch=epoch, seq=seq)
             for shard, epoch, seq in frame.places

@@ -33,6 +33,7 @@ _LIMITS: Final = directory_pb2.Limits(
     max_channels=limits.MAX_CHANNELS - 1,
     max_clock_skew_ms=limits.MAX_CLOCK_SKEW_MS,
     max_endangered=limits.MAX_ENDANGERED,
+    max_old_codes=limits.MAX_OLD_CODES,
 )
 
 

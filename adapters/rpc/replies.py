@@ -2,9 +2,10 @@
 
 import struct
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from engine import limits
+from engine.entries import Location, Sku
 from engine.history import History
 from engine.operations import Answer
 from engine.status import MESSAGES, Status
@@ -140,8 +141,37 @@ def hold(hold_id: bytes, found: Hold | None) -> stock_pb2.Hold:
     )
 
 
-def history(hold_id: bytes, found: Hold | None, told: History) -> stock_pb2.History:
-    """A hold as it stands, with the operations on it."""
+class Names(Protocol):
+    """What this room needs of the catalogue: entries by id, of ids that were given."""
+
+    @property
+    def skus(self) -> int:
+        """The highest id of a SKU."""
+
+    @property
+    def locations(self) -> int:
+        """The highest id of a location."""
+
+    def sku(self, sku_id: int) -> Sku:
+        """A SKU, by its code in force."""
+
+    def location(self, location_id: int) -> Location:
+        """A location."""
+
+
+def history(hold_id: bytes, found: Hold | None, told: History, names: Names) -> stock_pb2.History:
+    """A hold as it stands, with the operations on it; by the codes that are in force now."""
+    reply = _history(hold_id, found, told)
+    lines: list[stock_pb2.HoldLine | stock_pb2.HistoryEvent] = [*reply.hold.lines, *reply.events]
+    for each in lines:
+        if 1 <= each.sku.id <= names.skus:  # a refused line may name anything
+            each.sku.code = names.sku(each.sku.id).code
+        if 1 <= each.location.id <= names.locations:
+            each.location.code = names.location(each.location.id).code
+    return reply
+
+
+def _history(hold_id: bytes, found: Hold | None, told: History) -> stock_pb2.History:
     return stock_pb2.History(
         hold=hold(hold_id, found),
         complete=told.complete,

@@ -124,7 +124,8 @@ class StockServicer(stock_pb2_grpc.StockServicer):
         requests.check_id("hold_id", hold_id)
         hint = requests.location_hint(request.location, self._catalogue)
         found = await self._router.history(hold_id, hint)
-        return replies.history(hold_id, await self._router.hold(hold_id, hint), found)
+        hold = await self._router.hold(hold_id, hint)
+        return replies.history(hold_id, hold, found, self._catalogue)
 
     async def Expect(self, request: stock_pb2.ExpectRequest, context: Any) -> _Reply:
         """Tell that goods are on their way."""

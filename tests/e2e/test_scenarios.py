@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from adapters.client.peers import Peer
-from onhand.v1 import catalog_pb2, common_pb2, stock_pb2
-from tests.e2e.conftest import Shop, batch_id, line, of, on_hold, op, reserve, until
+from onhand.v1 import catalog_pb2, common_pb2, deltas_pb2, stock_pb2
+from tests.e2e.conftest import Shop, batch_id, line, of, on_hold, op, reserve, until, violation
 from tests.e2e.test_kill import dies
 
 S = common_pb2.Status
@@ -111,29 +111,60 @@ async def test_scenario_05_many_lines_in_opposite_orders_are_all_answered(shop: 
 
 
 @both_paths
-async def test_scenario_17_a_return_by_the_code_of_the_order_after_a_new_code_came(
+async def test_scenario_17_a_code_that_changes_between_order_and_return(
     shop: Shop, path: str
 ) -> None:
-    """A retailer's new code is a new SKU; the order and what comes back of it keep the old one's."""
+    """Ordered under the old code and back under the new one, and the other way round."""
     goods, peer = await shop.goods(stock=10), shop.peer(path)
     old = goods.sku_codes[0]
-    sold = await peer.stock.Reserve(reserve([(old, goods.at, 3)]))
-    assert (await peer.stock.Commit(on_hold(sold.hold_id))).status == OK
-    assert (await peer.stock.Fulfil(on_hold(sold.hold_id))).status == OK
-    entries = [catalog_pb2.SkuEntry(code=f"{old}-new"), catalog_pb2.SkuEntry(code=old)]
-    added = await shop.gateway.catalog.AddSkus(catalog_pb2.AddSkusRequest(skus=entries))
-    assert added.ids[1] == goods.sku != added.ids[0]
+    new = f"{old}-new"
 
-    async def comes_back(code: str) -> int:
-        against = stock_pb2.ReturnLine(line=line(code, goods.at, 2), against=sold.hold_id)
+    async def ordered(code: str) -> bytes:
+        held = await peer.stock.Reserve(reserve([(code, goods.at, 3)]))
+        assert (await peer.stock.Commit(on_hold(held.hold_id))).status == OK
+        assert (await peer.stock.Fulfil(on_hold(held.hold_id, [(code, goods.at, 3)]))).status == OK
+        return held.hold_id
+
+    async def comes_back(code: str, order: bytes) -> int:
+        against = stock_pb2.ReturnLine(line=line(code, goods.at, 2), against=order)
         reply = await peer.stock.Return(stock_pb2.ReturnRequest(op_id=op(), lines=[against]))
         return reply.status
 
-    assert await comes_back(f"{old}-new") == S.STATUS_NOT_IN_HOLD
-    assert await comes_back(old) == OK
-    assert await comes_back(old) == S.STATUS_EXCEEDS_HOLD
-    assert await shop.counters(goods.sku, goods.at) == {"on_hand": 9}
-    assert await shop.counters(added.ids[0], goods.at) == {}
+    first = await ordered(old)
+    watching = shop.gateway.deltas.Subscribe(
+        deltas_pb2.SubscribeRequest(skus=[common_pb2.Sku(code=old)], heartbeat_ms=100)
+    )
+    renames = (await watching.read()).renames
+    renaming = catalog_pb2.RenameSkuRequest(sku=common_pb2.Sku(code=old), code=new)
+    for changed in (True, False):
+        renamed = await shop.gateway.catalog.RenameSku(renaming)
+        assert (renamed.id, renamed.changed) == (goods.sku, changed)
+    while (await watching.read()).renames == renames:
+        pass
+    watching.cancel()
+    other = f"{old}-other"
+    added = await shop.gateway.catalog.AddSkus(
+        catalog_pb2.AddSkusRequest(
+            skus=[catalog_pb2.SkuEntry(code=code) for code in (old, new, other)]
+        )
+    )
+    assert list(added.ids[:2]) == [goods.sku, goods.sku] != [added.ids[2], goods.sku]
+    taken = catalog_pb2.RenameSkuRequest(sku=common_pb2.Sku(code=other), code=old)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await shop.gateway.catalog.RenameSku(taken)
+    assert violation(refused.value)[0] == "code"
+
+    second = await ordered(new)
+    assert await comes_back(new, first) == OK
+    assert await comes_back(old, first) == S.STATUS_EXCEEDS_HOLD
+    assert await comes_back(old, second) == OK
+    assert await comes_back(other, second) == S.STATUS_NOT_IN_HOLD
+    assert await shop.counters(goods.sku, goods.at) == {"on_hand": 8}
+    assert await shop.counters(added.ids[2], goods.at) == {}
+    for order in (first, second):
+        history = await peer.stock.GetHistory(stock_pb2.GetHoldRequest(hold_id=order))
+        assert {each.sku.code for each in history.events if each.sku.id == goods.sku} == {new}
+        assert [each.sku.code for each in history.hold.lines] == [new]
 
 
 async def test_scenario_19_two_uploads_of_a_tills_day_at_once_have_one_effect(shop: Shop) -> None:

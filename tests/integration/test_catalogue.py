@@ -27,7 +27,7 @@ from adapters.rpc.server import OPTIONS
 from engine import limits
 from engine.block import BlockDamaged, Place
 from engine.catalogue import CatalogueBlock, encode
-from engine.entries import Channel, InvalidEntry, Location, Sku, Unit
+from engine.entries import Channel, InvalidEntry, Location, Rename, Sku, Unit
 from engine.shard_map import ShardMap
 from onhand.v1 import catalog_pb2, catalog_pb2_grpc, common_pb2
 from tests.fakes.journal import FakeJournal, MemoryStream
@@ -90,6 +90,24 @@ async def test_additions_reach_every_reader_and_survive_a_restart(open_journal: 
         assert [reader.catalogue.location(i) for i in (1, 2)] == [OSLO, ROME]
         assert list(reader.places(0)) == [Place(1, True, 578), Place(2, False, 978)]
         assert list(reader.places(1, after=1)) == [Place(2, True, 978)]
+
+
+async def test_a_new_code_reaches_every_reader_and_survives_a_restart(open_journal: Opener) -> None:
+    early = CatalogueReader(open_journal())
+    writer = await start(open_journal())
+    await writer.add_skus([COLA, HAM])
+    assert await writer.rename_sku(Rename(1, "COLA-33"))
+    assert not await writer.rename_sku(Rename(1, "COLA-33"))
+    assert await early.refresh() == Position(1, 3)
+    restarted = await start(open_journal())
+    with pytest.raises(InvalidEntry, match="an old code"):
+        await restarted.rename_sku(Rename(2, "COLA"))
+    assert await restarted.add_skus([COLA, MILK]) == ([1, 3], 1)
+    late = CatalogueReader(open_journal())
+    assert await early.refresh() == await late.refresh() == Position(2, 1)
+    for reader in (early, late, restarted._reader):
+        assert reader.catalogue.sku(1) == COLA._replace(code="COLA-33")
+        assert [reader.catalogue.sku_id(code) for code in ("COLA", "COLA-33", "HAM")] == [1, 1, 2]
 
 
 async def test_another_number_of_shards_is_refused_and_shuts_nobody_out(
@@ -557,6 +575,33 @@ async def test_a_bundle_is_added_and_listed_by_its_components(gateway: Service) 
     ]
 
 
+async def test_a_renamed_sku_is_listed_with_its_old_codes(gateway: Service) -> None:
+    await gateway.stub.AddSkus(catalog_pb2.AddSkusRequest(skus=[entry("COLA"), entry("HAM")]))
+
+    def rename(old: str, new: str) -> Awaitable[Any]:
+        named = common_pb2.Sku(code=old)
+        return gateway.stub.RenameSku(catalog_pb2.RenameSkuRequest(sku=named, code=new))
+
+    for old, new, changed in (
+        ("COLA", "COLA-33", True),
+        ("COLA", "COLA-33", False),
+        ("COLA-33", "COLA-330", True),
+    ):
+        reply = await rename(old, new)
+        assert (reply.id, reply.changed) == (1, changed)
+    listed = await gateway.stub.ListSkus(catalog_pb2.ListSkusRequest())
+    assert list(listed.skus) == [
+        entry("COLA-330", id=1, old_codes=["COLA", "COLA-33"]),
+        entry("HAM", id=2),
+    ]
+    assert await violation(rename("HAM", "COLA")) == (
+        "code",
+        "'COLA' is an old code, which stays known, of SKU 1: 'COLA-330'",
+    )
+    assert await violation(rename("TEA", "TEE")) == ("sku", "is not in the catalogue")
+    assert (await violation(rename("HAM", "x" * 65)))[0] == "code"
+
+
 async def test_a_channel_is_set_and_listed(
     gateway: Service, serve: Serve, stream: MemoryStream
 ) -> None:
@@ -721,6 +766,7 @@ async def test_a_shard_lists_and_sends_additions_to_a_gateway(
     for call in (
         shard.stub.AddSkus(catalog_pb2.AddSkusRequest(skus=[entry("a")])),
         shard.stub.AddLocations(catalog_pb2.AddLocationsRequest()),
+        shard.stub.RenameSku(catalog_pb2.RenameSkuRequest()),
     ):
         code, details = await code_of(call)
         assert code == grpc.StatusCode.FAILED_PRECONDITION

@@ -30,6 +30,8 @@ STORE = b"store--1"
 class Codes:
     """SKU n is "sku-n", location n "shop-n"."""
 
+    renames = 0
+
     def sku_id(self, code: str) -> int:
         return int(code[4:]) if code.startswith("sku-") else 0
 

@@ -21,6 +21,7 @@ from engine.entries import (
     Component,
     InvalidEntry,
     Location,
+    Rename,
     Sku,
     Unit,
     gtin_check_digit,
@@ -110,6 +111,42 @@ def test_what_counts_for_stock_cannot_come_again_as_something_else() -> None:
         with pytest.raises(InvalidEntry, match="which never changes") as refused:
             catalogue.plan_locations(places)
         assert refused.value.field == f"locations[{len(places) - 1}].currency"
+
+
+def rename(catalogue: Catalogue, sku: int, code: str) -> None:
+    planned = catalogue.plan_rename(Rename(sku, code))
+    catalogue.apply(following(catalogue, rename=planned))
+
+
+def test_a_sku_with_a_new_code_is_the_same_sku() -> None:
+    catalogue = Catalogue()
+    add(catalogue, COLA, HAM)
+    add(catalogue, BOX)
+    rename(catalogue, 1, "COLA-330")
+    rename(catalogue, 3, "BOX-2")
+    assert catalogue.sku(1) == COLA._replace(code="COLA-330")
+    assert catalogue.sku(3) == BOX._replace(code="BOX-2")
+    assert [catalogue.sku_id(code) for code in ("COLA-33", "COLA-330")] == [1, 1]
+    assert catalogue.sku_of_gtin(COLA.gtins[0]) == 1
+    assert catalogue.are_bundles(np.array([1, 3], np.uint32)).tolist() == [False, True]
+    # An old file of SKUs that is loaded again makes nothing new, and takes nothing back.
+    renamed = COLA._replace(code="COLA-330")
+    assert catalogue.plan_skus([COLA, renamed, BOX, HAM]) == ([1, 1, 3, 2], [])
+    with pytest.raises(InvalidEntry, match="'COLA-33' is counted in EA"):
+        catalogue.plan_skus([COLA._replace(unit=Unit.G)])
+    assert catalogue.plan_rename(Rename(1, "COLA-330")) is None
+    assert catalogue.codes.renames == 2
+
+
+def test_a_stream_from_before_codes_could_change_still_loads() -> None:
+    block = CatalogueBlock(1, 3, 7, 0, 0, [COLA, HAM], [OSLO], b"", b"", Channel("web", 2))
+
+    def as_of_2(header: dict[str, Any], _: list[Any]) -> None:
+        header["v"] = 2
+        del header["rename"]
+
+    old = rewritten(encode(block), as_of_2)
+    assert decode(old) == block
 
 
 def test_a_plan_changes_nothing() -> None:
@@ -431,6 +468,7 @@ blocks = st.builds(
     st.binary(max_size=20),
     st.binary(max_size=16),
     st.none() | channels,
+    st.none() | st.builds(Rename, st.integers(1, (1 << 31) - 2), codes),
 )
 
 
@@ -459,7 +497,7 @@ def test_a_block_of_another_format_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("engine.catalogue.FORMAT", 1)
     payload = encode(CatalogueBlock(1, 0))
     monkeypatch.undo()
-    with pytest.raises(BlockDamaged, match="format 1, this is 2"):
+    with pytest.raises(BlockDamaged, match="format 1, this is 3"):
         decode(payload)
 
 
@@ -476,9 +514,10 @@ def rewritten(payload: bytes, change: Callable[[dict[str, Any], list[Any]], None
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda header, _: header.pop("known"), "not a catalogue block of format 2: 'known'"),
-        (lambda header, _: header.update(channel=[1]), "not a catalogue block of format 2"),
+        (lambda header, _: header.pop("known"), "not a catalogue block of format 3: 'known'"),
+        (lambda header, _: header.update(channel=[1]), "not a catalogue block of format 3"),
         (lambda header, _: header.update(added=[3, 0]), "a column has 2 values, should have 3"),
+        (lambda header, _: header.update(rename=[1]), "catalogue block of format 3: Rename"),
         (lambda _, columns: columns[5].append(1), "5 numbers are not 2 components"),
         (lambda _, columns: columns.__setitem__(3, ["1"]), "a column has 1 values, should have 2"),
     ],
@@ -527,6 +566,8 @@ def test_the_largest_request_fits_a_block() -> None:
         CatalogueBlock(1, 2, 0, 1, 1, [HAM], [ROME, Location("x", "QQQ")]),
         CatalogueBlock(1, 2, 0, 1, 1, [HAM, Sku("B", components=(Component(2, 1),))]),
         CatalogueBlock(1, 2, 0, 1, 1, [HAM], [ROME], channel=Channel("web", 0, True, ((2, 1),))),
+        CatalogueBlock(1, 2, 0, 1, 1, rename=Rename(2, "HAM")),
+        CatalogueBlock(1, 2, 0, 1, 1, [HAM], rename=Rename(1, "COLA-33")),
     ],
 )
 def test_a_block_that_does_not_fit_changes_nothing(block: CatalogueBlock) -> None:
@@ -551,16 +592,22 @@ def test_replay_gives_the_same_catalogue(requests: list[list[Sku]]) -> None:
             ids, new = live.plan_skus(request)
         except InvalidEntry:
             continue
-        block = following(live, skus=new)
-        live.apply(block)
-        replayed.apply(decode(encode(block)))
+        blocks = [following(live, skus=new)]
+        live.apply(blocks[0])
+        if live.codes.find(request[0].code + "2") == 0 and len(request[0].code) < 64:
+            blocks.append(following(live, rename=Rename(ids[0], request[0].code + "2")))
+            live.apply(blocks[1])
+        for block in blocks:
+            replayed.apply(decode(encode(block)))
         for entry, sku_id in zip(request, ids, strict=True):
             assert given_ids.setdefault(entry.code, sku_id) == sku_id
     assert sorted(given_ids.values()) == list(range(1, live.skus + 1))
     assert live.skus == replayed.skus
     for sku_id in range(1, live.skus + 1):
         assert replayed.sku(sku_id) == live.sku(sku_id)
-        assert replayed.sku_id(live.sku(sku_id).code) == sku_id
+        assert replayed.codes.old(sku_id) == live.codes.old(sku_id)
+        for code in (live.sku(sku_id).code, *live.codes.old(sku_id)):
+            assert replayed.sku_id(code) == sku_id
 
 
 def test_a_chains_assortment_is_added_and_replayed_in_well_under_a_second() -> None:
