@@ -169,6 +169,9 @@ def _column(name: str, given: Any, lines: int) -> NDArray[Any] | None:
     """A column of `lines` values; None when it is one zero for all. ValueError names the column."""
     dtype = COLUMNS[name]
     array = np.asarray(given)
+    if array.dtype.kind == "f" and array is not given:
+        # Integers on both sides of 2**63 would become floats, which cannot tell them apart.
+        array = np.array(given, object)
     if array.dtype != dtype:
         if array.size and not _fits(array, dtype):
             raise ValueError(f"{name}: out of range for {dtype}")
@@ -182,8 +185,12 @@ def _column(name: str, given: Any, lines: int) -> NDArray[Any] | None:
 
 
 def _fits(array: NDArray[Any], dtype: np.dtype[Any]) -> bool:
-    """Whether every value of an integer array is representable as `dtype`."""
-    if array.dtype.kind not in "iub":
+    """Whether every value of an array is an integer that is representable as `dtype`."""
+    if array.dtype.kind == "O":
+        is_integer = all(isinstance(each, int | np.integer) for each in array.flat)
+    else:
+        is_integer = array.dtype.kind in "iub"
+    if not is_integer:
         return False
     info = np.iinfo(dtype)
     return bool(int(array.min()) >= info.min and int(array.max()) <= info.max)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine import limits
-from engine.operations import Flag, Kind, Request
+from engine.operations import COLUMNS, Flag, Kind, Request
 
 
 @pytest.mark.parametrize("size", [0, 15, 17])
@@ -28,6 +28,10 @@ def test_a_request_has_lines_but_not_too_many(lines: int) -> None:
         ("sku", [1, -1], "out of range"),
         ("quantity", 1 << 63, "out of range"),
         ("quantity", 1.5, "out of range"),
+        ("quantity", [1, 1.5], "out of range"),
+        ("hold_hi", [1 << 63, 1 << 64], "out of range"),
+        ("hold_hi", [1 << 63, -1], "out of range"),
+        ("hold_hi", [1 << 63, None], "out of range"),
         ("location", "one", "out of range"),
         ("sku", [1, 2, 3], "3 values, must be 1 or 2"),
         ("sku", [], "0 values, must be 1 or 2"),
@@ -51,6 +55,15 @@ def test_a_column_of_zeros_is_left_out_and_one_value_is_for_all_lines() -> None:
         "sku": [1, 2],
         "location": [7, 7],
     }
+
+
+@pytest.mark.parametrize("small", [0, 1, np.uint64(1)])
+def test_a_column_of_ids_takes_the_large_beside_the_small(small: Any) -> None:
+    """No value is made a float on its way."""
+    large = (1 << 63) + 1
+    asked = Request.of(bytes(16), 2, hold_hi=[large, small])
+    assert asked.columns["hold_hi"].tolist() == [large, small]
+    assert asked.columns["hold_hi"].dtype == COLUMNS["hold_hi"]
 
 
 def test_a_request_is_partial_when_one_of_its_lines_is() -> None:
