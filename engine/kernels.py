@@ -34,9 +34,10 @@ TOUCHED = 1 << 40
 # its neighbours in the wheel; of a resolved hold PREV is its place in the ring.
 ID_HI, ID_LO, DEADLINE = range(3)  # of `holds`
 CELL, PENDING, POSTED, FULFILLED, NEXT, PREV, NEXT_LINE = range(6, 13)  # of `lines`
-SERIAL = 13  # when the hold was made: see `next_serial`
+SERIAL = 13  # when the hold was made: see `next_serial`; below zero it is a sale's (OF_SALE)
 STATE = 14  # of a hold's first line the hold's state; of the others H_PENDING | number << NUMBER_AT
 RETURNED = 15  # of FULFILLED
+OF_SALE = -1 << 31  # the bit of SERIAL that says so
 HOLD_WORDS = 8
 NUMBER_AT = 8  # STATE's bit where a line's number in its hold begins
 SERIALS = 0x7FFFFFFF  # serial numbers wrap: a hold's age is (meta[HOLDS_MADE] - SERIAL) & SERIALS
@@ -1810,23 +1811,24 @@ def lines_to_split(holds, lines, hold_index, meta, block):
 def judge_return(cells, lines, head, sku, quantity):
     """Whether so much of a SKU was handed over, at any location, and is not back yet.
 
-    `head` is the first line of an order or a sale, or -1.
+    Below zero: whether so much of it is back. `head` is the first line of an order or a sale, or -1.
     """
     if head < 0 or lines[head, STATE] >= H_INCOMING:
         return _UNKNOWN_HOLD
-    handed_over, out, is_in_hold = np.int64(0), np.int64(0), False
+    handed_over, out, back, is_in_hold = np.int64(0), np.int64(0), np.int64(0), False
     slot = head
     while slot >= 0:
         handed_over += lines[slot, FULFILLED]
         if cells[lines[slot, CELL], KEY] & _LOW32 == sku:
             is_in_hold = True
             out += lines[slot, FULFILLED] - lines[slot, RETURNED]
+            back += lines[slot, RETURNED]
         slot = np.int64(lines[slot, NEXT_LINE])
     if handed_over == 0:
         return _NOT_FULFILLED
     if not is_in_hold:
         return _NOT_IN_HOLD
-    return _OK if quantity <= out else _EXCEEDS_HOLD
+    return _OK if -back <= quantity <= out else _EXCEEDS_HOLD
 
 
 @_jit
@@ -1836,9 +1838,10 @@ def take_back(cells, holds, lines, sums, head, sku, quantity):
     if counts:
         drop_hash(holds, lines, sums, head)
     slot, left = head, quantity
-    while left > 0:
+    while left != 0:
         if cells[lines[slot, CELL], KEY] & _LOW32 == sku:
             units = min(left, np.int64(lines[slot, FULFILLED] - lines[slot, RETURNED]))
+            units = max(units, -np.int64(lines[slot, RETURNED]))
             lines[slot, RETURNED] += units
             left -= units
         slot = np.int64(lines[slot, NEXT_LINE])
@@ -1848,7 +1851,7 @@ def take_back(cells, holds, lines, sums, head, sku, quantity):
 
 @_jit
 def claim_return(cells, holds, lines, hold_index, sums, flags, sku, quantity, hi, lo):
-    """CLAIM_RETURN: what comes back elsewhere is written down here; no stock moves."""
+    """CLAIM_RETURN: what comes back elsewhere is written down here, or is not; no stock moves."""
     if flags:
         return _INVALID_FLAGS
     status = check_quantity(_CLAIM_RETURN, quantity)
@@ -1873,7 +1876,7 @@ def record_sale(holds, lines, hold_index, ring, meta, row, quantity, hi, lo):
     lines[slot, POSTED] = 0
     lines[slot, FULFILLED] = quantity
     lines[slot, NEXT_LINE] = NONE
-    lines[slot, SERIAL] = next_serial(meta)
+    lines[slot, SERIAL] = next_serial(meta) | OF_SALE
     lines[slot, STATE] = H_FULFILLED
     lines[slot, RETURNED] = 0
     enter(hold_index, id_tag(hi, lo), slot)
@@ -1885,8 +1888,8 @@ def record_sale(holds, lines, hold_index, ring, meta, row, quantity, hi, lo):
 
 @_inlined
 def check_quantity(kind, quantity):
-    """Whether the quantity of a fact or a setting is one."""
-    if kind == _ADJUST:
+    """Whether the quantity of a fact, a claim or a setting is one."""
+    if kind == _ADJUST or kind == _CLAIM_RETURN:
         if quantity == 0:
             return _INVALID_QUANTITY
     elif kind == _COUNT or kind == _SET_SAFETY_STOCK:
@@ -2005,7 +2008,7 @@ def fact(
         if status != _OK:
             return status, row
     elif head >= 0:
-        return _ALREADY_RECORDED, row
+        return _ALREADY_RECORDED if lines[head, SERIAL] < 0 else _HOLD_EXISTS, row
     is_late = moment < now and row >= 0 and moment < counted[row]
     moved, damaged, quality = np.int64(0), np.int64(0), np.int64(0)
     if kind != _COUNT:
@@ -2087,7 +2090,7 @@ def claimed_before(block, first, i):
 @_jit
 def judge_returns(
     cells, cell_index, touched, counted, holds, lines, hold_index, places, meta, now, block,
-    first, middle, end, rows,
+    first, middle, last_line, rows, is_too_long,
 ):  # fmt: skip
     """Find the first return of [first, middle) that must be refused: (line or -1, its status).
 
@@ -2100,8 +2103,8 @@ def judge_returns(
         quantity, value, hi, lo = (
             block.quantity[i], block.value[i], block.hold_hi[i], block.hold_lo[i]
         )  # fmt: skip
-        if i == end - 1:
-            return i, _INVALID_FLAGS  # an exchange ends with what is reserved
+        if i == last_line and block.flags[i] & _LINKED:
+            return i, _INVALID_FLAGS
         status = check_fact(
             places, meta, now, _RETURN, flags, sku, location, quantity, value,
             block.occurred_at_ns[i],
@@ -2113,7 +2116,7 @@ def judge_returns(
             head = find_hold(holds, hold_index, hi, lo)
             wanted = quantity + claimed_before(block, first, i)
             status = judge_return(cells, lines, head, sku, wanted)
-        if status == _OK and end - first > _MAX_HOLD_LINES:
+        if status == _OK and is_too_long:
             status = _TOO_MANY_LINES
         if status != _OK:
             return i, status
@@ -2135,7 +2138,7 @@ def exchange(
     ring, places, buffers, meta, sums, now, block, first, end, last_line, hi, lo, rows, units,
     out_status,
 ):  # fmt: skip
-    """The lines [first, end): returns, then one order that may take what they restock.
+    """The lines [first, end): returns, then one order, if any, that may take what they restock.
 
     All or nothing. Everything is judged with what comes back in its cells; then that is taken out,
     and either nothing is done or each line is done as if it stood alone.
@@ -2148,10 +2151,10 @@ def exchange(
     known = meta[CELLS]
     bad, status = judge_returns(
         cells, cell_index, touched, counted, holds, lines, hold_index, places, meta, now, block,
-        first, middle, end, rows,
+        first, middle, last_line, rows, end - first > _MAX_HOLD_LINES,
     )  # fmt: skip
     brought = middle if bad < 0 else bad
-    if bad < 0:
+    if bad < 0 and middle < end:
         bad, status, _ = judge_whole_order(
             cells, cell_index, holds, lines, hold_index, places, buffers, meta, block, middle, end,
             last_line, hi, lo, rows, units,
@@ -2174,10 +2177,11 @@ def exchange(
             block.quantity[i], block.value[i], block.occurred_at_ns[i], block.hold_hi[i],
             block.hold_lo[i],
         )  # fmt: skip
-    reserve_order(
-        cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places,
-        buffers, meta, sums, now, block, middle, end, last_line, hi, lo, rows, units, out_status,
-    )  # fmt: skip
+    if middle < end:
+        reserve_order(
+            cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places,
+            buffers, meta, sums, now, block, middle, end, last_line, hi, lo, rows, units, out_status,
+        )  # fmt: skip
 
 
 # --- settings -----------------------------------------------------------------------------------

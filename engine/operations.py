@@ -39,7 +39,7 @@ class Kind(IntEnum):
     # or was released, and is pending again with this line
     ADD_LINE = 15
     UNFULFIL = 16  # request: hold, quantity (0 = all that is fulfilled and not returned)
-    CLAIM_RETURN = 17  # request: hold, sku, quantity
+    CLAIM_RETURN = 17  # request: hold, sku, quantity (below zero: a claim is taken back)
     CANCEL_INCOMING = 18  # request: hold (an incoming record), quantity (0 = all outstanding)
     INSPECT = 19  # fact: sku, location, quantity, value = where it goes from quality control
     WRITE_OFF = 20  # fact: sku, location, quantity, value = reason code, occurred_at_ns
@@ -49,7 +49,7 @@ class Kind(IntEnum):
 class Flag(IntFlag):
     """Bits of a line's `flags` column."""
 
-    # This line and the next stand or fall together: reserves in one hold; returns before them, too;
+    # This line and the next stand or fall together: reserves in one hold; returns, also before them;
     # calls of one of PART_KINDS on parts of one hold, their quantities not zero.
     LINKED = 1
     # COMMIT of a part only (of linked ones, on the last): what is not committed is released.

@@ -158,6 +158,7 @@ class ReferenceMachine:
         self._holds: dict[bytes, Hold] = {}  # live or remembered, in the order they were made
         self._pending: dict[bytes, None] = {}  # those that are; the last one got its deadline last
         self._lapsed: dict[bytes, list[int]] = {}  # what each line of a hold had when it expired
+        self._sales: set[bytes] = set()  # the holds that sales with an id are remembered as
         self._incoming: dict[bytes, Incoming] = {}  # live or remembered; no id is also a hold's
         # The remembered ones of both, oldest first: by which goods have moved, and the others. None
         # stands where one was that is live again.
@@ -774,6 +775,7 @@ class ReferenceMachine:
                 self._holds.pop(oldest, None)
                 self._incoming.pop(oldest, None)
                 self._lapsed.pop(oldest, None)
+                self._sales.discard(oldest)
         resolved.append(hold_id)
 
     def _revive(self, hold_id: bytes) -> None:
@@ -831,6 +833,7 @@ class ReferenceMachine:
         if line.kind == Kind.SALE and line.hold_id != NO_HOLD:
             sold = HoldLine(line.sku, line.location, pending=0, fulfilled=line.quantity)
             self._holds[line.hold_id] = Hold(HoldState.FULFILLED, 0, [sold])
+            self._sales.add(line.hold_id)
             self._remember_resolved(line.hold_id)
         if line.kind == Kind.RETURN and line.hold_id != NO_HOLD:
             self._take_back(line)
@@ -839,7 +842,8 @@ class ReferenceMachine:
         """A sale with an id is recorded once; a return may name what handed the goods over."""
         is_taken = line.hold_id in self._holds or line.hold_id in self._incoming
         if line.kind == Kind.SALE and line.hold_id != NO_HOLD and is_taken:
-            return Status.ALREADY_RECORDED
+            is_sale = line.hold_id in self._sales
+            return Status.ALREADY_RECORDED if is_sale else Status.HOLD_EXISTS
         if line.kind == Kind.RETURN and line.hold_id != NO_HOLD:
             return self._judge_return(line)
         return Status.OK
@@ -899,7 +903,7 @@ class ReferenceMachine:
     # --- returns of what was handed over ------------------------------------------------------
 
     def _claim_return(self, line: Line) -> Answer:
-        """What comes back elsewhere is written down here."""
+        """What comes back elsewhere is written down here; below zero, it does not after all."""
         status = Status.INVALID_FLAGS if line.flags else _check_quantity(line)
         if status == Status.OK:
             status = self._judge_return(line)
@@ -908,7 +912,10 @@ class ReferenceMachine:
         return status, None  # no stock moves
 
     def _judge_return(self, line: Line) -> Status:
-        """Whether so much of the SKU was handed over, at any location, and is not back yet."""
+        """Whether so much of the SKU was handed over, at any location, and is not back yet.
+
+        Below zero: whether so much of it is back.
+        """
         hold = self._holds.get(line.hold_id)
         if hold is None:
             return Status.UNKNOWN_HOLD
@@ -917,21 +924,22 @@ class ReferenceMachine:
         of_sku = [each for each in hold.lines if each.sku == line.sku]
         if not of_sku:
             return Status.NOT_IN_HOLD
-        out = sum(each.fulfilled - each.returned for each in of_sku)
-        return Status.OK if line.quantity <= out else Status.EXCEEDS_HOLD
+        back = sum(each.returned for each in of_sku)
+        out = sum(each.fulfilled for each in of_sku) - back
+        return Status.OK if -back <= line.quantity <= out else Status.EXCEEDS_HOLD
 
     def _take_back(self, line: Line) -> None:
         left = line.quantity
         for each in self._holds[line.hold_id].lines:
             if each.sku == line.sku:
-                units = min(left, each.fulfilled - each.returned)
+                units = max(min(left, each.fulfilled - each.returned), -each.returned)
                 each.returned += units
                 left -= units
 
     # --- exchanges ----------------------------------------------------------------------------
 
     def _exchange(self, hold_id: bytes, lines: list[Line], is_open: bool) -> list[Answer]:
-        """Returns and one order that may take what they restock: all or nothing.
+        """Returns and one order, if any, that may take what they restock: all or nothing.
 
         It is tried; when anything is refused, everything is as it was before.
         """
@@ -940,14 +948,16 @@ class ReferenceMachine:
         order = lines[len(returns) :]
         answers: list[Answer] = []
         for line in returns:
-            status, key = self._return_in_exchange(line, lines)
+            is_dangling = is_open and line is lines[-1]
+            status, key = self._return_in_exchange(line, len(lines), is_dangling)
             answers.append((status, key))
             if status != Status.OK:
-                order = []
                 break
-        reserved = self._reserve(hold_id, order, is_open) if order else []
+        is_brought = answers[-1][0] == Status.OK
+        reserved = self._reserve(hold_id, order, is_open) if order and is_brought else []
         statuses = [status for status, _ in answers + reserved]
-        if order and any(status == Status.OK for status, _ in reserved):
+        is_held = not order or any(status == Status.OK for status, _ in reserved)
+        if is_brought and is_held:
             return answers + reserved
         vars(self).update(before)
         refused = Status.LINKED_LINE_REFUSED
@@ -955,12 +965,12 @@ class ReferenceMachine:
         unseen = [(refused, None)] * (len(lines) - len(statuses))
         return [*answers, *reserved, *unseen]
 
-    def _return_in_exchange(self, line: Line, lines: list[Line]) -> Answer:
-        if line is lines[-1]:
-            return Status.INVALID_FLAGS, None  # an exchange ends with what is reserved
+    def _return_in_exchange(self, line: Line, lines: int, is_dangling: bool) -> Answer:
+        if is_dangling:
+            return Status.INVALID_FLAGS, None
         status, key = self._fact(line._replace(flags=line.flags & ~Flag.LINKED))
         is_said_first = Status.OK < status < Status.TOO_MANY_LINES
-        if len(lines) > limits.MAX_HOLD_LINES and not is_said_first:
+        if lines > limits.MAX_HOLD_LINES and not is_said_first:
             status = Status.TOO_MANY_LINES
         return status, key
 
@@ -1296,8 +1306,8 @@ def _key(line: HoldLine | IncomingLine) -> Key:
 
 
 def _check_quantity(line: Line) -> Status:
-    """Whether the quantity of a fact or a setting is one."""
-    is_signed = line.kind == Kind.ADJUST
+    """Whether the quantity of a fact, a claim or a setting is one."""
+    is_signed = line.kind in (Kind.ADJUST, Kind.CLAIM_RETURN)
     may_be_zero = line.kind in (Kind.COUNT, Kind.SET_SAFETY_STOCK)
     if line.kind != Kind.SET_PRICE and (
         (line.quantity < 0 and not is_signed) or (line.quantity == 0 and not may_be_zero)

@@ -177,8 +177,9 @@ def _order(first: Line | Call, others: list[Line]) -> list[Line | Call]:
 
 
 def _exchange(returns: list[Part], order: list[Line]) -> list[Part]:
-    """Returns, and one order that stands or falls with them."""
-    return [*(_chained(each) for each in returns), *linked(order)]
+    """Returns, and one order, if any, that stands or falls with them."""
+    chained = [_chained(each) for each in returns]
+    return [*chained, *linked(order)] if order else [*chained[:-1], returns[-1]]
 
 
 def _together(first: Call, others: list[tuple[int, int]]) -> list[Part]:
@@ -374,7 +375,12 @@ RETURNS = [
     for hold in range(8)
     for named in (0, 1, 2)
 ]
-CLAIMS = [each._replace(line=each.line._replace(kind=Kind.CLAIM_RETURN)) for each in RETURNS]
+CLAIMS = [
+    each._replace(line=each.line._replace(kind=Kind.CLAIM_RETURN, quantity=sign * units))
+    for each in RETURNS
+    for units in (each.line.quantity,)
+    for sign in (1, -1)
+]
 NAMED_FACTS = [  # a few ids, which holds may have too
     line(kind, cell, units, value, hold=line_id(base, index))
     for base, index in product(BASES[2:], range(2))
@@ -450,7 +456,7 @@ _parts = st.lists(
         st.builds(
             _exchange,
             st.lists(st.sampled_from(COME_BACK), min_size=1, max_size=2),
-            st.lists(st.sampled_from([*RESERVES, *PARTIAL]), min_size=1, max_size=2),
+            st.lists(st.sampled_from([*RESERVES, *PARTIAL]), max_size=2),
         ),
         st.builds(
             _together,

@@ -19,6 +19,7 @@ from tests.property.shop import (
     TEA,
     Shop,
     adjust,
+    cancel,
     claim,
     comes_back,
     commit,
@@ -32,6 +33,7 @@ from tests.property.shop import (
     reserve,
     safety_stock,
     sale,
+    unfulfil,
     write_off,
 )
 
@@ -437,8 +439,28 @@ def test_a_sale_that_was_refused_is_not_recorded() -> None:
 def test_an_id_that_an_order_has_is_no_sales() -> None:
     shop = Shop(tea=10)
     shop.holds("order", reserve(1))
-    assert shop.answer(sale(1, hold=hold_id("order"))) is Status.ALREADY_RECORDED
+    for call in (commit, fulfil):
+        assert shop.answer(sale(1, hold=hold_id("order"))) is Status.HOLD_EXISTS
+        shop.does(call("order"))
+    assert shop.answer(sale(1, hold=hold_id("order"))) is Status.HOLD_EXISTS
+    assert on_hand(shop) == 9
+
+
+def test_a_sale_stays_one_whatever_is_done_to_it() -> None:
+    shop = Shop(tea=10)
+    shop.does(sale(1, hold=hold_id("receipt")))
+    for call in (unfulfil, cancel):
+        shop.does(call("receipt"))
+        assert shop.answer(sale(1, hold=hold_id("receipt"))) is Status.ALREADY_RECORDED
     assert on_hand(shop) == 10
+
+
+def test_an_id_is_a_sales_no_longer_when_the_sale_is_forgotten() -> None:
+    shop = Shop(tea=10, resolved_remembered=1)
+    shop.does(sale(1, hold=hold_id("id")))
+    shop.does(sale(1, hold=hold_id("other")))
+    shop.holds("id", reserve(1))
+    assert shop.answer(sale(1, hold=hold_id("id"))) is Status.HOLD_EXISTS
 
 
 def test_sales_are_remembered_among_the_orders_that_were_handed_over() -> None:
@@ -504,6 +526,19 @@ def test_no_more_comes_back_than_was_handed_over() -> None:
     assert (cell.on_hand, cell.damaged) == (10, 1)
     shop.does(fulfil("order"))
     shop.does(back(1))
+    assert shop.returned("order") == [1, 0, 2]
+
+
+def test_a_claim_is_taken_back() -> None:
+    """Never more of it than was claimed, of lines of the SKU in their order."""
+    shop = Shop(tea=10, jam=10)
+    sold(shop)
+    assert shop.answer(claim("order", -1)) is Status.EXCEEDS_HOLD
+    shop.does(fulfil("order"), claim("order", 3), claim("order", -2))
+    assert shop.returned("order") == [0, 0, 1]
+    assert shop.answer(claim("order", -2)) is Status.EXCEEDS_HOLD
+    assert shop.answer(claim("order", -1, JAM[0])) is Status.EXCEEDS_HOLD
+    shop.does(claim("order", -1), claim("order", 3))
     assert shop.returned("order") == [1, 0, 2]
 
 
@@ -605,7 +640,7 @@ def test_a_return_that_passes_a_limit_is_not_written_down() -> None:
     [
         (claim("order", 0)._replace(flags=1), Status.INVALID_FLAGS),
         (claim("order", 0), Status.INVALID_QUANTITY),
-        (claim("order", -1), Status.INVALID_QUANTITY),
+        (claim("order", -TOO_MANY), Status.QUANTITY_TOO_LARGE),
         (claim("order", TOO_MANY), Status.QUANTITY_TOO_LARGE),
         (back(1, cell=NOWHERE, occurred_at_ns=-1), Status.INVALID_MOMENT),
         (back(1, cell=NOWHERE), Status.UNKNOWN_LOCATION),
@@ -802,12 +837,24 @@ def test_an_exchange_keeps_every_counter_within_its_limit(bucket: str) -> None:
     shop.does(*linked([one, reserve(1, JAM)]))
 
 
-def test_an_exchange_ends_with_what_is_reserved() -> None:
+def test_returns_that_are_linked_come_in_together_or_not_at_all() -> None:
+    shop = Shop(tea=10, jam=10)
+    sold(shop)
+    shop.does(fulfil("order", 2, JAM))
+    before = shop.pair.machine.state_hash
+    assert shop.answers(*linked([back(1), back(3, cell=JAM)])) == [REFUSED, Status.EXCEEDS_HOLD]
+    assert shop.answers(*linked([back(3), back(1, cell=JAM)])) == [Status.EXCEEDS_HOLD, REFUSED]
+    assert shop.pair.machine.state_hash == before
+    assert shop.returned("order") == [0, 0, 0]
+    shop.does(*linked([back(1), back(2, cell=JAM)]))
+    assert shop.returned("order") == [1, 2, 0]
+
+
+def test_only_what_is_reserved_comes_after_what_is_returned() -> None:
     shop = Shop(tea=10)
     brought = comes_back(1, RESTOCK)
     dangling = brought._replace(flags=int(Flag.LINKED))
     assert shop.answer(dangling) is Status.INVALID_FLAGS
-    assert shop.answers(dangling, brought) == [REFUSED, Status.INVALID_FLAGS]
     assert shop.answers(dangling, dangling) == [REFUSED, Status.INVALID_FLAGS]
     assert shop.answers(*linked([brought, reserve(1), brought])) == [
         REFUSED, REFUSED, Status.INVALID_FLAGS,
@@ -823,7 +870,10 @@ def test_an_exchange_has_at_most_as_many_lines_as_a_hold() -> None:
     assert (
         shop.answers(*linked([*brought, reserve(1)])) == [Status.TOO_MANY_LINES] + [REFUSED] * most
     )
+    too_many = linked([*brought, brought[0]])
+    assert shop.answers(*too_many) == [Status.TOO_MANY_LINES] + [REFUSED] * most
     shop.does(*linked([*brought[1:], reserve(1)]))
+    shop.does(*linked(brought))
 
 
 def test_the_id_of_an_exchange_is_taken_like_a_holds() -> None:

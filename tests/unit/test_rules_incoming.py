@@ -217,7 +217,7 @@ def test_an_order_in_place_of_a_record_is_a_plain_one() -> None:
 def test_the_id_of_a_record_is_no_sales_id() -> None:
     shop = Shop(tea=5)
     shop.does(expect(10, TEA, "order"))
-    assert shop.answer(line(Kind.SALE, TEA, 1, hold=hold_id("order"))) is Status.ALREADY_RECORDED
+    assert shop.answer(line(Kind.SALE, TEA, 1, hold=hold_id("order"))) is Status.HOLD_EXISTS
 
 
 def test_a_hold_is_no_record() -> None:
