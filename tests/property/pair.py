@@ -58,7 +58,7 @@ class Pair:
         """Bring a counter of a cell where a million operations would."""
         if cell not in self._mirror:
             return
-        for kept in (self._mirror[cell], self.reference._cells[cell]):
+        for kept in (self._mirror[cell], self.reference._book.cells[cell]):
             setattr(kept, counter, value)
         state = self.machine.state
         row = list(self._mirror).index(cell)

@@ -478,7 +478,7 @@ def test_what_is_taken_back_passes_no_limit(counter: str) -> None:
     shop.does(commit("order"), fulfil("order"))
     row = shop.pair.machine.state.cells[0]
     row[kernels.ON_HAND if counter == "on_hand" else kernels.COMMITTED] = MOST - 3
-    setattr(shop.pair.reference._cells[TEA], counter, MOST - 3)
+    setattr(shop.pair.reference._book.cells[TEA], counter, MOST - 3)
     # Not compared by the pair: it would miss the holds that are committed there.
     called = request(bytes(16), [unfulfil("order"), unfulfil("order", 3, TEA)])
     answers = shop.pair.reference.apply(shop.now_ns + 1, [called]).answers

@@ -318,7 +318,7 @@ def test_incoming_stays_within_the_limit_of_a_balance() -> None:
     shop = Shop(tea=1)
     machine, reference = shop.pair.machine, shop.pair.reference
     machine.state.cells[0, INCOMING] = limits.MAX_BALANCE - 1
-    reference._cells[TEA].incoming = limits.MAX_BALANCE - 1
+    reference._book.cells[TEA].incoming = limits.MAX_BALANCE - 1
     asked = [request(bytes(16), [expect(2), expect(1), expect(1)])]
     statuses = [Status.BALANCE_LIMIT, Status.OK, Status.BALANCE_LIMIT]
     assert machine.apply(shop.now_ns + 1, asked).status.tolist() == statuses

@@ -1,0 +1,169 @@
+"""Calls on a hold: COMMIT, RELEASE, FULFIL, CANCEL, UNFULFIL, of the whole or of parts; EXTEND."""
+
+from collections import Counter
+
+from engine import limits
+from engine.operations import Flag, Kind
+from engine.reference.book import Book, key_of
+from engine.reference.life import called_hold, check_hold_state, move_units, revive, settle
+from engine.reference.lines import NO_CELL, Answer, Key, Line, check_hold_call
+from engine.status import Status
+from engine.views import Hold, HoldLine, HoldState
+
+
+def on_hold(book: Book, line: Line) -> Answer:
+    """COMMIT to CANCEL, UNFULFIL: of the whole hold, or of its lines on one cell."""
+    status = check_hold_call(line)
+    if status != Status.OK:
+        return status, None
+    hold = called_hold(book, line)
+    if hold is None:
+        return Status.UNKNOWN_HOLD, None
+    if line.flags & Flag.RE_RESERVE and hold.state == HoldState.EXPIRED:
+        return _reserve_again(book, line.hold_id, hold)
+    status = check_hold_state(line.kind, hold.state)
+    if status != Status.OK:
+        return status, key_of(hold.lines[0])
+    called = _called_lines(line, hold)
+    status = _judge_on_hold(book, line, hold, called)
+    if status == Status.OK:
+        if hold.state == HoldState.FULFILLED:
+            revive(book, line.hold_id)
+        _move_called(book, line, hold, called)
+        resolved = HoldState.RELEASED if line.kind == Kind.RELEASE else HoldState.CANCELLED
+        settle(book, line.hold_id, resolved)
+    return status, key_of(called[0]) if called else None
+
+
+def on_parts(book: Book, lines: list[Line], is_open: bool) -> list[Answer]:
+    """Calls on parts of one hold: all or none. `is_open`: as in `reserve`."""
+    answers: list[Answer] = []
+    demand: Counter[Key] = Counter()  # of lines on one cell, summed
+    for number, line in enumerate(lines):
+        is_last = number == len(lines) - 1
+        status, key = _check_part(line, lines[0], is_last, is_open and is_last), None
+        if status == Status.OK:
+            status, key = _judge_part(book, line, demand)
+            is_said_first = Status.OK < status < Status.TOO_MANY_LINES
+            if len(lines) > limits.MAX_HOLD_LINES and not is_said_first:
+                status = Status.TOO_MANY_LINES
+        if status != Status.OK:
+            refused = [(Status.LINKED_LINE_REFUSED, seen) for _, seen in answers]
+            unseen = [(Status.LINKED_LINE_REFUSED, None)] * (len(lines) - number - 1)
+            return [*refused, (status, key), *unseen]
+        answers.append((status, key))
+    return [on_hold(book, line._replace(flags=line.flags & ~Flag.LINKED)) for line in lines]
+
+
+def _judge_part(book: Book, line: Line, demand: Counter[Key]) -> Answer:
+    """Judge one of several calls on parts of a hold, and add it to the demand."""
+    hold = called_hold(book, line)
+    if hold is None:
+        return Status.UNKNOWN_HOLD, None
+    status = check_hold_state(line.kind, hold.state)
+    if status != Status.OK:
+        return status, key_of(hold.lines[0])
+    called = _called_lines(line, hold)
+    key = key_of(called[0]) if called else None
+    if key:
+        demand[key] += line.quantity
+        line = line._replace(quantity=demand[key])
+    return _judge_on_hold(book, line, hold, called), key
+
+
+def _judge_on_hold(book: Book, line: Line, hold: Hold, called: list[HoldLine]) -> Status:
+    """Whether the called lines of a hold have the units, and the cells can take the change."""
+    if sum(_usable(line.kind, each) for each in hold.lines) == 0:
+        # A pending hold has something pending, so that cannot be what is missing.
+        is_undone = line.kind == Kind.UNFULFIL
+        return Status.HOLD_NOT_FULFILLED if is_undone else Status.HOLD_NOT_COMMITTED
+    if not called:
+        return Status.NOT_IN_HOLD
+    total = sum(_usable(line.kind, each) for each in called)
+    if line.quantity > total:
+        return Status.EXCEEDS_HOLD
+    if line.kind == Kind.FULFIL:
+        lowest = min(book.cells[key_of(each)].on_hand for each in called)
+        if lowest - (line.quantity or total) < -limits.MAX_BALANCE:
+            return Status.BALANCE_LIMIT
+    if line.kind == Kind.UNFULFIL:
+        cells = [book.cells[key_of(each)] for each in called]
+        highest = max(max(cell.on_hand, cell.committed) for cell in cells)
+        if highest + (line.quantity or total) > limits.MAX_BALANCE:
+            return Status.BALANCE_LIMIT
+    return Status.OK
+
+
+def _move_called(book: Book, line: Line, hold: Hold, called: list[HoldLine]) -> None:
+    """Move what was judged; RELEASE_REST gives back what is pending then."""
+    left = line.quantity or sum(_usable(line.kind, each) for each in called)
+    for each in called:
+        units = min(left, _usable(line.kind, each))
+        move_units(book, line.kind, each, units)
+        left -= units
+    if line.flags & Flag.RELEASE_REST:
+        for each in hold.lines:
+            move_units(book, Kind.RELEASE, each, each.pending)
+
+
+def _reserve_again(book: Book, hold_id: bytes, hold: Hold) -> Answer:
+    """Commit an expired hold if all that lapsed is still to be had."""
+    lapsed = book.lapsed[hold_id]
+    demand: Counter[Key] = Counter()
+    for each, units in zip(hold.lines, lapsed, strict=True):
+        demand[key_of(each)] += units
+        if units and book.cells[key_of(each)].available < demand[key_of(each)]:
+            return Status.INSUFFICIENT_STOCK, key_of(each)
+    revive(book, hold_id)
+    for each, units in zip(hold.lines, lapsed, strict=True):
+        each.committed = units
+        book.cells[key_of(each)].committed += units
+    return Status.OK, key_of(hold.lines[0])
+
+
+def extend(book: Book, line: Line) -> Answer:
+    """EXTEND: a later deadline; an earlier one changes nothing."""
+    if line.flags:
+        return Status.INVALID_FLAGS, None
+    if not limits.MIN_TTL_MS <= line.value <= limits.MAX_TTL_MS:
+        return Status.INVALID_TTL, None
+    hold = called_hold(book, line)
+    if hold is None:
+        return Status.UNKNOWN_HOLD, None
+    status = check_hold_state(line.kind, hold.state)
+    deadline_ns = book.now_ns + line.value * limits.NS_PER_MS
+    if status == Status.OK and deadline_ns > hold.deadline_ns:
+        hold.deadline_ns = deadline_ns
+        del book.pending[line.hold_id]  # in its new tick it is the last to come
+        book.pending[line.hold_id] = None
+    return status, key_of(hold.lines[0])
+
+
+def _check_part(line: Line, first: Line, is_last: bool, is_dangling: bool) -> Status:
+    """The checks of a call on a part of a hold that is linked to others, `first` of them."""
+    if line.kind not in set(Kind):
+        return Status.INVALID_KIND
+    if (line.kind, line.hold_id) != (first.kind, first.hold_id) or is_dangling:
+        return Status.INVALID_FLAGS
+    allowed = Flag.LINKED | Flag.RELEASE_REST if is_last else Flag.LINKED
+    if line.flags & ~allowed:
+        return Status.INVALID_FLAGS
+    status = check_hold_call(line._replace(flags=line.flags & ~Flag.LINKED))
+    return Status.INVALID_QUANTITY if status == Status.OK and line.quantity == 0 else status
+
+
+def _called_lines(line: Line, hold: Hold) -> list[HoldLine]:
+    """The hold's lines that an operation is about.
+
+    A quantity needs the name of its cell, unless the hold has but one line.
+    """
+    if line.quantity == 0 or (line.key == NO_CELL and len(hold.lines) == 1):
+        return hold.lines
+    return [each for each in hold.lines if key_of(each) == line.key]
+
+
+def _usable(kind: int, line: HoldLine) -> int:
+    """The units of a hold's line that `kind` may move."""
+    if kind == Kind.UNFULFIL:
+        return line.fulfilled - line.returned
+    return line.pending if kind in (Kind.COMMIT, Kind.RELEASE) else line.committed

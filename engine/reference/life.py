@@ -1,0 +1,121 @@
+"""How a hold passes from state to state and ends: by a call, by its deadline, by another hold."""
+
+from engine import limits
+from engine.operations import Kind
+from engine.reference.book import Book, Movement, key_of
+from engine.reference.lines import Line
+from engine.status import Status
+from engine.views import Hold, HoldLine, HoldState
+
+
+def sweep(book: Book) -> int:
+    """Expire what is overdue, so many in a block.
+
+    By ticks; in one tick the hold comes first whose deadline was set first.
+    """
+    overdue = [
+        (book.holds[hold_id].deadline_ns >> limits.EXPIRY_TICK_BITS, hold_id)
+        for hold_id in book.pending
+        if _is_overdue(book, book.holds[hold_id])
+    ]
+    overdue.sort(key=lambda each: each[0])  # keeps the order within a tick
+    due = overdue[: book.expiries_per_block]
+    for _, hold_id in due:
+        _expire(book, hold_id)
+    return len(due)
+
+
+def _is_overdue(book: Book, hold: Hold) -> bool:
+    return hold.deadline_ns < book.now_ns
+
+
+def called_hold(book: Book, line: Line) -> Hold | None:
+    """The hold that a line names; an overdue one, that the sweep did not come to, expires."""
+    hold = book.holds.get(line.hold_id)
+    if hold is not None and hold.state == HoldState.PENDING and _is_overdue(book, hold):
+        _expire(book, line.hold_id)
+    return hold
+
+
+def give_up(book: Book, hold_id: bytes) -> None:
+    """Release a pending hold; one that is overdue expires."""
+    if _is_overdue(book, book.holds[hold_id]):
+        _expire(book, hold_id)
+    else:
+        _lapse(book, hold_id, HoldState.RELEASED)
+
+
+def _expire(book: Book, hold_id: bytes) -> None:
+    """A hold's deadline has passed."""
+    book.lapsed[hold_id] = [line.pending for line in book.holds[hold_id].lines]
+    _lapse(book, hold_id, HoldState.EXPIRED)
+    book.expired += 1
+
+
+def _lapse(book: Book, hold_id: bytes, resolved: HoldState) -> None:
+    """Everything that is pending in a hold goes back to available."""
+    for line in book.holds[hold_id].lines:
+        move_units(book, Kind.RELEASE, line, line.pending)
+    settle(book, hold_id, resolved)
+
+
+def settle(book: Book, hold_id: bytes, resolved: HoldState) -> None:
+    """After a change of a hold: its new state.
+
+    `resolved` is the state of a hold of which nothing is left and nothing was handed over.
+    """
+    hold = book.holds[hold_id]
+    if any(line.pending for line in hold.lines):
+        return
+    book.pending.pop(hold_id, None)
+    if any(line.committed for line in hold.lines):
+        hold.state = HoldState.COMMITTED
+        return
+    was_fulfilled = any(line.fulfilled for line in hold.lines)
+    hold.state = HoldState.FULFILLED if was_fulfilled else resolved
+    book.remember_resolved(hold_id)
+
+
+def revive(book: Book, hold_id: bytes) -> None:
+    """A resolved hold is a committed one again."""
+    book.leave_resolved(hold_id)
+    book.holds[hold_id].state = HoldState.COMMITTED
+
+
+def move_units(book: Book, kind: int, line: HoldLine, units: int) -> None:
+    """Move units of one line of a hold to their next state."""
+    cell = book.cells[key_of(line)]
+    if kind in (Kind.COMMIT, Kind.RELEASE):
+        line.pending -= units
+        cell.reserved -= units
+    if kind == Kind.COMMIT:
+        line.committed += units
+        cell.committed += units
+    if kind in (Kind.FULFIL, Kind.CANCEL):
+        line.committed -= units
+        cell.committed -= units
+    if kind == Kind.FULFIL:
+        line.fulfilled += units
+        cell.on_hand -= units
+        if units:
+            book.note_movement(Movement(key_of(line), -units, book.now_ns))
+    if kind == Kind.UNFULFIL:
+        line.fulfilled -= units
+        line.committed += units
+        cell.on_hand += units
+        cell.committed += units
+        if units:
+            book.note_movement(Movement(key_of(line), units, book.now_ns))
+
+
+def check_hold_state(kind: int, state: HoldState) -> Status:
+    """Whether `kind` can apply to a hold in this state at all."""
+    if state == HoldState.EXPIRED:
+        return Status.HOLD_EXPIRED
+    if state == HoldState.RELEASED:
+        return Status.HOLD_RELEASED
+    if kind in (Kind.FULFIL, Kind.CANCEL):
+        return Status.OK if state <= HoldState.COMMITTED else Status.HOLD_NOT_COMMITTED
+    if kind == Kind.UNFULFIL:
+        return Status.OK if state <= HoldState.FULFILLED else Status.HOLD_NOT_FULFILLED
+    return Status.OK if state == HoldState.PENDING else Status.HOLD_NOT_PENDING

@@ -1,0 +1,134 @@
+"""What changes which cells a hold is of: ADD_LINE, and MOVE to another location."""
+
+from collections import Counter
+
+from engine import limits
+from engine.reference.book import Book, key_of
+from engine.reference.life import called_hold, check_hold_state
+from engine.reference.lines import Answer, Key, Line, check_hold_call
+from engine.reference.places import check_destination, is_elsewhere
+from engine.reference.reserving import check_reserve, free_for, open_hold
+from engine.status import Status
+from engine.views import Hold, HoldLine, HoldState
+
+
+def add_line(book: Book, line: Line) -> Answer:
+    """ADD_LINE: one more line for a pending or released hold, or the first one of a new hold."""
+    status = Status.INVALID_FLAGS if line.flags else check_reserve(book, line)
+    if status != Status.OK:
+        return status, None
+    hold = called_hold(book, line)
+    status = _judge_more(book, line, hold)
+    if status == Status.OK and free_for(book, line, Counter()) < line.quantity:
+        status = Status.INSUFFICIENT_STOCK
+    if status != Status.OK:
+        return status, line.key
+    if hold is None:
+        open_hold(book, line.hold_id, [line], [line.quantity])
+        return status, line.key
+    if hold.state == HoldState.RELEASED:
+        book.leave_resolved(line.hold_id)
+        hold.state = HoldState.PENDING
+        hold.deadline_ns = book.now_ns + line.value * limits.NS_PER_MS
+        book.pending[line.hold_id] = None
+    hold.lines.append(HoldLine(line.sku, line.location, pending=line.quantity))
+    book.cells[line.key].reserved += line.quantity
+    return status, line.key
+
+
+def _judge_more(book: Book, line: Line, hold: Hold | None) -> Status:
+    """Whether a hold (None: it would be new) can have one more line."""
+    if hold is None:
+        return Status.UNKNOWN_HOLD if line.hold_id in book.incoming else Status.OK
+    status = Status.OK
+    if hold.state != HoldState.RELEASED:
+        status = check_hold_state(line.kind, hold.state)
+    if status == Status.OK and len(hold.lines) >= limits.MAX_HOLD_LINES:
+        return Status.TOO_MANY_LINES
+    return status
+
+
+def move_hold(book: Book, line: Line) -> Answer:
+    """MOVE: what a hold has pending is held at another location."""
+    status = check_hold_call(line)
+    if status == Status.OK:
+        status = check_destination(book, line)
+    if status != Status.OK:
+        return status, None
+    hold = called_hold(book, line)
+    if hold is None:
+        return Status.UNKNOWN_HOLD, None
+    status = check_hold_state(line.kind, hold.state)
+    if status != Status.OK:
+        return status, key_of(hold.lines[0])
+    called = [
+        each
+        for each in hold.lines
+        if line.sku in (0, each.sku) and line.value in (0, each.location)
+    ]
+    if not called:
+        return Status.NOT_IN_HOLD, None
+    moving = [each for each in called if each.pending and each.location != line.location]
+    parts = _parts(moving, line.quantity or sum(each.pending for each in moving))
+    status, key = _judge_move(book, line, hold, called, parts)
+    if status == Status.OK:
+        for each, units in parts:
+            _move_part(book, hold, each, units, line.location)
+    return status, key
+
+
+def _judge_move(
+    book: Book, line: Line, hold: Hold, called: list[HoldLine], parts: list[tuple[HoldLine, int]]
+) -> Answer:
+    """Whether parts of a hold's lines can be at another location."""
+    key = called[0].sku, line.location
+    place = book.places[line.location]
+    arriving = [each.sku for each in called if each.pending and each.location != line.location]
+    if any(is_elsewhere(place, sku) for sku in arriving):
+        return Status.WRONG_SHARD, key
+    if not any(each.pending for each in called):
+        return Status.HOLD_NOT_PENDING, key
+    if line.quantity > sum(units for _, units in parts):
+        return Status.EXCEEDS_HOLD, key
+    if len(hold.lines) + sum(_must_split(*part) for part in parts) > limits.MAX_HOLD_LINES:
+        return Status.TOO_MANY_LINES, key
+    short = _short_of(book, parts, line.location)
+    return (Status.OK, key) if short is None else (Status.INSUFFICIENT_STOCK, short)
+
+
+def _short_of(book: Book, parts: list[tuple[HoldLine, int]], location: int) -> Key | None:
+    """The first cell there that has too little; demand on one cell is summed."""
+    demand: Counter[Key] = Counter()
+    for each, units in parts:
+        key = each.sku, location
+        demand[key] += units
+        cell = book.cells.get(key)
+        if cell is None or cell.available < demand[key]:
+            return key
+    return None
+
+
+def _move_part(book: Book, hold: Hold, line: HoldLine, units: int, location: int) -> None:
+    """A line that moves whole changes its cell; of another one a part becomes a line of its own."""
+    book.cells[key_of(line)].reserved -= units
+    book.cells[line.sku, location].reserved += units
+    if _must_split(line, units):
+        line.pending -= units
+        hold.lines.append(HoldLine(line.sku, location, pending=units))
+    else:
+        line.location = location
+
+
+def _parts(lines: list[HoldLine], units: int) -> list[tuple[HoldLine, int]]:
+    """So many units of what the lines have pending, from the first one on."""
+    parts = []
+    for line in lines:
+        if units:
+            parts.append((line, min(units, line.pending)))
+            units -= parts[-1][1]
+    return parts
+
+
+def _must_split(line: HoldLine, units: int) -> bool:
+    """Whether something of a line stays where it is when `units` of it move."""
+    return line.pending > units or line.committed + line.fulfilled > 0
