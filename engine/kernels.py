@@ -791,8 +791,12 @@ def revive(lines, ring, meta, head):
 
 @_inlined
 def reopen(holds, lines, wheel, wheel_bits, ring, meta, sums, head, deadline):
-    """Make a released hold, of which nothing is left, a pending one again; what for, comes next."""
-    ring[lines[head, PREV]] = NONE
+    """Make a hold of which nothing is pending a pending one again; what is, comes next."""
+    if lines[head, STATE] == H_COMMITTED:
+        drop_hash(holds, lines, sums, head)
+        meta[HOLDS_COMMITTED] -= 1
+    else:
+        ring[lines[head, PREV]] = NONE
     lines[head, STATE] = H_PENDING
     slot = head
     while slot >= 0:
@@ -1574,6 +1578,33 @@ def last_line(lines, head):
 
 
 @_jit
+def append_line(
+    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, row, quantity,
+    deadline, head, hi, lo,
+):  # fmt: skip
+    """Give a hold one more pending line; `head` is its first one, or -1 when it is new.
+
+    `deadline` counts if it is new, or nothing of it was pending.
+    """
+    last, number = head, 0
+    if head >= 0:
+        if lines[head, STATE] == H_PENDING:
+            deadline = holds[head, DEADLINE]
+        else:
+            reopen(holds, lines, wheel, wheel_bits, ring, meta, sums, head, deadline)
+        last, number = last_line(lines, head)
+    serial = np.int64(lines[head, SERIAL]) if head >= 0 else next_serial(meta)
+    slot = hold_line(
+        cells, touched, holds, lines, meta, sums, row, quantity, False, deadline, hi, lo, serial,
+        number,
+    )  # fmt: skip
+    if head >= 0:
+        lines[last, NEXT_LINE] = slot
+    else:
+        open_hold(holds, lines, hold_index, wheel, wheel_bits, meta, slot)
+
+
+@_jit
 def add_line(
     cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places, buffers,
     meta, sums, now, flags, sku, location, quantity, ttl_ms, channel, hi, lo,
@@ -1594,13 +1625,10 @@ def add_line(
     head = called_hold(
         cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, hi, lo
     )  # fmt: skip
-    last, number, is_released = head, 0, False
     if head >= 0:
-        is_released = lines[head, STATE] == H_RELEASED
-        if not is_released:
+        if lines[head, STATE] != H_RELEASED:
             status = check_hold_state(_ADD_LINE, lines[head, STATE])
-        last, number = last_line(lines, head)
-        if status == _OK and number >= _MAX_HOLD_LINES:
+        if status == _OK and last_line(lines, head)[1] >= _MAX_HOLD_LINES:
             status = _TOO_MANY_LINES
     elif find_hold(holds, hold_index, hi, lo) >= 0:
         status = _UNKNOWN_HOLD  # the id is an incoming record's
@@ -1608,21 +1636,74 @@ def add_line(
         status = _INSUFFICIENT
     if status != _OK:
         return status, row
-    deadline = now + ttl_ms * _NS_PER_MS
-    if is_released:
-        reopen(holds, lines, wheel, wheel_bits, ring, meta, sums, head, deadline)
-    elif head >= 0:
-        deadline = holds[head, DEADLINE]
-    serial = np.int64(lines[head, SERIAL]) if head >= 0 else next_serial(meta)
-    slot = hold_line(
-        cells, touched, holds, lines, meta, sums, row, quantity, False, deadline, hi, lo, serial,
-        number,
+    append_line(
+        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, row,
+        quantity, now + ttl_ms * _NS_PER_MS, head, hi, lo,
     )  # fmt: skip
-    if head >= 0:
-        lines[last, NEXT_LINE] = slot
-    else:
-        open_hold(holds, lines, hold_index, wheel, wheel_bits, meta, slot)
     return _OK, row
+
+
+@_jit
+def judge_taker(
+    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, block, i,
+    end, row,
+):  # fmt: skip
+    """Whether the hold of line `i`, an ADD_LINE, can take what another hold has of a row: a status."""
+    key = np.int64(block.location[i]) << 32 | np.int64(block.sku[i])
+    fits = key == cells[row, KEY] and block.quantity[i] == block.quantity[i - 1]
+    if not fits or end - i > 1 or block.flags[i] or block.value[i] or block.channel[i]:
+        return _INVALID_FLAGS
+    hi, lo = block.hold_hi[i], block.hold_lo[i]
+    head = called_hold(
+        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, hi, lo
+    )  # fmt: skip
+    if head < 0:  # new, or is the id an incoming record's?
+        return _UNKNOWN_HOLD if find_hold(holds, hold_index, hi, lo) >= 0 else _OK
+    if lines[head, STATE] == H_EXPIRED:
+        return _HOLD_EXPIRED
+    return _TOO_MANY_LINES if last_line(lines, head)[1] >= _MAX_HOLD_LINES else _OK
+
+
+@_jit
+def hand_over(
+    cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now,
+    block, first, end, last_line_of_all, rows, out_status,
+):  # fmt: skip
+    """A RELEASE that is linked to an ADD_LINE: units go from one pending hold to another.
+
+    They stay reserved, so no stock is judged. A taker of which nothing is pending is pending again,
+    or is new, with the deadline of the giver.
+    """
+    rows[first:end] = -1
+    out_status[first:end] = _LINKED_REFUSED
+    bad, status = judge_parts(
+        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, block,
+        first, first + 1, last_line_of_all, rows,
+    )  # fmt: skip
+    row = rows[first]
+    if bad < 0:
+        bad = first + 1
+        status = judge_taker(
+            cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now,
+            block, bad, end, row,
+        )  # fmt: skip
+    if status != _OK:
+        out_status[bad] = status
+        return
+    giver = find_hold(holds, hold_index, block.hold_hi[first], block.hold_lo[first])
+    deadline = holds[giver, DEADLINE]
+    out_status[first], rows[first] = on_hold(
+        cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums,
+        now, _RELEASE, 0, cells[row, KEY], block.quantity[first], block.hold_hi[first],
+        block.hold_lo[first],
+    )  # fmt: skip
+    # Looked up only now: when the giver has ended by this, the taker may be the one forgotten.
+    hi, lo = block.hold_hi[first + 1], block.hold_lo[first + 1]
+    append_line(
+        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, row,
+        block.quantity[first], deadline, find_hold(holds, hold_index, hi, lo), hi, lo,
+    )  # fmt: skip
+    out_status[first + 1], rows[first + 1] = _OK, row
 
 
 @_inlined
@@ -2667,6 +2748,11 @@ def apply_block(state, now, budget, block, rows, units, out_status, out_availabl
                         cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits,
                         ring, places, buffers, meta, sums, now, block, i, after, end - 1, hi, lo,
                         rows, units, out_status,
+                    )  # fmt: skip
+                elif kind == _RELEASE and after > i + 1 and kinds[i + 1] == _ADD_LINE:
+                    hand_over(
+                        cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits,
+                        ring, meta, sums, now, block, i, after, end - 1, rows, out_status,
                     )  # fmt: skip
                 elif kind != _RETURN:
                     on_parts(

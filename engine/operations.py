@@ -36,7 +36,8 @@ class Kind(IntEnum):
     # of those lines and not there yet), value = location it leaves (0 = any)
     MOVE = 14
     # request: hold, sku, location, quantity, channel, value = ttl_ms, which counts if the hold is new
-    # or was released, and is pending again with this line
+    # or was released, and is pending again with this line. Behind a RELEASE of the same cell and
+    # quantity that is linked to it, the units go from that hold to this one, whatever the stock (value 0)
     ADD_LINE = 15
     UNFULFIL = 16  # request: hold, quantity (0 = all that is fulfilled and not returned)
     CLAIM_RETURN = 17  # request: hold, sku, quantity (below zero: a claim is taken back)
@@ -50,7 +51,8 @@ class Flag(IntFlag):
     """Bits of a line's `flags` column."""
 
     # This line and the next stand or fall together: reserves in one hold; returns, also before them;
-    # calls of one of PART_KINDS on parts of one hold, their quantities not zero.
+    # calls of one of PART_KINDS on parts of one hold, their quantities not zero; a RELEASE and an
+    # ADD_LINE, which is a handover.
     LINKED = 1
     # COMMIT of a part only (of linked ones, on the last): what is not committed is released.
     RELEASE_REST = 2

@@ -41,9 +41,9 @@ def on_parts(book: Book, lines: list[Line], is_open: bool) -> list[Answer]:
     demand: Counter[Key] = Counter()  # of lines on one cell, summed
     for number, line in enumerate(lines):
         is_last = number == len(lines) - 1
-        status, key = _check_part(line, lines[0], is_last, is_open and is_last), None
+        status, key = check_part(line, lines[0], is_last, is_open and is_last), None
         if status == Status.OK:
-            status, key = _judge_part(book, line, demand)
+            status, key = judge_part(book, line, demand)
             is_said_first = Status.OK < status < Status.TOO_MANY_LINES
             if len(lines) > limits.MAX_HOLD_LINES and not is_said_first:
                 status = Status.TOO_MANY_LINES
@@ -55,7 +55,7 @@ def on_parts(book: Book, lines: list[Line], is_open: bool) -> list[Answer]:
     return [on_hold(book, line._replace(flags=line.flags & ~Flag.LINKED)) for line in lines]
 
 
-def _judge_part(book: Book, line: Line, demand: Counter[Key]) -> Answer:
+def judge_part(book: Book, line: Line, demand: Counter[Key]) -> Answer:
     """Judge one of several calls on parts of a hold, and add it to the demand."""
     hold = called_hold(book, line)
     if hold is None:
@@ -139,7 +139,7 @@ def extend(book: Book, line: Line) -> Answer:
     return status, key_of(hold.lines[0])
 
 
-def _check_part(line: Line, first: Line, is_last: bool, is_dangling: bool) -> Status:
+def check_part(line: Line, first: Line, is_last: bool, is_dangling: bool) -> Status:
     """The checks of a call on a part of a hold that is linked to others, `first` of them."""
     if line.kind not in set(Kind):
         return Status.INVALID_KIND

@@ -13,6 +13,7 @@ from engine.operations import PART_KINDS, Flag, Kind, Request, line_id
 from engine.reference.book import Book, key_of
 from engine.reference.exchanges import exchange
 from engine.reference.facts import record_fact
+from engine.reference.handover import hand_over
 from engine.reference.hashes import state_hash
 from engine.reference.holds import extend, on_hold, on_parts
 from engine.reference.incoming import cancel_incoming, expect, receive_expected
@@ -221,6 +222,8 @@ def _apply_lines(book: Book, own_id: bytes, order: list[Line], is_open: bool) ->
         return reserve(book, own_id, order, is_open)
     if line.kind == Kind.RETURN and is_linked:
         return exchange(book, own_id, order, is_open)
+    if [each.kind for each in order[:2]] == [Kind.RELEASE, Kind.ADD_LINE]:
+        return hand_over(book, order)
     if line.kind in PART_KINDS and is_linked:
         return on_parts(book, order, is_open)
     if line.kind == Kind.EXPECT:

@@ -7,7 +7,7 @@ from engine.reference.book import Book, key_of
 from engine.reference.life import called_hold, check_hold_state
 from engine.reference.lines import Answer, Key, Line, check_hold_call
 from engine.reference.places import check_destination, is_elsewhere
-from engine.reference.reserving import check_reserve, free_for, open_hold
+from engine.reference.reserving import check_reserve, free_for
 from engine.status import Status
 from engine.views import Hold, HoldLine, HoldState
 
@@ -21,19 +21,22 @@ def add_line(book: Book, line: Line) -> Answer:
     status = _judge_more(book, line, hold)
     if status == Status.OK and free_for(book, line, Counter()) < line.quantity:
         status = Status.INSUFFICIENT_STOCK
-    if status != Status.OK:
-        return status, line.key
-    if hold is None:
-        open_hold(book, line.hold_id, [line], [line.quantity])
-        return status, line.key
-    if hold.state == HoldState.RELEASED:
-        book.leave_resolved(line.hold_id)
+    if status == Status.OK:
+        append_line(book, line, book.now_ns + line.value * limits.NS_PER_MS)
+    return status, line.key
+
+
+def append_line(book: Book, line: Line, deadline_ns: int) -> None:
+    """Give a hold one more pending line; the deadline counts if nothing of it was pending."""
+    hold = book.holds.setdefault(line.hold_id, Hold(HoldState.PENDING, deadline_ns, []))
+    if hold.state != HoldState.PENDING:
+        if hold.state != HoldState.COMMITTED:
+            book.leave_resolved(line.hold_id)
         hold.state = HoldState.PENDING
-        hold.deadline_ns = book.now_ns + line.value * limits.NS_PER_MS
-        book.pending[line.hold_id] = None
+        hold.deadline_ns = deadline_ns
+    book.pending.setdefault(line.hold_id)
     hold.lines.append(HoldLine(line.sku, line.location, pending=line.quantity))
     book.cells[line.key].reserved += line.quantity
-    return status, line.key
 
 
 def _judge_more(book: Book, line: Line, hold: Hold | None) -> Status:

@@ -313,6 +313,17 @@ MORE_LINES = [
         added._replace(hold_lo=10),
     )
 ]
+HANDOVERS: list[list[Part]] = [
+    [Call(line(Kind.RELEASE, cell, units, flags=int(Flag.LINKED)), giver), taker]
+    for cell in [*CELLS[:2] * 2, *CELLS]
+    for units in (1, 1, 2)
+    for giver in (0, 0, 1, 2, -1)
+    for taken in (line(Kind.ADD_LINE, cell, units),)
+    for taker in (
+        *(Call(taken, hold) for hold in (0, 1, 2, 5, -1, -2, -3)),
+        taken._replace(hold_lo=9),
+    )
+]
 CALLS_BY_ID = [
     line(kind, cell, units, flags=flags, hold=line_id(base, index))
     for kind, units, flags in AMOUNTS
@@ -441,6 +452,7 @@ _parts = st.lists(
         st.sampled_from(EXTENDS).map(_alone),
         st.sampled_from(MOVES).map(_alone),
         st.sampled_from(MORE_LINES).map(_alone),
+        st.sampled_from(HANDOVERS),
         *(st.sampled_from(UNDONE).map(_alone) for _ in range(2)),
         st.sampled_from(CALLS_BY_ID).map(_alone),
         *(st.sampled_from(FACTS).map(_alone) for _ in range(2)),

@@ -141,6 +141,12 @@ def add_line(name: str, units: int, cell: Key = TEA, *, ttl_ms: int = 1000, **mo
     return line(Kind.ADD_LINE, cell, units, ttl_ms, hold=hold_id(name), **more)
 
 
+def hands_over(giver: str, taker: str, units: int, cell: Key = TEA) -> list[Line]:
+    """Units go from one hold to another."""
+    gives = release(giver, units, cell)._replace(flags=int(Flag.LINKED))
+    return [gives, add_line(taker, units, cell, ttl_ms=0)]
+
+
 def unfulfil(name: str, units: int = 0, cell: Key = NO_LINE) -> Line:
     return line(Kind.UNFULFIL, cell, units, hold=hold_id(name))
 

@@ -34,8 +34,10 @@ from tests.property.shop import (
     cancel,
     commit,
     count,
+    expect,
     extend,
     fulfil,
+    hands_over,
     instead_of,
     move,
     receive,
@@ -255,6 +257,95 @@ def test_lines_are_added_only_to_a_pending_hold_that_has_room() -> None:
     assert shop.answer(add_line("late", 1)) is Status.HOLD_EXPIRED
     shop.holds("full", *[reserve(1)] * limits.MAX_HOLD_LINES)
     assert shop.answer(add_line("full", 10**6)) is Status.TOO_MANY_LINES
+
+
+# --- from hold to hold ----------------------------------------------------------------------------
+
+
+def test_units_go_from_one_hold_to_another_whatever_the_stock() -> None:
+    shop = Shop(tea=5, jam=5)
+    shop.holds("order", reserve(3, ttl_ms=20), reserve(1, JAM))
+    deadline_ns = shop.hold("order").deadline_ns
+    shop.does(count(1))  # far less than is promised
+    shop.does(*hands_over("order", "new", 2))
+    assert shop.units("order") == [(1, 0, 0), (1, 0, 0)]
+    assert shop.units("new") == [(2, 0, 0)]
+    assert shop.hold("new").deadline_ns == deadline_ns
+    assert (shop.cell().reserved, shop.pair.machine.holds_open) == (3, 2)
+    shop.holds("other", reserve(1, JAM, ttl_ms=500))
+    shop.does(*hands_over("order", "other", 1), *hands_over("order", "other", 1, JAM))
+    assert shop.state("order") is HoldState.RELEASED
+    assert shop.units("other") == [(1, 0, 0), (1, 0, 0), (1, 0, 0)]
+    assert shop.hold("other").deadline_ns > deadline_ns
+    shop.does(commit("other"), fulfil("other"))
+    shop.wait(21 * MS)
+    assert shop.answer(commit("new")) is Status.HOLD_EXPIRED
+
+
+@pytest.mark.parametrize("ends", [commit, release, fulfil, cancel])
+def test_a_hold_of_which_nothing_is_pending_takes_units_and_is_pending_again(
+    ends: Callable[[str], Line],
+) -> None:
+    shop = Shop(tea=5, resolved_remembered=2)
+    shop.holds("order", reserve(2, ttl_ms=900))
+    if ends is not release:
+        shop.does(commit("order"))
+    if ends is not commit:
+        shop.does(ends("order"))
+    before = shop.units("order")
+    shop.holds("giver", reserve(2, ttl_ms=20))
+    shop.does(*hands_over("giver", "order", 1))
+    assert shop.state("order") is HoldState.PENDING
+    assert shop.units("order") == [*before, (1, 0, 0)]
+    assert shop.hold("order").deadline_ns == shop.hold("giver").deadline_ns
+    for name in "abc":  # it lives, so these do not push it out
+        shop.holds(name, reserve(1))
+        shop.does(release(name))
+    shop.wait(21 * MS)
+    shop.does(count(5))
+    was_committed = before[0][1] > 0
+    is_over = HoldState.FULFILLED if before[0][2] else HoldState.EXPIRED
+    assert shop.state("order") is (HoldState.COMMITTED if was_committed else is_over)
+
+
+def test_a_taker_that_is_forgotten_while_the_giver_ends_is_new() -> None:
+    shop = Shop(tea=5, resolved_remembered=1)
+    shop.holds("order", reserve(2))
+    shop.does(release("order"))
+    shop.holds("giver", reserve(2))
+    shop.does(*hands_over("giver", "order", 2))
+    assert shop.units("order") == [(2, 0, 0)]
+    shop.does(*hands_over("order", "order", 2))
+    assert shop.units("order") == [(0, 0, 0), (2, 0, 0)]
+
+
+def test_a_handover_is_done_whole_or_not_at_all() -> None:
+    shop = Shop(tea=2 * limits.MAX_HOLD_LINES, jam=5)
+    expired(shop, "late", reserve(1))
+    shop.holds("giver", reserve(3), reserve(1, JAM))
+    shop.holds("full", *[reserve(1)] * limits.MAX_HOLD_LINES)
+    shop.does(expect(1, TEA, "record"))
+    flags = int(Flag.LINKED)
+    gives, takes = hands_over("giver", "new", 2)
+    refused = Status.LINKED_LINE_REFUSED
+    for lines, statuses in (
+        ([gives._replace(quantity=0), takes], [Status.INVALID_QUANTITY, refused]),
+        ([gives._replace(flags=flags | Flag.RELEASE_REST), takes], [Status.INVALID_FLAGS, refused]),
+        ([gives._replace(quantity=4), takes], [Status.EXCEEDS_HOLD, refused]),
+        (hands_over("nobody", "new", 2), [Status.UNKNOWN_HOLD, refused]),
+        (hands_over("late", "new", 1), [Status.HOLD_EXPIRED, refused]),
+        (hands_over("giver", "new", 1, (3, BERLIN)), [Status.NOT_IN_HOLD, refused]),
+        ([gives, takes._replace(quantity=1)], [refused, Status.INVALID_FLAGS]),
+        ([gives, takes._replace(sku=JAM[0])], [refused, Status.INVALID_FLAGS]),
+        ([gives, takes._replace(value=1000)], [refused, Status.INVALID_FLAGS]),
+        ([gives, takes._replace(channel=1)], [refused, Status.INVALID_FLAGS]),
+        ([gives, takes._replace(flags=flags), gives], [refused, Status.INVALID_FLAGS, refused]),
+        (hands_over("giver", "late", 2), [refused, Status.HOLD_EXPIRED]),
+        (hands_over("giver", "record", 2), [refused, Status.UNKNOWN_HOLD]),
+        (hands_over("giver", "full", 2), [refused, Status.TOO_MANY_LINES]),
+    ):
+        assert shop.answers(*lines) == statuses
+        assert shop.units("giver") == [(3, 0, 0), (1, 0, 0)]
 
 
 # --- other locations ------------------------------------------------------------------------------
