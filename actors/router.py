@@ -6,7 +6,8 @@ it does for an op_id it would do again, so a repeated request meets the same ans
 shard map has not moved its cells meanwhile. Calls on one hold take turns in it, so that none meets
 another half-way; where they come by several gateways, the shards decide. It must not know gRPC or Ray.
 
-What each shard gets is cut in `actors.parts`; what takes several steps is in `actors.spanning`.
+What each shard gets is cut in `actors.parts`; what takes several steps is in `actors.spanning` and
+`actors.returns`.
 """
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from actors import spanning
+from actors import returns, spanning
 from actors.parts import (
     column_of,
     hold_id_of,
@@ -138,14 +139,28 @@ class Router:
             return await self._move(request)
 
     async def returned(self, request: Request, sold_at: Sequence[int]) -> tuple[int, Answer]:
-        """Record what came back, on whichever shard it was handed over.
+        """Record what came back, on whichever shards it was handed over; linked lines together.
 
         `sold_at`: where each line was, as far as that is known; 0 where it has to be looked for.
         """
-        told = await self.submit(request)
-        if self._only is not None or not any(told[1].status) or "hold_hi" not in request.columns:
-            return told
-        return await spanning.returned(self._shards, request, sold_at, told)
+        if self._only is not None:
+            return self._first, await self._only.submit(request)
+        return await returns.returned(self._shards, request, self._owners_of(request), sold_at)
+
+    async def exchange(self, request: Request, sold_at: Sequence[int]) -> tuple[int, Answer]:
+        """Take goods back and hold others in their place, all of it or nothing: all are linked.
+
+        The lines are returns, then those of one order. `sold_at` is as for `returned`.
+        """
+        if self._only is not None:
+            return self._first, await self._only.submit(request)
+        owners = self._owners_of(request)
+        owner = int(owners[0])
+        named = np.flatnonzero(column_of(request, "hold_hi") | column_of(request, "hold_lo"))
+        sold_here = all(self._shards.asked_for(sold_at[each]) == [owner] for each in named.tolist())
+        if sold_here and (owners == owner).all():
+            return owner, await self._shards.submit(owner, request)
+        return await returns.exchange(self._shards, request, owners, sold_at)
 
     # --- reads ------------------------------------------------------------------------------------
 

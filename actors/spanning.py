@@ -29,24 +29,13 @@ from actors.parts import (
 )
 from actors.shards import Shards, every
 from engine import limits
-from engine.operations import Answer, Flag, Kind, Request, pair_to_id
+from engine.operations import Answer, Flag, Kind, Request
 from engine.status import Status
 from engine.views import Hold, HoldState
 
 GRACE_MS: Final = 10_000  # steps on a pending hold first make sure that it lives so long
 _OK: Final = int(Status.OK)
 _NOBODYS: Final = Answer(b"\0", bytes(8), 0, 0, 0)
-# How a shard says that goods that come back were not handed over there, or not so many.
-NOT_FROM_HERE: Final = frozenset(
-    (
-        Status.UNKNOWN_HOLD,
-        Status.HOLD_EXPIRED,
-        Status.HOLD_RELEASED,
-        Status.HOLD_NOT_FULFILLED,
-        Status.NOT_IN_HOLD,
-        Status.EXCEEDS_HOLD,
-    )
-)
 # How a shard says that it has, or never had, nothing of a hold that a move could be about.
 _NEVER_HERE: Final = frozenset((Status.UNKNOWN_HOLD, Status.NOT_IN_HOLD))
 _NOT_HERE: Final = NOTHING_LEFT | _NEVER_HERE
@@ -593,51 +582,3 @@ async def _within(
         **on(hold_id_of(request)),
     )
     return await shards.submit(shard, step)
-
-
-# --- returns --------------------------------------------------------------------------------------
-
-
-async def returned(shards: Shards, request: Request, sold_at: Sequence[int], told: Told) -> Told:
-    """Look elsewhere for the orders and sales that lines of a return name.
-
-    `told` is what the shards said to which the goods came. Of a line that was refused because the
-    goods were not handed over there, another shard that has its order notes that they come back,
-    and only then they come in, blind. Between these steps they are noted as returned and not yet on
-    hand. A quantity is looked for in one shard's part of an order, not in several together.
-    """
-    first, answer = told
-    status, available = bytearray(answer.status), np.frombuffer(answer.available, "<i8").copy()
-    places = [place for place, each in enumerate(status) if each in NOT_FROM_HERE]
-    for place in places:  # one after the other: the first line of two on the same units gets them
-        each = await _returned(shards, request, place, sold_at[place])
-        if each is not None:
-            status[place] = each.status[0]
-            available[place] = int.from_bytes(each.available, "little", signed=True)
-    return first, replace(answer, status=bytes(status), available=available.tobytes())
-
-
-async def _returned(shards: Shards, request: Request, place: int, sold_at: int) -> Answer | None:
-    """The answer of a line of a return by another shard's part of its order; None without one."""
-    columns = {name: column[place : place + 1] for name, column in request.columns.items()}
-    line = {name: int(column[0]) for name, column in columns.items()}
-    hold_id = pair_to_id(line.get("hold_hi", 0), line.get("hold_lo", 0))
-    here = shards.map.shard_of(line["sku"], line["location"])
-    asked = [shard for shard in shards.asked_for(sold_at) if shard != here]
-    answer = None
-    for shard in await shards.holds(hold_id, asked) if any(hold_id) else ():
-        claim = step_of(
-            request,
-            f"claim {place}",
-            kind=Kind.CLAIM_RETURN,
-            sku=line["sku"],
-            quantity=line["quantity"],
-            **on(hold_id),
-        )
-        answer = await shards.submit(shard, claim)
-        if answer.status[0] not in NOT_FROM_HERE:
-            break
-    if answer is None or answer.status[0]:
-        return answer
-    blind: dict[str, Any] = {name: columns[name] for name in columns if "hold" not in name}
-    return await shards.submit(here, step_of(request, f"in {place}", **blind))

@@ -73,7 +73,7 @@ class Goods(Operations):
     ) -> Result:
         """Record that goods came back and hold others in their place; both, or neither.
 
-        The goods that came back count for what is held. All of it is on one shard.
+        The goods that came back count for what is held.
         """
         request = stock_pb2.ExchangeRequest(
             op_id=id_of(op_id),

@@ -65,6 +65,10 @@ class Expanded:
     origin: NDArray[np.int64]
     times: NDArray[np.int64]
 
+    def of_parts(self, values: Sequence[int]) -> list[int]:
+        """What is said of each line of the original, of each of its lines."""
+        return [values[i] for i in self.origin.tolist()]
+
     def folded(self, answer: Answer) -> Answer:
         """The answer to the original: a line a line, `available` of a bundle in whole pieces.
 
@@ -116,22 +120,25 @@ class BundleRouter:
         expanded = await self._expanded(request, "lines[{}].line".format)
         if expanded is None:
             return await self._router.returned(request, sold_at)
-        places = [sold_at[i] for i in expanded.origin.tolist()]
-        shard, answer = await self._router.returned(expanded.request, places)
+        shard, answer = await self._router.returned(expanded.request, expanded.of_parts(sold_at))
         return shard, expanded.folded(answer)
 
-    async def exchange(self, request: Request, returns: int) -> tuple[int, Answer]:
-        """Apply so many returns and the reserves behind them, all linked, as `Router.submit`."""
+    async def exchange(
+        self, request: Request, sold_at: Sequence[int], returns: int
+    ) -> tuple[int, Answer]:
+        """Apply so many returns and the reserves behind them, as `Router.exchange`."""
 
         def path(i: int) -> str:
             return f"returns[{i}].line" if i < returns else f"lines[{i - returns}]"
 
-        return await self._send(request, self._router.submit, path)
-
-    async def _send(
-        self, request: Request, send: Send, path: Path = "lines[{}]".format
-    ) -> tuple[int, Answer]:
         expanded = await self._expanded(request, path)
+        if expanded is None:
+            return await self._router.exchange(request, sold_at)
+        shard, answer = await self._router.exchange(expanded.request, expanded.of_parts(sold_at))
+        return shard, expanded.folded(answer)
+
+    async def _send(self, request: Request, send: Send) -> tuple[int, Answer]:
+        expanded = await self._expanded(request, "lines[{}]".format)
         if expanded is None:
             return await send(request)
         shard, answer = await send(expanded.request)
@@ -266,7 +273,7 @@ def _set_flags(columns: dict[str, NDArray[Any]], origin: NDArray[np.int64]) -> N
     is_first = np.diff(origin, prepend=-1) != 0
     is_last = np.diff(origin, append=-1) != 0
     reserves = columns["kind"] == Kind.RESERVE
-    is_linkable = np.isin(columns["kind"], (Kind.RESERVE, *PART_KINDS))
+    is_linkable = np.isin(columns["kind"], (Kind.RESERVE, Kind.RETURN, *PART_KINDS))
     flags = columns.get("flags", np.zeros(len(origin), COLUMNS["flags"]))
     supersedes = (flags & Flag.SUPERSEDE) != 0
     flags[is_linkable & ~is_last] |= np.uint8(Flag.LINKED)

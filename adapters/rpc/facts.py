@@ -85,9 +85,9 @@ def returned(message: stock_pb2.ReturnRequest, catalogue: Catalogue) -> tuple[Re
     return request, hints
 
 
-def exchange(message: stock_pb2.ExchangeRequest, catalogue: Catalogue) -> Request:
-    """Read an Exchange: returns and reserves, all linked."""
-    back, holds, _ = _return_lines("returns", message.op_id, message.returns, catalogue)
+def exchange(message: stock_pb2.ExchangeRequest, catalogue: Catalogue) -> tuple[Request, list[int]]:
+    """Read an Exchange: returns and reserves, all linked; also where each line was handed over."""
+    back, holds, hints = _return_lines("returns", message.op_id, message.returns, catalogue)
     check_count("lines", len(back) + len(message.lines))
     out = lines_of(message.op_id, message.lines, catalogue)
     ttl_ms = message.ttl_ms or limits.DEFAULT_TTL_MS
@@ -97,7 +97,7 @@ def exchange(message: stock_pb2.ExchangeRequest, catalogue: Catalogue) -> Reques
         flags[len(back) :] |= np.uint8(Flag.COMMIT_NOW)
     values = [each.disposition for each in message.returns] + [ttl_ms] * len(out)
     high, low = zip(*holds, *[_NO_HOLD] * len(out), strict=True)
-    return many(
+    request = many(
         message.op_id,
         [Kind.RETURN] * len(back) + [Kind.RESERVE] * len(out),
         back + out,
@@ -108,6 +108,7 @@ def exchange(message: stock_pb2.ExchangeRequest, catalogue: Catalogue) -> Reques
         hold_hi=np.array(high, COLUMNS["hold_hi"]),
         hold_lo=np.array(low, COLUMNS["hold_lo"]),
     )
+    return request, hints + [0] * len(out)
 
 
 def receive(message: stock_pb2.ReceiveRequest, catalogue: Catalogue) -> Request:

@@ -79,8 +79,8 @@ class StockServicer(stock_pb2_grpc.StockServicer):
 
     async def Exchange(self, request: stock_pb2.ExchangeRequest, context: Any) -> _Reply:
         """Record that goods came back, and hold others in their place; both or neither."""
-        operation = facts.exchange(request, self._catalogue)
-        shard, answer = await self._lines.exchange(operation, len(request.returns))
+        operation, sold_at = facts.exchange(request, self._catalogue)
+        shard, answer = await self._lines.exchange(operation, sold_at, len(request.returns))
         return replies.exchanged(shard, answer, request)
 
     async def Receive(self, request: stock_pb2.ReceiveRequest, context: Any) -> _Reply:

@@ -14,8 +14,8 @@ import numpy as np
 from actors.parts import step_id
 from actors.ports import GENESIS, Position
 from actors.recovery import answers_of
+from actors.returns import NOT_FROM_HERE
 from actors.shard import LEASE_S
-from actors.spanning import NOT_FROM_HERE
 from engine import limits, reference
 from engine.block import AfterImage, Block, crc_of, decode
 from engine.machine import Outcome
@@ -576,6 +576,13 @@ def _with_claims(
     expected = bytearray(said)
     owners = _owners(shard_map, "returned", request)
     for i in [i for i, status in enumerate(said) if status in NOT_FROM_HERE]:
+        check = step_id(request.op_id, f"check in {i}")
+        if check not in ledgers[owners[i]].answers:
+            continue  # by the shard's own router, which asks nobody else
+        asked = _said(ledgers[owners[i]], check)[1].status
+        if asked[0] != Status.LINKED_LINE_REFUSED:
+            expected[i] = asked[0]
+            continue
         step = step_id(request.op_id, f"claim {i}")
         claims = [each.answers[step][1] for each in ledgers.values() if step in each.answers]
         done = [claim for claim in claims if not claim.status[0]]
@@ -583,8 +590,8 @@ def _with_claims(
         if done:
             came = _said(ledgers[owners[i]], step_id(request.op_id, f"in {i}"))
             expected[i] = came[1].status[0]
-        elif claims:
-            expected[i] = claims[-1].status[0]
+        else:
+            expected[i] = max((each.status[0] for each in claims), default=Status.UNKNOWN_HOLD)
     return bytes(expected)
 
 
