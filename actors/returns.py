@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.asking import Parts, asking, objections, refusal
 from actors.parts import (
     Part,
     column_of,
@@ -30,11 +31,10 @@ from actors.parts import (
     step_of,
     undone,
 )
-from actors.shards import Shards, every
+from actors.shards import Shards
 from engine.operations import Answer, Disposition, Flag, Kind, Request, pair_to_id
 from engine.status import Status
 
-_LINKED_REFUSED: Final = int(Status.LINKED_LINE_REFUSED)
 _NOWHERE: Final = -1  # in place of a shard
 # How a shard says that goods that come back were not handed over there, or not so many.
 NOT_FROM_HERE: Final = frozenset(
@@ -56,7 +56,6 @@ _BUCKETS: Final = {
 
 Told = tuple[int, Answer]
 """The shard of the first line, and the answer."""
-Parts = list[tuple[Part, Answer]]
 
 
 async def returned(
@@ -165,32 +164,19 @@ class _Exchange:
             if refused := await step():
                 for shard, request in reversed(self.undo):
                     await self.shards.submit(shard, request)
-                return [self._refused(refused)]
+                return [refusal(self.request, refused, self.places)]
         return self.told
-
-    def _refused(self, refused: Parts) -> tuple[Part, Answer]:
-        """What all lines are answered when some are refused."""
-        _, told = _joined(self.request, refused)
-        status = np.frombuffer(told.status, np.uint8)[self.places]
-        status = np.where(status, status, _LINKED_REFUSED).astype(np.uint8)
-        available = np.frombuffer(told.available, "<i8")
-        told = replace(told, status=status.tobytes())
-        if len(available):
-            told = replace(told, available=available[self.places].tobytes())
-        return Part(refused[0][0].shard, self.request, self.places, np.arange(len(status))), told
 
     # --- steps, in their order ---
 
     async def _check(self) -> Parts:
-        """Ask whether goods could come in, in a request that a last line spoils: it changes nothing.
-
-        So what could be known before anything is done is known.
-        """
-        asked = [(part, self._spoilt(part, "check")) for part in self.met]
-        asked += [(part, self._spoilt(part, "check in")) for part in self.rest]
-        answers = await every(self.shards.submit(part.shard, each) for part, each in asked)
-        told = [(part, answer) for (part, _), answer in zip(asked, answers, strict=True)]
-        return [each for each in told if set(each[1].status[:-1]) != {_LINKED_REFUSED}]
+        """Ask whether goods could come in, before anything is done."""
+        named = [("check", part) for part in self.met] + [("check in", part) for part in self.rest]
+        asked = [
+            (part, asking(self.request, f"{name} {self.places[0]}", part, Kind.RESERVE))
+            for name, part in named
+        ]
+        return await objections(self.shards, asked)
 
     async def _hold(self) -> Parts:
         """Hold what needs nothing that comes back. Nobody sees that it is of an exchange."""
@@ -254,13 +240,6 @@ class _Exchange:
 
     def _step(self, name: str, lines: int = 1, **columns: Any) -> Request:
         return step_of(self.request, f"{name} {self.places[0]}", lines, **columns)
-
-    def _spoilt(self, part: Part, name: str) -> Request:
-        """A part's lines with one behind them that is refused when they are not: it reserves 0."""
-        columns = {name: np.append(each, 0) for name, each in part.request.columns.items()}
-        columns["kind"][-1] = Kind.RESERVE
-        columns["flags"][-2] |= np.uint8(Flag.LINKED)
-        return self._step(name, len(columns["kind"]), **columns)
 
     async def _claimed(self, place: int, hold_id: bytes) -> Answer | None:
         """Claim a line where its goods were handed over. None: done; otherwise the refusal."""

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors import returns, spanning
+from actors.asking import asking, objections, refusal
 from actors.parts import (
     column_of,
     hold_id_of,
@@ -121,8 +122,8 @@ class Router:
     async def on_hold(self, request: Request, location: int = 0) -> tuple[int, Answer]:
         """Apply lines on one hold: all of it (one line of quantity 0), or some of its cells.
 
-        Linked lines stand or fall together on each shard: when one shard refuses its lines, another
-        has done its own even so.
+        Linked lines stand or fall together: every shard is asked whether it could, and only then they
+        do. What comes between by another way, a deadline say, can make one refuse and another not.
         `location`, if not 0, is where all of the hold is; without it, and when lines do not say it
         themselves, every shard is asked. The call is applied to each shard's part of the hold.
         """
@@ -282,6 +283,12 @@ class Router:
         placed = np.array([first if shard == _NO_LOCATION else shard for shard in shards], np.int64)
         parts = [hold_part(request, placed, shard) for shard in in_order(placed)]
         rest = set(holders) - set(placed.tolist()) if releases_rest else set()
+        if len(parts) > 1 and flags[0] & Flag.LINKED:
+            kind = Kind(column_of(request, "kind")[0])
+            asked = [(part, asking(request, "check", part, kind)) for part in parts]
+            refused = await objections(self._shards, asked)
+            if refused:
+                return parts[0].shard, refusal(request, refused, np.arange(request.lines))[1]
         answers = await self._shards.submit_parts(parts)
         if rest and not any(any(answer.status) for answer in answers):
             hold = on(hold_id_of(request))
