@@ -5,7 +5,8 @@
 Integers are little-endian. The header names the columns that follow, in order, each with its type
 and its number of values. A column is stored in the narrowest type that holds its values; one value
 stands for a column of equal ones; a column of zeros is left out. So a batch of reserves costs about
-20 bytes a line, operations, statuses and after-image together.
+20 bytes a line, operations, statuses and after-image together. A block of one line has a form of its
+own (`engine.single`).
 """
 
 import struct
@@ -18,7 +19,7 @@ import numpy as np
 from crc32c import crc32c
 from numpy.typing import NDArray
 
-from engine import limits
+from engine import limits, single
 from engine.kernels import CELL_WORDS, INCOMING, ON_HAND, PRICE, VERSION
 from engine.operations import COLUMNS, Request
 from engine.shortages import packed_endangered, unpacked_endangered
@@ -192,6 +193,27 @@ def _add_image(columns: _Columns, image: AfterImage | None) -> None:
 
 def encode(block: Block) -> tuple[bytes, int]:
     """The bytes of a block, and their CRC32C (the next block's `previous_crc`)."""
+    body = _single(block) or _general(block)
+    crc = crc32c(body)
+    return body + _LENGTH.pack(crc), crc
+
+
+def _single(block: Block) -> bytes:
+    """The body of a block of one line, in the form for those; nothing when it is none."""
+    requests, image = block.requests, block.image
+    if len(requests) != 1 or image is None or not requests[0].packed:
+        return b""
+    if block.places or block.endangered or block.nonce or len(image.rows) > single.MAX_ROWS:
+        return b""
+    return single.pack(
+        block.shard, block.epoch, block.seq, block.now_ns, block.previous_crc, block.state_hash,
+        block.sku_limit, block.expired, requests[0], int(block.status[0]),
+        image.rows, image.first_new, image.new_keys, image.words,
+    )  # fmt: skip
+
+
+def _general(block: Block) -> bytes:
+    """The body of any block."""
     columns, requests = _Columns(), block.requests
     _add_requests(columns, requests, block.status)
     _add_image(columns, block.image)
@@ -220,9 +242,7 @@ def encode(block: Block) -> tuple[bytes, int]:
         header["touched"] = len(block.image.rows)
         header["words"] = list(block.image.words)
     packed = msgpack.packb(header)
-    body = b"".join((_LENGTH.pack(len(packed)), packed, *columns.parts))
-    crc = crc32c(body)
-    return body + _LENGTH.pack(crc), crc
+    return b"".join((_LENGTH.pack(len(packed)), packed, *columns.parts))
 
 
 def packed_places(places: Iterable[Place]) -> list[tuple[Any, ...]]:
@@ -261,6 +281,8 @@ def decode(payload: bytes) -> Block:
 
 def _decode(view: memoryview) -> Block:
     length = _LENGTH.unpack_from(view)[0]
+    if not length:
+        return _decode_single(single.unpack(view[:-4]))
     header = msgpack.unpackb(view[4 : 4 + length])
     if header["v"] != FORMAT:
         raise BlockDamaged(f"format {header['v']}, this is {FORMAT}")
@@ -291,6 +313,15 @@ def _decode(view: memoryview) -> Block:
         _full(packed, "status", header["n"], np.dtype(np.uint8)),
         image, header.get("nonce", b""), header["expired"],
         unpacked_endangered(header.get("endangered", ())),
+    )  # fmt: skip
+
+
+def _decode_single(found: dict[str, Any]) -> Block:
+    image = AfterImage(found["rows"], found["first_new"], found["new_keys"], found["words"])
+    return Block(
+        found["shard"], found["epoch"], found["seq"], found["now_ns"], found["previous_crc"],
+        found["state_hash"], found["sku_limit"], [], [found["request"]],
+        np.array([found["status"]], np.uint8), image, expired=found["expired"],
     )  # fmt: skip
 
 

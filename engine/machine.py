@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import numba
@@ -19,7 +20,7 @@ from engine import kernels, limits
 from engine.block import AfterImage, Place, check_place, concatenated
 from engine.columns import Columns
 from engine.kernels import CELL_WORDS, KEY, ON_HAND
-from engine.operations import Flag, Kind, Request, id_to_pair
+from engine.operations import LINE, Flag, Kind, Request, id_to_pair
 from engine.shortages import name_endangered
 from engine.status import Status
 from engine.views import (
@@ -69,10 +70,16 @@ class Machine:
         self._budget = expiries_per_block
         self._places: dict[int, Place] = {}
         self._scratch = np.zeros((2, limits.MAX_BATCH_LINES), np.int64)
-        self._single = _joined([Request(bytes(16), 1, {})], 1)
-        self._single_columns = [
-            (name, getattr(self._single, name).view(dtype)) for name, dtype in _NATIVE.items()
-        ]
+        self._scratch_rows = tuple(self._scratch)
+        self._compiled: Any = None  # `kernels.apply_block` itself, once there is one
+        self._line = np.zeros(1, LINE)
+        self._line_bytes = self._line.view(np.uint8).data
+        self._single = _joined([Request(bytes(16), 1, {})], 1)._replace(
+            **{
+                name: self._line[name].view(np.int64 if name.startswith("hold") else dtype)
+                for name, dtype in _NATIVE.items()
+            }
+        )
 
     # --- what it knows -------------------------------------------------------------------------
 
@@ -293,26 +300,35 @@ class Machine:
         Raises ValueError for a time that does not grow, MemoryError beyond the limits of a shard;
         then nothing has changed.
         """
-        if now_ns <= self.now_ns:
+        columns = self._columns
+        meta = columns.state.meta
+        if now_ns <= meta[kernels.NOW_NS]:
             raise ValueError(f"now_ns: {now_ns} is not after {self.now_ns}")
-        lines = sum(request.lines for request in requests)
+        lines = requests[0].lines if len(requests) == 1 else sum(each.lines for each in requests)
         block = self._one(requests[0]) if lines == 1 else _joined(list(requests), lines)
         with _wrapping():
-            self._columns.make_room(lines, self._lines_to_split(block))
-        state = self.state
-        known = self.cells
+            columns.make_room(lines, self._lines_to_split(block))
+        state = columns.state
+        known = int(meta[kernels.CELLS])
         status = np.empty(lines, np.uint8)
         available = np.empty(lines, np.int64)
         if self._scratch.shape[1] < lines:
             self._scratch = np.empty((2, lines), np.int64)
-        rows, units = self._scratch
-        with _wrapping():
-            expired = kernels.apply_block(
+            self._scratch_rows = tuple(self._scratch)
+        rows, units = self._scratch_rows
+        if lines == 1 and self._compiled is not None:
+            expired = self._compiled(
                 state, now_ns, self._budget, block, rows, units, status, available
             )
+        else:
+            with _wrapping():
+                expired = kernels.apply_block(
+                    state, now_ns, self._budget, block, rows, units, status, available
+                )
+            self._compiled = self._compiled or _compiled()
         granted = _granted(block, status, units)
         outcome = Outcome(status, available, int(expired), self._image(known), granted)
-        if names_endangered and self.shortages:
+        if names_endangered and meta[kernels.SHORTAGES]:
             outcome.endangered = name_endangered(state, block, rows, status)
         return outcome
 
@@ -326,10 +342,13 @@ class Machine:
     def _one(self, request: Request) -> kernels.Block:
         """A block of one line, in arrays that are used again: it is the latency of single calls."""
         block = self._single
-        columns = request.columns
-        for name, target in self._single_columns:
-            column = columns.get(name)
-            target[0] = 0 if column is None else column[0]
+        if request.packed:
+            self._line_bytes[:] = request.packed
+        else:
+            self._line[0] = tuple(
+                column[0] if (column := request.columns.get(name)) is not None else 0
+                for name in _LINE_COLUMNS
+            )
         high, low = _HALVES.unpack(request.op_id)
         block.request_hi[0] = high
         block.request_lo[0] = low
@@ -420,15 +439,34 @@ class Machine:
     def _image(self, known: int) -> AfterImage:
         """The after-image of the rows that the block touched."""
         state = self.state
-        rows = state.touched[: state.meta[kernels.DIRTY]].copy()
-        new_keys = state.cells[known : self.cells, KEY].copy()
-        changed = int(state.meta[kernels.CHANGED])
-        words = {
-            word: state.cells[rows, word]
-            for word in range(ON_HAND, CELL_WORDS)
-            if changed >> word & 1
-        }
-        return AfterImage(rows, known, new_keys, words)
+        cells, meta = state.cells, state.meta
+        rows = state.touched[: meta[kernels.DIRTY]].copy()
+        made = int(meta[kernels.CELLS])
+        new_keys = cells[known:made, KEY].copy() if made > known else _NO_KEYS
+        words = _words_of(int(meta[kernels.CHANGED]))
+        if len(rows) == 1:  # the latency of single calls: a row by its number is much quicker
+            row = cells[rows[0]].copy()
+            return AfterImage(rows, known, new_keys, {word: row[word : word + 1] for word in words})
+        return AfterImage(rows, known, new_keys, {word: cells[rows, word] for word in words})
+
+
+@cache
+def _words_of(changed: int) -> tuple[int, ...]:
+    """The words of a cell that a mask of the kernel names."""
+    return tuple(word for word in range(ON_HAND, CELL_WORDS) if changed >> word & 1)
+
+
+_NO_KEYS: Final = np.zeros(0, np.int64)
+
+
+def _compiled() -> Any:
+    """The kernel without numba's choice of a specialisation, which takes longer than one line.
+
+    Only for arrays whose types are those of the one specialisation: nothing checks them. None when
+    there is not just one, or nothing is compiled.
+    """
+    found = list(getattr(kernels.apply_block, "overloads", {}).values())
+    return found[0].entry_point if len(found) == 1 else None
 
 
 def _granted(
@@ -469,6 +507,7 @@ _NATIVE: Final = {
     "quantity": np.int64, "value": np.int64, "currency": np.uint16,
     "hold_hi": np.uint64, "hold_lo": np.uint64, "channel": np.uint16, "occurred_at_ns": np.int64,
 }  # fmt: skip
+_LINE_COLUMNS: Final = LINE.names or ()
 _PLAIN: Final = [name for name in _NATIVE if not name.startswith("hold")]
 
 
@@ -502,4 +541,7 @@ def _signed(value: int) -> int:
 
 def _wrapping() -> AbstractContextManager[Any]:
     """Hashes wrap; numpy's scalars, which stand in when compilation is off, would warn of it."""
-    return np.errstate(over="ignore") if _JIT_IS_OFF else nullcontext()
+    return np.errstate(over="ignore") if _JIT_IS_OFF else _AS_IT_IS
+
+
+_AS_IT_IS: Final = nullcontext()

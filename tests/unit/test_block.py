@@ -24,7 +24,8 @@ from engine.block import (
     encode,
 )
 from engine.kernels import ON_HAND, RESERVED
-from engine.operations import COLUMNS, Kind, Request
+from engine.operations import COLUMNS, LINE, Kind, Request
+from engine.single import MAX_ROWS
 from engine.views import Endangered, EndangeredHold
 
 EDGES = [0, 1, 127, 128, 255, 256, 65_535, 65_536, 2**31 - 1, 2**31, 2**32 - 1]
@@ -45,6 +46,14 @@ def requests(draw: st.DrawFn) -> Request:
         if draw(st.booleans())
     }
     return Request.of(draw(st.binary(min_size=16, max_size=16)), lines, **columns)
+
+
+@st.composite
+def packed_requests(draw: st.DrawFn) -> Request:
+    """Of one line, as single calls make them."""
+    values = [draw(values_of(name) | st.just(0)) for name in LINE.names or ()]
+    made = Request.one(draw(st.binary(min_size=16, max_size=16)), *values)
+    return replace(made, want_available=draw(st.booleans()))
 
 
 @st.composite
@@ -70,10 +79,12 @@ def endangered(draw: st.DrawFn) -> tuple[Endangered, ...]:
 
 @st.composite
 def blocks(draw: st.DrawFn) -> Block:
-    asked = draw(st.lists(requests(), max_size=4))
+    asked = draw(
+        st.lists(requests(), max_size=4) | st.lists(packed_requests(), min_size=1, max_size=2)
+    )
     lines = sum(request.lines for request in asked)
     status = np.array(draw(st.lists(st.integers(0, 25), min_size=lines, max_size=lines)), np.uint8)
-    rows = draw(st.lists(st.integers(0, 2**31 - 2), unique=True, max_size=5))
+    rows = draw(st.lists(st.integers(0, 2**31 - 2), unique=True, max_size=MAX_ROWS + 1))
     words = draw(st.lists(st.integers(1, 9), unique=True, max_size=9))
     values = st.lists(st.integers(-(10**15), 10**15), min_size=len(rows), max_size=len(rows))
     image = AfterImage(
@@ -91,9 +102,9 @@ def blocks(draw: st.DrawFn) -> Block:
     return Block(
         draw(st.integers(0, 1000)), draw(number), draw(number), draw(number),
         draw(st.integers(0, 2**32 - 1)), draw(st.integers(0, 2**64 - 1)), draw(number),
-        draw(st.lists(places, max_size=3)), asked, status,
+        draw(st.just([]) | st.lists(places, max_size=3)), asked, status,
         draw(st.sampled_from([image, None])), draw(st.sampled_from([b"", b"n" * 16])),
-        draw(number), draw(endangered()),
+        draw(number), draw(st.just(()) | endangered()),
     )  # fmt: skip
 
 
@@ -149,6 +160,61 @@ def test_a_torn_block_is_noticed(block: Block, data: st.DataObject) -> None:
 def test_foreign_bytes_are_refused(payload: bytes) -> None:
     with pytest.raises(BlockDamaged):
         decode(payload)
+
+
+def single(rows: int = 1, **changes: Any) -> Block:
+    """A block of one line that touched so many rows, of which the last one is new."""
+    values = np.arange(rows, dtype=np.int64) * 10**9
+    image = AfterImage(
+        np.arange(rows, dtype=np.int32) * 7, rows - 1, np.array([1 << 32 | 5]),
+        {RESERVED: values, ON_HAND: -values},
+    )  # fmt: skip
+    request = Request.one(b"i" * 16, 2, 60_000, 0, 0, 0, 5, 1, 0, 0, Kind.RESERVE, 0)
+    block = Block(3, 1, 2, 10**18, 7, 2**64 - 1, 9, [], [request], np.array([4], np.uint8), image)
+    return replace(block, **changes)
+
+
+def test_a_block_of_one_line_is_a_short_record() -> None:
+    payload, _ = encode(single())
+    assert payload[:4] == bytes(4)
+    assert len(payload) < 220
+    assert same(single(), decode(payload))
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        single(MAX_ROWS + 1),
+        single(places=[Place(1, owned=True, currency=978)]),
+        single(endangered=(Endangered(0, 5, 1, 2, ()),)),
+        single(nonce=b"n" * 16),
+        single(image=None),
+        single(requests=[Request.of(bytes(16), 1, kind=Kind.SALE, sku=1, location=1, quantity=1)]),
+        single(requests=[*single().requests] * 2, status=np.zeros(2, np.uint8)),
+    ],
+    ids=["rows", "places", "endangered", "nonce", "image", "not packed", "two"],
+)
+def test_what_does_not_fit_the_record_is_written_with_a_header(block: Block) -> None:
+    payload, _ = encode(block)
+    assert payload[:4] != bytes(4)
+    assert same(block, decode(payload))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda body: body[:4] + b"\x02" + body[5:], "form 2 of single lines"),
+        (lambda body: body + b"\0", "bytes, .* are needed"),
+        (lambda body: body[:6] + b"\xff\xff" + body[8:], "are needed"),
+        (lambda body: body[:40], "not a block of format"),
+    ],
+)
+def test_a_record_that_was_written_otherwise_is_refused(
+    change: Callable[[bytes], bytes], reason: str
+) -> None:
+    body = change(encode(single())[0][:-4])
+    with pytest.raises(BlockDamaged, match=reason):
+        decode(body + crc32c(body).to_bytes(4, "little"))
 
 
 def test_a_batch_of_reserves_is_small() -> None:

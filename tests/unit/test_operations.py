@@ -1,12 +1,13 @@
 """Requests are built of what fits their columns, and of nothing else."""
 
+import struct
 from typing import Any
 
 import numpy as np
 import pytest
 
 from engine import limits
-from engine.operations import COLUMNS, Flag, Kind, Request
+from engine.operations import COLUMNS, LINE, Flag, Kind, Request
 
 
 @pytest.mark.parametrize("size", [0, 15, 17])
@@ -64,6 +65,18 @@ def test_a_column_of_ids_takes_the_large_beside_the_small(small: Any) -> None:
     asked = Request.of(bytes(16), 2, hold_hi=[large, small])
     assert asked.columns["hold_hi"].tolist() == [large, small]
     assert asked.columns["hold_hi"].dtype == COLUMNS["hold_hi"]
+
+
+def test_a_line_is_the_same_from_its_values_and_from_columns() -> None:
+    values = dict(zip(LINE.names or (), range(1, 12), strict=True)) | {"sku": 0, "quantity": -5}
+    one, other = Request.one(bytes(16), *values.values()), Request.of(bytes(16), 1, **values)
+    assert one.columns.keys() == other.columns.keys() == values.keys() - {"sku"}
+    for name, column in one.columns.items():
+        assert column.dtype == other.columns[name].dtype
+        assert column.tolist() == other.columns[name].tolist() == [values[name]]
+    assert one.want_available
+    with pytest.raises(struct.error):
+        Request.one(bytes(16), *(values | {"sku": 1 << 32}).values())
 
 
 def test_a_request_is_partial_when_one_of_its_lines_is() -> None:
