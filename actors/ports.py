@@ -123,6 +123,17 @@ class Journal(Protocol):
         A call that is cancelled leaves the block in doubt.
         """
 
+    def append_at_once(
+        self, position: Position, payload: bytes, meanwhile: Callable[[], object]
+    ) -> bool:
+        """Write the next block while the event loop stands still, for some ms at most.
+
+        For one small block when nobody else waits. `meanwhile` is called while it is on its way, if
+        it is. True: it is durable. False: nothing is known of it yet, and `append` must be called
+        with the same block, before anything else: it goes on from there. A journal that cannot do
+        this says False. Raises ValueError as `append` does.
+        """
+
     def read(self, after: Position | None, upto: Position | None = None) -> AsyncIterator[Entry]:
         """Yield the blocks with after < position ≤ upto; None: from the oldest, to the newest.
 

@@ -51,6 +51,8 @@ IDLE_CHECK_S: Final = 1.0  # how often an idle shard looks whether it still is t
 GATHER_QUIET_S: Final = 0.0002  # no request for so long: no more are about to come
 GATHER_MOST_S: Final = 0.01
 GATHER_LINES: Final = 1_024  # so many lines are worth a block
+LONE_BLOCKS: Final = 8  # in a row, after which a caller is taken for the only one
+LONE_CHECK: Final = 16  # calls of a lone caller, of which one shows whether others have come
 # Each block expires what is due before its lines are judged, so no request ever meets a hold that is
 # overdue. Blocks for expiries alone are for readers and subscribers, and so may be fewer.
 SWEEP_EVERY_S: Final = 0.02
@@ -119,8 +121,8 @@ class _Staged:
     requests: list[Request]
     outcome: Outcome
 
-    def stats(self, started: float, answered: float) -> BlockStats:
-        """What metrics want to know; times are of the shard's monotonic clock."""
+    def stats(self, append_s: float, waits_s: Sequence[float]) -> BlockStats:
+        """What metrics want to know; see there."""
         requests = self.requests
         return BlockStats(
             len(requests),
@@ -129,8 +131,8 @@ class _Staged:
             len(self.payload),
             self.outcome.expired,
             sum(len(each.holds) for each in self.outcome.endangered),
-            answered - started,
-            [answered - waiting.since for waiting in self.taken],
+            append_s,
+            waits_s,
         )
 
 
@@ -185,6 +187,9 @@ class Shard:
         self._rules = -1  # the version of the channels' rules by which locations were looked at,
         self._looked_at = 0  # up to this one
         self._wake = asyncio.Event()
+        self._lone_blocks = 0  # in a row, during which one request came and no other
+        self._lone: list[tuple[_Staged, float, float]] = []  # at once: since when, answered when
+        self._proving = False  # the journal is asked for its last block
         self._crowded = False  # requests came in while the last block was being written
         self._next_sweep = 0.0  # monotonic time before which no block is made for expiries alone
         self._serving = False
@@ -252,11 +257,11 @@ class Shard:
             or self._queued_lines + request.lines > limits.MAX_QUEUED_LINES
         ):
             raise Overloaded(f"shard {self._number}: {self._queued_lines} lines wait already")
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(request, answer, self._monotonic()))
-        self._queued_lines += request.lines
-        self._wake.set()
-        return await answer
+        since = self._monotonic()
+        if self._may_be_at_once(request):
+            told = self._at_once(request, since)
+            return told if isinstance(told, Answer) else await told
+        return await self._queued(request, since)
 
     async def hold(self, hold_id: bytes, *, sure: bool = False) -> Hold | None:
         """Look up this shard's part of a hold (`sure`: see `read`)."""
@@ -373,7 +378,7 @@ class Shard:
                     # One append at a time: a stream accepts gaps, so a refused block whose
                     # successor was on its way already could leave one.
                     await self._settle()
-                    self._appending = asyncio.create_task(self._append(staged))
+                    self._begin_append(staged)
                     self._machine.tidy(TIDY_HOLDS)  # while the block is being written
                 else:
                     await self._settle()  # what waits may wait for the answers of that block
@@ -382,9 +387,12 @@ class Shard:
         except (Fenced, AppendInDoubt, JournalLost) as error:
             self._stop_process(f"shard {self._number}: {type(error).__name__}: {error}")
         except Exception as error:  # noqa: BLE001 - whatever it is, this process must not go on
-            # A bug: memory may be ahead of the journal, so this process must not go on.
-            _log.exception("shard failed", shard=self._number)
-            self._stop_process(f"shard {self._number} failed: {error!r}")
+            self._end_by(error)
+
+    def _end_by(self, error: Exception) -> NoReturn:
+        """End the process because of a bug: memory may be ahead of the journal."""
+        _log.error("shard failed", shard=self._number, exc_info=error)
+        self._stop_process(f"shard {self._number} failed: {error!r}")
 
     def _may_run_ahead(self) -> bool:
         """Whether to apply the next block while the last one is being written.
@@ -445,12 +453,15 @@ class Shard:
         if self._monotonic() - self._proof < IDLE_CHECK_S and wanted <= self._proof:
             return
         asked = self._monotonic()
+        self._proving = True
         try:
             last = await self._journal.last()
         except JournalUnavailable:
             if wanted > self._proof:
                 self._fail_reads("the journal cannot be reached")
             return
+        finally:
+            self._proving = False
         if last is None or last < self._at:
             raise JournalLost(f"the stream ends at {last}, before {self._at}")
         if last > self._at:
@@ -477,7 +488,7 @@ class Shard:
             if not done.done():
                 done.set_exception(Unavailable(f"shard {self._number}: {why}"))
 
-    def _stage(self) -> "_Staged | None":
+    def _stage(self) -> _Staged | None:
         """Apply what waits, and what is overdue, as one block; None when there is nothing."""
         # What was submitted after a refresh knows all that it brought, or waits for the next block.
         taken = self._take_waiting() if self._learn() else []
@@ -490,12 +501,17 @@ class Shard:
             self._next_sweep = self._monotonic() + SWEEP_EVERY_S
         requests = [waiting.request for waiting in taken]
         try:
-            outcome = machine.apply(now, requests)
+            return self._applied(now, taken, requests)
         except MemoryError as error:
             for waiting in taken:
-                _fail(waiting, Overloaded(f"shard {self._number} is full: {error}"))
+                _fail(waiting, self._full(error))
             return None
-        if not (taken or self._unjournaled or outcome.expired):
+
+    def _applied(self, now: int, taken: list[_Waiting], requests: list[Request]) -> _Staged | None:
+        """Apply requests as the next block; None when there is nothing in it. Raises MemoryError."""
+        machine = self._machine
+        outcome = machine.apply(now, requests)
+        if not (requests or self._unjournaled or outcome.expired):
             return None  # the wheel turned, and nothing was due
         if self._capture is not None:
             self._capture.note(outcome.image.rows)
@@ -507,10 +523,16 @@ class Shard:
         )  # fmt: skip
         payload, crc = encode(block)
         self._tip, self._chain, self._unjournaled = position, crc, []
-        self._unanswered.update(request.op_id for request in requests)
         return _Staged(position, payload, now, taken, requests, outcome)
 
-    async def _append(self, staged: "_Staged") -> None:
+    def _full(self, error: MemoryError) -> Overloaded:
+        return Overloaded(f"shard {self._number} is full: {error}")
+
+    def _begin_append(self, staged: _Staged) -> None:
+        self._unanswered.update(request.op_id for request in staged.requests)
+        self._appending = asyncio.create_task(self._append(staged))
+
+    async def _append(self, staged: _Staged) -> None:
         """Make a block durable, and answer it."""
         started = self._monotonic()
         while True:
@@ -523,13 +545,12 @@ class Shard:
                 self._fail_reads("the journal cannot be reached")
                 await asyncio.sleep(RETRY_APPEND_S)
         self._crowded = bool(self._queue)
-        self._proof = sent  # not now: this process may have slept, and another taken over since
-        self._at = staged.position
-        self._since_snapshot += len(staged.payload)
-        self._written += len(staged.payload)
+        if staged.taken:
+            is_lone = len(staged.taken) == 1 and not self._crowded
+            self._lone_blocks = self._lone_blocks + 1 if is_lone else 0
+        self._is_durable(staged, sent)
         answered = self._monotonic()
-        answers = answers_of(staged.requests, staged.outcome, staged.now_ns, staged.position)
-        for waiting, answer in zip(staged.taken, answers, strict=True):
+        for waiting, answer in zip(staged.taken, _answers(staged), strict=True):
             self._memory.remember(waiting.request, answer)
             self._unanswered.discard(waiting.request.op_id)
             if not waiting.answer.done():
@@ -537,7 +558,85 @@ class Shard:
         if self._observe is not None:
             # Those who wait go first: counting costs them nothing.
             await asyncio.sleep(0)
-            self._observe(staged.stats(started, answered))
+            waits = [answered - waiting.since for waiting in staged.taken]
+            self._observe(staged.stats(answered - started, waits))
+
+    def _is_durable(self, staged: _Staged, sent: float) -> None:
+        """Note that a block which was sent at a monotonic time is in the journal."""
+        self._proof = sent  # not now: this process may have slept, and another taken over since
+        self._at = staged.position
+        self._since_snapshot += len(staged.payload)
+        self._written += len(staged.payload)
+
+    def _queued(self, request: Request, since: float) -> "asyncio.Future[Answer]":
+        """Have a request in the next block."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Waiting(request, answer, since))
+        self._queued_lines += request.lines
+        self._wake.set()
+        return answer
+
+    # --- a caller who is alone -----------------------------------------------------------------
+
+    def _may_be_at_once(self, request: Request) -> bool:
+        """Whether this request may be a block by itself, here and now.
+
+        Callers who come one after the other gain by it: a round through the task and back costs more
+        than the whole of the work. Among many it would make blocks of one line. So it needs some
+        blocks in a row during which nobody else came, and now and then one goes the other way again,
+        to see whether that is still so.
+        """
+        lone = self._lone_blocks - LONE_BLOCKS
+        return (
+            lone >= 0
+            and lone % LONE_CHECK != LONE_CHECK - 1
+            and request.lines == 1
+            and not self._queue
+            and not self._reads
+            and self._appending is None
+            and not self._proving
+        )
+
+    def _at_once(self, request: Request, since: float) -> "Answer | asyncio.Future[Answer]":
+        """Make a block of one request, write it while the loop stands still, and answer."""
+        again = self._remembered(request)
+        if again is not None:
+            return again
+        if not self._learn():
+            return self._queued(request, since)
+        now = max(self._clock(), self._machine.now_ns + 1)
+        try:
+            staged = self._applied(now, [], [request])
+        except MemoryError as error:
+            raise self._full(error) from error
+        except Exception as error:  # noqa: BLE001 - as in `_run`
+            self._end_by(error)
+        assert staged is not None
+        told: list[Answer] = []
+        if not self._journal.append_at_once(
+            staged.position, staged.payload, lambda: told.extend(_answers(staged))
+        ):
+            answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+            staged.taken.append(_Waiting(request, answer, since))
+            self._begin_append(staged)
+            self._wake.set()
+            return answer
+        (given,) = told
+        self._memory.remember(request, given)
+        self._is_durable(staged, since)
+        self._lone_blocks += 1
+        if not self._lone:
+            asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._after_lone)
+        self._lone.append((staged, since, self._monotonic()))
+        return given
+
+    def _after_lone(self) -> None:
+        """Do what can wait after blocks of lone callers: count them, and see what is due."""
+        lone, self._lone = self._lone, []
+        self._wake.set()
+        if self._observe is not None:
+            for staged, since, answered in lone:
+                self._observe(staged.stats(answered - since, [answered - since]))
 
     def _take_waiting(self) -> list[_Waiting]:
         """The next requests to apply; repeated ones are answered here, from memory."""
@@ -672,6 +771,10 @@ class Shard:
             marks.popleft()
         at, written = marks[0]
         return at if self._written - written >= self._keep_journal else GENESIS
+
+
+def _answers(staged: _Staged) -> Iterator[Answer]:
+    return answers_of(staged.requests, staged.outcome, staged.now_ns, staged.position)
 
 
 def _fail(waiting: _Waiting, error: Exception) -> None:

@@ -25,7 +25,9 @@ from actors.ports import (
     Position,
 )
 from adapters.resp import (
+    LATE,
     PASSING_ERRORS,
+    Command,
     ConnectionLost,
     Endpoint,
     Reply,
@@ -34,11 +36,13 @@ from adapters.resp import (
     RespError,
     Retries,
     ServerUnavailable,
+    encode,
 )
 
 SETTLE_TIMEOUT_S: Final = 5.0  # how long an append or a read goes on trying after its first failure
 REPLY_TIMEOUT_S: Final = 5.0  # a server that is silent for longer counts as gone
 TAIL_BLOCK_S: Final = 5.0  # a quiet tail checks this often that its stream is still there
+PATIENCE_MS: Final = 2  # for which an append at once stops the event loop
 READ_BYTES: Final = 4 << 20  # what one round trip of a read aims at
 READ_ENTRIES_FIRST: Final = 16
 READ_ENTRIES_MOST: Final = 4096
@@ -74,6 +78,7 @@ class RedisJournal:
         self._acknowledged: Position | None = None  # the newest block that this owner has written
         self._known = GENESIS  # the stream is known to have reached this
         self._in_doubt = False  # whether an attempt at the next block may have landed, or may yet
+        self._at_once: tuple[Reply] | None = None  # of an append at once that goes on in `append`
         self._closed = False
 
     # ------------------------------------------------------------------------------- the owner --
@@ -103,6 +108,26 @@ class RedisJournal:
         if self._acknowledged is None or position != self._acknowledged.next():
             raise ValueError(f"{self}: cannot append {position} after {self._acknowledged}")
         await self._write(position, payload, create=False)
+
+    def append_at_once(
+        self, position: Position, payload: bytes, meanwhile: Callable[[], object]
+    ) -> bool:
+        """Write the owner's next block while the event loop stands still; see the port."""
+        if self._acknowledged is None or position != self._acknowledged.next():
+            raise ValueError(f"{self}: cannot append {position} after {self._acknowledged}")
+        writer = self._writer
+        if writer is None or self._in_doubt or self._writing:
+            return False  # `append` knows what to do
+        command = b"".join(encode(self._addition(position, payload)))
+        if not writer.send_at_once(command):
+            return False
+        meanwhile()
+        reply = writer.wait_at_once(PATIENCE_MS)
+        if isinstance(reply, bytes):
+            self._acknowledged = self._known = position
+            return True
+        self._at_once = (reply,)
+        return False
 
     async def trim(self, before: Position) -> int:
         """Drop the blocks before a position, in steps, and return how many they were."""
@@ -163,16 +188,19 @@ class RedisJournal:
         RespError: this attempt wrote nothing. ConnectionLost: `_in_doubt` tells whether it may have.
         """
         writer = self._writer
-        if writer is None or writer.closed:
+        at_once, self._at_once = self._at_once, None
+        if writer is None or (writer.closed and at_once is None):
             writer = await self._connect_writer()
         doubted = self._in_doubt
         if doubted and await self._landed(writer, position, payload):
             return
-        guard = () if create else (b"NOMKSTREAM",)
-        command = (b"XADD", self._key, *guard, _id(position), _FIELD, payload)
         self._in_doubt = True  # also when the call is cancelled
         try:
-            reply = await writer.call(command, self._reply_timeout_s)
+            if at_once is None:
+                command = self._addition(position, payload, create=create)
+                reply = await writer.call(command, self._reply_timeout_s)
+            else:
+                reply = await self._reply_to(writer, *at_once)
         except ConnectionLost as error:
             self._in_doubt = doubted or error.sent
             raise
@@ -185,6 +213,17 @@ class RedisJournal:
             return
         if reply is None:
             raise JournalLost(f"{self}: the stream has vanished")
+
+    def _addition(self, position: Position, payload: bytes, *, create: bool = False) -> Command:
+        guard = () if create else (b"NOMKSTREAM",)
+        return (b"XADD", self._key, *guard, _id(position), _FIELD, payload)
+
+    async def _reply_to(self, writer: RespConnection, told: Reply) -> Reply:
+        """The reply to an entry that `append_at_once` has sent; what it was told is that, or LATE."""
+        reply = await writer.reply(self._reply_timeout_s) if told is LATE else told
+        if isinstance(reply, RespError):
+            raise reply
+        return reply
 
     async def _connect_writer(self) -> RespConnection:
         """Connect anew, and make sure that the stream still reaches what is known of it.

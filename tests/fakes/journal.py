@@ -45,7 +45,10 @@ class MemoryStream:
 
 
 class FakeJournal:
-    """`faults` befall the next appends in turn: refuse, lose_request, lose_reply, or None."""
+    """`faults` befall the next appends in turn: refuse, lose_request, lose_reply, or None.
+
+    `is_quick`: whether an append at once comes to its end when no fault is in its way.
+    """
 
     def __init__(
         self,
@@ -55,6 +58,8 @@ class FakeJournal:
         self.stream, self.delay = stream, delay
         self.faults: deque[str | None] = deque()
         self.acknowledged: Position | None = None
+        self.is_quick = True
+        self.at_once: list[Position] = []  # that were written so
         self.closed = False
 
     async def first(self) -> Position | None:
@@ -78,6 +83,20 @@ class FakeJournal:
                 continue
             self.acknowledged = position
             return position
+
+    def append_at_once(
+        self, position: Position, payload: bytes, meanwhile: Callable[[], object]
+    ) -> bool:
+        if self.acknowledged is None or position != self.acknowledged.next():
+            raise ValueError(f"cannot append {position} after {self.acknowledged}")
+        last = self.stream.last or GENESIS
+        if self.faults or self.closed or not self.is_quick or not GENESIS < last < position:
+            return False
+        meanwhile()
+        self.stream.add(position, payload)
+        self.acknowledged = position
+        self.at_once.append(position)
+        return True
 
     async def append(self, position: Position, payload: bytes) -> None:
         if self.acknowledged is None or position != self.acknowledged.next():

@@ -97,7 +97,53 @@ async def owner(journal: Journal, blocks: int) -> Position:
     return position
 
 
+async def write(journal: Journal, position: Position, payload: bytes, *, at_once: bool) -> None:
+    """Append a block in one of the two ways; what is late at once goes on in the other."""
+    if at_once and journal.append_at_once(position, payload, lambda: None):
+        return
+    await journal.append(position, payload)
+
+
 # -------------------------------------------------------------------------------- the contract --
+
+
+async def test_what_is_appended_at_once_is_there_and_others_follow(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapters.journal.PATIENCE_MS", 5_000)
+    journal = stage.open()
+    position = await owner(journal, 1)
+    written, called = [position], []
+    for payload in (b"", b"one", b"x" * 20_000):
+        written.append(written[-1].next())
+        assert journal.append_at_once(written[-1], payload, lambda: called.append(len(written)))
+    assert called == [2, 3, 4]
+    written.append(written[-1].next())
+    await journal.append(written[-1], b"the usual way")
+    found = await everything(journal, position)
+    assert [at for at, _ in found] == written[1:]
+    assert [len(payload) for _, payload in found] == [0, 3, 20_000, 13]
+    with pytest.raises(ValueError, match="cannot append"):
+        journal.append_at_once(written[-1].next().next(), b"gap", lambda: None)
+
+
+async def test_an_owner_that_was_replaced_appends_nothing_at_once(stage: Stage) -> None:
+    old, new = stage.open(), stage.open()
+    position = await owner(old, 1)
+    await owner(new, 1)
+    assert not old.append_at_once(position.next(), b"too late", lambda: None)
+    with pytest.raises(Fenced):
+        await old.append(position.next(), b"too late")
+    assert b"too late" not in [payload for _, payload in await everything(new)]
+
+
+async def test_nothing_is_appended_at_once_to_a_stream_that_vanished(stage: Stage) -> None:
+    journal = stage.open()
+    position = await owner(journal, 1)
+    await stage.vanish()
+    assert not journal.append_at_once(position.next(), b"lost", lambda: None)
+    with pytest.raises(JournalLost):
+        await journal.append(position.next(), b"lost")
 
 
 async def test_a_new_stream_is_opened_at_epoch_1(stage: Stage) -> None:
@@ -339,15 +385,16 @@ async def test_the_fake_loses_what_it_is_told_to(fault: str) -> None:
 # ------------------------------------------------------------------------- the real one, faults --
 
 
-@pytest.mark.parametrize("fate", ["lose_request", "lose_reply", "swallow"])
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("fate", ["forward", "lose_request", "lose_reply", "swallow"])
 async def test_an_append_survives_one_fault_and_lands_once(
-    fate: str, proxied: ProxyMaker, key: str
+    fate: str, at_once: bool, proxied: ProxyMaker, key: str
 ) -> None:
     proxy, its_url = await proxied()
     journal = real(its_url, key)
     position = await owner(journal, 1)
     proxy.once(fate)
-    await journal.append(position.next(), b"once")
+    await write(journal, position.next(), b"once", at_once=at_once)
     await journal.append(position.next().next(), b"after")
     assert [p.seq for p, _ in await everything(journal)] == [0, 1, 2, 3]
     await journal.close()
@@ -367,14 +414,17 @@ async def test_a_take_over_survives_one_fault_and_lands_once(
     await journal.close()
 
 
+@pytest.mark.parametrize("at_once", [False, True])
 async def test_an_append_that_lands_after_its_retry_has_no_second_effect(
-    proxied: ProxyMaker, key: str
+    at_once: bool, proxied: ProxyMaker, key: str
 ) -> None:
     proxy, its_url = await proxied()
     journal = real(its_url, key)
     position = await owner(journal, 1)
     proxy.once("hold")
-    await journal.append(position.next(), b"twice on the way")  # times out, is sent again
+    await write(
+        journal, position.next(), b"twice on the way", at_once=at_once
+    )  # times out, is sent again
     proxy.release()
     await asyncio.wait_for(proxy.landed.wait(), 2)
     await journal.append(position.next().next(), b"after")
@@ -382,15 +432,16 @@ async def test_an_append_that_lands_after_its_retry_has_no_second_effect(
     await journal.close()
 
 
+@pytest.mark.parametrize("at_once", [False, True])
 async def test_an_append_that_lands_between_the_look_and_the_retry_is_found(
-    proxied: ProxyMaker, key: str
+    at_once: bool, proxied: ProxyMaker, key: str
 ) -> None:
     proxy, its_url = await proxied()
     journal = real(its_url, key)
     position = await owner(journal, 1)
     fates = iter(["hold", "release"])
     proxy.fate = lambda request: next(fates, "forward") if b"XADD" in request else "forward"
-    await journal.append(position.next(), b"late")
+    await write(journal, position.next(), b"late", at_once=at_once)
     assert await everything(journal, position) == [(position.next(), b"late")]
     await journal.close()
 

@@ -11,9 +11,17 @@ import pytest
 
 from actors.ports import Entry, Overloaded, Position, Unavailable
 from actors.recovery import Recovery
-from actors.shard import LEASE_S, Shard
+from actors.shard import (
+    LEASE_S,
+    LONE_BLOCKS,
+    LONE_CHECK,
+    SWEEP_EVERY_S,
+    BlockStats,
+    Shard,
+)
 from engine import limits
 from engine.block import decode, encode
+from engine.machine import Machine
 from engine.memory import AnswerMemory
 from engine.operations import Answer, Kind, Request
 from engine.status import Status
@@ -511,3 +519,139 @@ async def test_a_missing_block_is_noticed(world: World) -> None:
     del world.stream.entries[2]
     with pytest.raises(Recovery, match="follow"):
         await world.shard().start()
+
+
+# -------------------------------------------------------------------------- a caller who is alone --
+
+
+async def alone(shard: Shard, calls: int) -> list[Answer]:
+    """Calls one after the other, each when the one before is answered and nothing is under way."""
+    answers = []
+    for _ in range(calls):
+        answers.append(await shard.submit(receive(1, 1)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    return answers
+
+
+async def test_a_caller_who_is_alone_is_answered_at_once(world: World) -> None:
+    journal = FakeJournal(world.stream)
+    seen: list[BlockStats] = []
+    async with world.serving(journal=journal, observe=seen.append) as shard:
+        answers = await alone(shard, LONE_BLOCKS)
+        assert not journal.at_once, "not before it is known that nobody else is there"
+        answers += await alone(shard, 3 * LONE_CHECK)
+        assert len(journal.at_once) == 3 * (LONE_CHECK - 1), "now and then it goes the usual way"
+        assert [answer.seq for answer in answers] == list(range(1, len(answers) + 1))
+        found = await shard.cells([(1, 1)])
+        assert found[0] is not None
+        assert found[0].on_hand == len(answers)
+        state_hash = shard.machine.state_hash
+        await asyncio.sleep(2 * SWEEP_EVERY_S)
+        assert sum(stats.requests for stats in seen) == len(answers)
+    async with world.serving() as shard:
+        assert shard.machine.state_hash == state_hash
+
+
+async def test_callers_who_come_together_share_blocks_again(world: World) -> None:
+    journal = FakeJournal(world.stream)
+    async with world.serving(journal=journal) as shard:
+        await alone(shard, LONE_BLOCKS + 3)
+        at_once = len(journal.at_once)
+        assert at_once
+        crowd = [asyncio.create_task(shard.submit(receive(1, 1))) for _ in range(100)]
+        answers = await asyncio.gather(*crowd)
+        assert len(journal.at_once) - at_once < LONE_CHECK
+        assert len({answer.seq for answer in answers}) <= LONE_CHECK + 2
+        before = len(journal.at_once)
+        await alone(shard, LONE_BLOCKS - 1)
+        assert len(journal.at_once) == before
+
+
+async def test_what_is_late_at_once_is_answered_when_it_is_durable(world: World) -> None:
+    opened = asyncio.Event()
+    opened.set()
+
+    async def delay() -> None:
+        await opened.wait()
+
+    journal = FakeJournal(world.stream, delay)
+    async with world.serving(journal=journal) as shard:
+        await alone(shard, LONE_BLOCKS + 1)
+        journal.is_quick = False
+        opened.clear()
+        request = receive(1, 100)
+        pending = asyncio.create_task(shard.submit(request))
+        await asyncio.sleep(0.01)
+        reading = asyncio.create_task(shard.cells([(1, 1)]))
+        again = asyncio.create_task(shard.submit(request))
+        await asyncio.sleep(0.01)
+        assert not any(task.done() for task in (pending, reading, again))
+        opened.set()
+        assert await pending == await again
+        found = await reading
+        assert found[0] is not None
+        assert found[0].on_hand == LONE_BLOCKS + 1 + 100
+
+
+async def test_a_doubt_at_once_ends_the_process_and_is_settled_by_the_next(world: World) -> None:
+    journal = FakeJournal(world.stream)
+    shard = world.shard(journal=journal)
+    await shard.start()
+    await alone(shard, LONE_BLOCKS + 1)
+    journal.faults.append("lose_reply")
+    request = receive(1, 100)
+    unanswered = asyncio.create_task(shard.submit(request))
+    await asyncio.sleep(0.05)
+    assert not unanswered.done()
+    assert "AppendInDoubt" in world.stopped[0]
+    unanswered.cancel()
+    async with world.serving() as shard:
+        assert (await shard.submit(request)).status == OK
+        found = await shard.cells([(1, 1)])
+        assert found[0] is not None
+        assert found[0].on_hand == LONE_BLOCKS + 1 + 100
+
+
+async def test_a_repeated_request_of_a_lone_caller_has_one_effect(world: World) -> None:
+    journal = FakeJournal(world.stream)
+    async with world.serving(journal=journal) as shard:
+        await alone(shard, LONE_BLOCKS + 1)
+        request = receive(1, 100)
+        first = await shard.submit(request)
+        assert Position(first.epoch, first.seq) == journal.at_once[-1]
+        assert await shard.submit(request) == first
+        assert shard.at == journal.at_once[-1], "a repetition writes nothing"
+        other = receive(1, 5, request.op_id)
+        assert (await shard.submit(other)).status[0] == Status.OP_ID_REUSED
+
+
+async def test_what_a_lone_caller_holds_runs_out(world: World) -> None:
+    journal = FakeJournal(world.stream)
+    async with world.serving(journal=journal, clock=time.time_ns) as shard:
+        await alone(shard, LONE_BLOCKS + 1)
+        held = await shard.submit(reserve(1, 1, ttl_ms=30))
+        assert Position(held.epoch, held.seq) == journal.at_once[-1]
+        async with asyncio.timeout(0.9):  # an idle shard looks after itself once a second
+            while await shard.read(lambda: shard.machine.holds_open):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
+
+async def test_a_full_shard_refuses_a_lone_caller_and_lives_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = FakeJournal(world.stream)
+    async with world.serving(journal=journal) as shard:
+        await alone(shard, LONE_BLOCKS + 1)
+        before = shard.at
+
+        def full(*_: Any, **__: Any) -> NoReturn:
+            raise MemoryError("cells: more than 5")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Machine, "apply", full)
+            with pytest.raises(Overloaded, match="is full: cells: more than 5"):
+                await shard.submit(receive(1, 1))
+        assert shard.at == before
+        assert (await shard.submit(receive(1, 1))).status == OK
+        assert journal.at_once[-1] == before.next()
