@@ -171,13 +171,7 @@ class Router:
             return await self._only.hold(hold_id)
         asked = self._shards.asked_for(location)
         found = await every(self._shards.link(shard).hold(hold_id) for shard in asked)
-        parts = [part for part in found if part is not None]
-        if len(parts) < 2:
-            return parts[0] if parts else None
-        lines: list[HoldLine] = [line for part in parts for line in part.lines]
-        states = {part.state for part in parts}
-        state = next(state for state in _LIFE if state in states)
-        return Hold(state, min(part.deadline_ns for part in parts), lines)
+        return merged([part for part in found if part is not None])
 
     async def incoming(
         self, incoming_id: bytes, location: int = 0, *, sure: bool = False
@@ -222,11 +216,7 @@ class Router:
         parts = await every(
             self._shards.link(shard).history(hold_id) for shard in self._shards.asked_for(location)
         )
-        events = [event for part in parts for event in part.events]
-        events.sort(key=lambda each: each.now_ns)
-        # A shard that has nothing on it says nothing of whether something is missing.
-        told = [part.complete for part in parts if part.events]
-        return History(events, all(told) if told else all(part.complete for part in parts))
+        return merged_histories(parts)
 
     async def cells(self, names: Sequence[tuple[int, int]]) -> list[Cell | None]:
         """Look up cells by (sku id, location id), in order; None where there is none."""
@@ -362,3 +352,22 @@ class Router:
         if column_of(request, "kind")[0] == Kind.CANCEL_INCOMING:
             found = dict.fromkeys(await self._shards.incoming(hold_id, asked, sure=True))
         return found or {asked[0]: None}
+
+
+def merged(parts: Sequence[Hold]) -> Hold | None:
+    """One hold of its parts: its state is the least advanced of theirs, its deadline the earliest."""
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    lines: list[HoldLine] = [line for part in parts for line in part.lines]
+    states = {part.state for part in parts}
+    state = next(state for state in _LIFE if state in states)
+    return Hold(state, min(part.deadline_ns for part in parts), lines)
+
+
+def merged_histories(parts: Sequence[History]) -> History:
+    """One history of several, oldest first."""
+    events = [event for part in parts for event in part.events]
+    events.sort(key=lambda each: each.now_ns)
+    # A shard that has nothing on it says nothing of whether something is missing.
+    told = [part.complete for part in parts if part.events]
+    return History(events, all(told) if told else all(part.complete for part in parts))

@@ -4,12 +4,11 @@ The shards know no bundles: what is reserved, sold and returned is stock of the 
 are expanded before they are sent on, and the answers of a bundle's lines become one again. A batch
 has no bundles: its lines' places are their ids.
 
-A component that was sold under a receipt's id has an id of its own, made of that and the component
-(`part_id`); one of an order is in the order's hold like any other line.
+A component that was sold under a receipt's id has an id of its own (`adapters.rpc.sold`); one of an
+order is in the order's hold like any other line.
 """
 
-import hashlib
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
@@ -18,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.router import Router
+from adapters.rpc import sold
 from adapters.rpc.requests import InvalidField
 from engine import limits
 from engine.catalogue import Catalogue
+from engine.history import History
 from engine.operations import (
     COLUMNS,
     PART_KINDS,
@@ -32,6 +33,7 @@ from engine.operations import (
     pair_to_id,
 )
 from engine.status import Status
+from engine.views import Hold
 
 EXPANDED: Final = (
     Kind.RESERVE,
@@ -44,6 +46,7 @@ EXPANDED: Final = (
     Kind.MOVE,
     Kind.UNFULFIL,
 )
+_NO_SALES: Final[Mapping[bytes, Mapping[int, bytes]]] = {}
 # Answers of a component that are those of its bundle only when no other component says more.
 _LESS_TELLING: Final = (Status.OK, Status.ALREADY_RECORDED, Status.LINKED_LINE_REFUSED)
 
@@ -115,6 +118,19 @@ class BundleRouter:
         """Apply lines on one hold, as `Router.on_hold`."""
         return await self._send(request, lambda sent: self._router.on_hold(sent, location))
 
+    async def hold(self, hold_id: bytes, location: int) -> Hold | None:
+        """Look a hold up, as `Router.hold`, or what was sold of a bundle."""
+        if not self._catalogue.has_bundles:
+            return await self._router.hold(hold_id, location)
+        return await sold.hold(self._router, hold_id, location)
+
+    async def history(self, hold_id: bytes, location: int) -> tuple[Hold | None, History]:
+        """Look a hold up with the operations on it, or what was sold of a bundle."""
+        if not self._catalogue.has_bundles:
+            told = await self._router.history(hold_id, location)
+            return await self._router.hold(hold_id, location), told
+        return await sold.history(self._router, hold_id, location)
+
     async def returned(self, request: Request, sold_at: Sequence[int]) -> tuple[int, Answer]:
         """Record what came back, as `Router.returned`."""
         expanded = await self._expanded(request, "lines[{}].line".format)
@@ -149,15 +165,23 @@ class BundleRouter:
         catalogue = self._catalogue
         if not catalogue.has_bundles:
             return None
-        # What came back may be of an order or of a bundle's sale, and only looking it up tells.
-        sales = {
-            each
-            for each in returned_of(request, catalogue)
-            if await self._router.hold(each) is None
-        }
+        sales = await self._sales(request)
         if not sales and not names_bundles(request, catalogue):
             return None
         return expand(request, catalogue, sales, path)
+
+    async def _sales(self, request: Request) -> dict[bytes, dict[int, bytes]]:
+        """What lines bring back of bundles that were sold: SKU by SKU, the ids of their sales.
+
+        What came back may be of an order as well, and only looking it up tells.
+        """
+        found: dict[bytes, dict[int, bytes]] = {}
+        for sale_id in returned_of(request, self._catalogue):
+            parts = await sold.parts_of(self._router, sale_id)
+            if set(parts) - {sale_id}:
+                of = [(line.sku, each) for each, part in parts.items() for line in part.lines]
+                found[sale_id] = dict(of)
+        return found
 
 
 def names_bundles(request: Request, catalogue: Catalogue) -> bool:
@@ -189,33 +213,28 @@ def returned_of(request: Request, catalogue: Catalogue) -> list[bytes]:
     )
 
 
-def part_id(sale_id: bytes, sku: int) -> bytes:
-    """The id of the sale of one component of a bundle that was sold under an id."""
-    part = sku.to_bytes(4, "little")
-    return hashlib.blake2b(sale_id + part, digest_size=limits.OP_ID_BYTES).digest()
-
-
 def expand(
     request: Request,
     catalogue: Catalogue,
-    sales: Collection[bytes] = (),
+    sales: Mapping[bytes, Mapping[int, bytes]] = _NO_SALES,
     path: Path = "lines[{}]".format,
 ) -> Expanded:
     """The request with the components of its bundles.
 
-    `sales`: which of `returned_of` are no holds, and so may be sales of bundles. InvalidField when a
-    bundle cannot be meant, or when what it stands for is beyond a limit.
+    `sales`: of those of `returned_of` that are sales of bundles, the ids of their parts by SKU.
+    InvalidField when a bundle cannot be meant, or when what it stands for is beyond a limit.
     """
     is_bundle = _bundle_lines(request, catalogue)
     skus, quantities = _column(request, "sku").tolist(), _column(request, "quantity").tolist()
-    origin, times, sku_column, quantity_column = [], [], [], []
+    origin, numbers, times, sku_column, quantity_column = [], [], [], [], []
     for i, (sku, quantity) in enumerate(zip(skus, quantities, strict=True)):
         parts: Sequence[tuple[int, int]] = ((sku, 1),)
         if is_bundle[i]:
             parts = catalogue.components(sku)
             _check(request, i, catalogue, path(i))
-        for part, per_piece in parts:
+        for number, (part, per_piece) in enumerate(parts):
             origin.append(i)
+            numbers.append(number)
             times.append(per_piece)
             sku_column.append(part)
             # Zero means all of it, and below zero nothing is meant.
@@ -229,7 +248,7 @@ def expand(
     columns["quantity"] = np.array(quantity_column, COLUMNS["quantity"])
     _check_moves(columns, of, path)
     _set_flags(columns, of)
-    _name_sales(columns, is_bundle[of], sales)
+    _name_sales(columns, numbers, sales)
     # The digest stays that of what the caller sent.
     expanded = Request(request.op_id, len(of), columns, request.want_available, request.digest)
     return Expanded(expanded, of, np.array(times))
@@ -286,18 +305,23 @@ def _set_flags(columns: dict[str, NDArray[Any]], origin: NDArray[np.int64]) -> N
 
 
 def _name_sales(
-    columns: dict[str, NDArray[Any]], is_part: NDArray[np.bool_], sales: Collection[bytes]
+    columns: dict[str, NDArray[Any]],
+    numbers: Sequence[int],
+    sales: Mapping[bytes, Mapping[int, bytes]],
 ) -> None:
     """Give what was sold of a bundle, or comes back of one, the ids of its parts."""
     if "hold_hi" not in columns and "hold_lo" not in columns:
         return
-    lines = len(is_part)
+    lines = len(numbers)
     high, low = (columns.get(name, np.zeros(lines, "<u8")) for name in ("hold_hi", "hold_lo"))
     kinds, skus = columns["kind"], columns["sku"]
     for i in np.flatnonzero((high != 0) | (low != 0)).tolist():
-        sale_id = pair_to_id(int(high[i]), int(low[i]))
-        if (kinds[i] == Kind.SALE and is_part[i]) or (kinds[i] == Kind.RETURN and sale_id in sales):
-            high[i], low[i] = id_to_pair(part_id(sale_id, int(skus[i])))
+        named = pair_to_id(int(high[i]), int(low[i]))
+        if kinds[i] == Kind.SALE:
+            named = sold.part_id(named, numbers[i])
+        elif kinds[i] == Kind.RETURN:
+            named = sales.get(named, {}).get(int(skus[i]), named)
+        high[i], low[i] = id_to_pair(named)
     columns |= {"hold_hi": high, "hold_lo": low}
 
 

@@ -114,7 +114,7 @@ class StockServicer(stock_pb2_grpc.StockServicer):
         """Look a hold up."""
         requests.check_id("hold_id", request.hold_id)
         hint = requests.location_hint(request.location, self._catalogue)
-        return replies.hold(request.hold_id, await self._router.hold(request.hold_id, hint))
+        return replies.hold(request.hold_id, await self._lines.hold(request.hold_id, hint))
 
     async def GetHistory(
         self, request: stock_pb2.GetHoldRequest, context: Any
@@ -123,8 +123,7 @@ class StockServicer(stock_pb2_grpc.StockServicer):
         hold_id = request.hold_id
         requests.check_id("hold_id", hold_id)
         hint = requests.location_hint(request.location, self._catalogue)
-        found = await self._router.history(hold_id, hint)
-        hold = await self._router.hold(hold_id, hint)
+        hold, found = await self._lines.history(hold_id, hint)
         return replies.history(hold_id, hold, found, self._catalogue)
 
     async def Expect(self, request: stock_pb2.ExpectRequest, context: Any) -> _Reply:

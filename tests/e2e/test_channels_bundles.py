@@ -10,6 +10,7 @@ import pytest
 from grpc.aio import AioRpcError
 
 from adapters.client import Client, Disposition, InvalidArgument, PriceLine, Sku
+from engine.operations import Kind
 from engine.status import Status
 from onhand.v1 import catalog_pb2, common_pb2, stock_pb2
 from tests.e2e.conftest import (
@@ -258,6 +259,20 @@ async def test_a_bundle_at_the_till(shop: Shop, path: str) -> None:
     assert await bring_back(box, 1) == Status.OK, "blind"
     assert await shop.counters(first, goods.at) == {"on_hand": 11}
     assert await shop.counters(second, goods.at) == {"on_hand": 10}
+    assert await bring_back(box, 1, receipt_line=receipt) == Status.EXCEEDS_HOLD, "whole or not"
+
+    asked = stock_pb2.GetHoldRequest(hold_id=sold.lines[0].sale_id)
+    found = await stock.GetHold(asked)
+    assert found.state == stock_pb2.HOLD_STATE_FULFILLED
+    assert [(each.sku.id, each.fulfilled, each.returned) for each in found.lines] == [
+        (first, 4, 3),
+        (second, 2, 1),
+    ]
+    history = await stock.GetHistory(asked)
+    assert [each.fulfilled for each in history.hold.lines] == [4, 2]
+    done = [(each.kind, each.sku.id) for each in history.events if not each.status]
+    sales, returns = [(Kind.SALE, first), (Kind.SALE, second)], [(Kind.RETURN, first)]
+    assert done == [*sales, *returns, (Kind.RETURN, second), *returns]
 
 
 async def test_what_there_is_of_a_bundle(shop: Shop) -> None:

@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 import pytest
 
-from adapters.client import Batch, Client
+from adapters.client import Batch, Client, ReturnLine
 from adapters.stack import Stack
 from engine.operations import Kind
 from engine.status import Status
@@ -192,6 +192,54 @@ async def test_a_shard_refuses_what_is_not_its_own(shop: Shop) -> None:
         S.STATUS_WRONG_SHARD,
     ]
     assert await counters(shop, goods.sku, places) == [{"on_hand": 10}] * 2
+
+
+async def test_parts_of_a_hold_on_both_shards_stand_or_fall_together(shop: Shop) -> None:
+    goods, places = await both(shop)
+    stock, sku = shop.gateway.stock, goods.sku
+    held = await stock.Reserve(reserve([(sku, at, 3) for at in places]))
+    parts = [(sku, places[0], 1), (sku, places[1], 4)]
+    refused = await stock.Commit(on_hold(held.hold_id, parts))
+    assert [each.status for each in refused.lines] == [
+        S.STATUS_LINKED_LINE_REFUSED,
+        S.STATUS_EXCEEDS_HOLD,
+    ]
+    assert await counters(shop, sku, places) == [{"on_hand": 10, "reserved": 3}] * 2
+    assert (await stock.Commit(on_hold(held.hold_id, [(sku, at, 1) for at in places]))).status == OK
+    expected = {"on_hand": 10, "reserved": 2, "committed": 1}
+    assert await counters(shop, sku, places) == [expected] * 2
+
+
+# --- exchanges ------------------------------------------------------------------------------------
+
+
+async def test_an_exchange_over_both_shards(shop: Shop, client: Client) -> None:
+    """Bought at the one, and given back at the other for what is there and what is here."""
+    goods, (here, there) = await both(shop, skus=2)
+    shirt, coat = goods.skus
+    held = await client.reserve([(shirt, here, 2)], commit_now=True)
+    assert (await client.fulfil(held)).ok
+    back = [ReturnLine(shirt, there, 2, against=held.hold_id)]
+    for quantity, counted in ((11, 0), (10, 2)):
+        lines = [(coat, here, 1), (coat, there, quantity), (shirt, there, 11)]
+        op_id = os.urandom(16)
+        answers = [
+            await client.exchange(back, lines, commit_now=True, op_id=op_id) for _ in range(2)
+        ]
+        assert answers[0].ok == answers[1].ok == (quantity == 10)
+        assert [x.status for x in answers[0].lines] == [x.status for x in answers[1].lines]
+        found = await client.get_hold(held.hold_id)
+        assert [line.returned for line in found.lines] == [counted]
+    first, second = await counters(shop, coat, [here, there])
+    assert (first, second) == (
+        {"on_hand": 10, "committed": 1},
+        {"on_hand": 10, "committed": 10},
+    )
+    assert await shop.counters(shirt, there) == {"on_hand": 12, "committed": 11}
+    assert await shop.counters(shirt, here) == {"on_hand": 8}
+    order = await client.get_hold(answers[0].hold_id)
+    assert order.state.name == "COMMITTED"
+    await shop.audit()
 
 
 # --- batches --------------------------------------------------------------------------------------

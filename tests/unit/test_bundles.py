@@ -1,5 +1,6 @@
 """Bundles: from lines of bundles to lines of components, and from their answers to one answer."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -7,15 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.rpc import bundles
+from actors.router import Router
+from adapters.rpc import bundles, sold
+from adapters.rpc.bundles import BundleRouter
 from adapters.rpc.requests import InvalidField
 from engine import limits
 from engine.catalogue import Catalogue, CatalogueBlock
 from engine.entries import Component, Location, Sku
+from engine.history import Event
 from engine.operations import Answer, Flag, Kind, Request, id_to_pair, pair_to_id
 from engine.reference import ReferenceMachine
+from engine.shard_map import ShardMap
 from engine.status import Status
-from engine.views import Endangered, EndangeredHold
+from engine.views import Endangered, EndangeredHold, HoldState
+from tests.fakes.shard import FakeShard
 
 ID = bytes(range(16))
 COLA, HAM, MILK = 1, 2, 3
@@ -132,12 +138,13 @@ def test_flags_that_are_said_once_stay_so() -> None:
 
 def test_parts_of_a_sale_have_ids_of_their_own_and_those_of_an_order_its_own() -> None:
     sale, sold_order = b"s" * 16, b"o" * 16
-    sold = bundles.expand(
+    expanded = bundles.expand(
         request_of(Kind.SALE, (BOX, 1), (COLA, 1), holds=[sale, b"c" * 16]), CATALOGUE
     )
-    ids = [pair_to_id(*pair) for pair in rows(sold.request, "hold_hi", "hold_lo")]
-    assert ids == [bundles.part_id(sale, COLA), bundles.part_id(sale, HAM), b"c" * 16]
-    assert len(set(ids)) == 3
+    ids = [pair_to_id(*pair) for pair in rows(expanded.request, "hold_hi", "hold_lo")]
+    second = sold.part_id(sale, 1)
+    assert ids == [sale, second, b"c" * 16]
+    assert second not in (sale, sold.part_id(sale, 2), sold.part_id(b"c" * 16, 1))
 
     back = request_of(
         Kind.RETURN, (BOX, 1), (BOX, 1), (COLA, 1), (BOX, 1), (HAM, 1), (MILK, 1),
@@ -145,12 +152,76 @@ def test_parts_of_a_sale_have_ids_of_their_own_and_those_of_an_order_its_own() -
     )  # fmt: skip
     asked = bundles.returned_of(back, CATALOGUE)
     assert asked == [sale, sold_order, b"c" * 16], "milk is in no bundle"
-    returned = bundles.expand(back, CATALOGUE, {sale})
+    returned = bundles.expand(back, CATALOGUE, {sale: {COLA: sale, HAM: second}})
     of = [pair_to_id(*pair) for pair in rows(returned.request, "hold_hi", "hold_lo")]
     blind = bytes(16)
     assert of == [
-        *ids[:2], sold_order, sold_order, b"c" * 16, blind, blind, ids[1], b"m" * 16,
+        sale, second, sold_order, sold_order, b"c" * 16, blind, blind, second, b"m" * 16,
     ]  # fmt: skip
+    linked = [flags & Flag.LINKED for (flags,) in rows(returned.request, "flags")]
+    assert linked == [1, 0, 1, 0, 0, 1, 0, 0, 0], "a box comes back whole or not at all"
+
+
+def a_router() -> Router:
+    shard = FakeShard()
+    return Router({0: shard}, lambda: ShardMap(1, 1, {}))
+
+
+async def test_what_was_sold_of_a_bundle_is_found_by_the_id_of_its_line() -> None:
+    router, sale = a_router(), b"s" * 16
+    lines = BundleRouter(router, CATALOGUE)
+    for _ in range(2):
+        till = request_of(
+            Kind.SALE, (BOX, 2), (CASE, 1), holds=[sale, b"c" * 16], op_id=os.urandom(16)
+        )
+        await lines.submit(till)
+    found = await lines.hold(sale, 0)
+    assert found is not None
+    assert [(line.sku, line.fulfilled) for line in found.lines] == [(COLA, 12), (HAM, 500)]
+    assert found.state == HoldState.FULFILLED
+    case = await lines.hold(b"c" * 16, 0)
+    assert case is not None
+    assert [(line.sku, line.fulfilled) for line in case.lines] == [(COLA, 24)]
+    assert await lines.hold(b"n" * 16, 0) is None
+
+    back = request_of(Kind.RETURN, (BOX, 1), holds=[sale])
+    for _ in range(2):
+        _, answer = await lines.returned(back, [0])
+        assert list(answer.status) == [Status.OK]
+    again = request_of(Kind.RETURN, (HAM, 251), holds=[sale], op_id=os.urandom(16))
+    assert (await lines.returned(again, [0]))[1].status[0] == Status.EXCEEDS_HOLD
+    found = await lines.hold(sale, 0)
+    assert found is not None
+    assert [(line.sku, line.returned) for line in found.lines] == [(COLA, 6), (HAM, 250)]
+
+
+async def test_a_bundle_comes_back_whole_or_not_at_all() -> None:
+    router, sale = a_router(), b"s" * 16
+    lines = BundleRouter(router, CATALOGUE)
+    await lines.submit(request_of(Kind.SALE, (BOX, 1), holds=[sale], op_id=os.urandom(16)))
+    part = request_of(Kind.RETURN, (HAM, 1), holds=[sale], op_id=os.urandom(16))
+    assert (await lines.returned(part, [0]))[1].status == b"\0"
+    _, answer = await lines.returned(request_of(Kind.RETURN, (BOX, 1), holds=[sale]), [0])
+    assert list(answer.status) == [Status.EXCEEDS_HOLD]
+    found = await lines.hold(sale, 0)
+    assert found is not None
+    assert [line.returned for line in found.lines] == [0, 1]
+
+
+async def test_the_history_of_what_was_sold_of_a_bundle_is_that_of_its_components() -> None:
+    shard, sale = FakeShard(), b"s" * 16
+    lines = BundleRouter(Router({0: shard}, lambda: ShardMap(1, 1, {})), CATALOGUE)
+    await lines.submit(request_of(Kind.SALE, (BOX, 1), holds=[sale]))
+    for number, sku in enumerate((COLA, HAM)):
+        event = Event(ID, number, Kind.SALE, 0, sku, 1, 1, 0, 0, 0, 0, 10 - number, 0, 1, 1)
+        shard.events[sold.part_id(sale, number)] = [event]
+    found, told = await lines.history(sale, 0)
+    assert found is not None
+    assert [line.sku for line in found.lines] == [COLA, HAM]
+    assert [event.sku for event in told.events] == [HAM, COLA], "oldest first"
+    assert told.complete
+    found, told = await lines.history(b"n" * 16, 0)
+    assert (found, told.events) == (None, [])
 
 
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in bundles.EXPANDED])

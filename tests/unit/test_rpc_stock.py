@@ -530,6 +530,24 @@ async def test_a_shortage_names_whom_it_endangers(shop: Shop) -> None:
     assert [(each.line, each.endangered.hold_id) for each in told.endangered] == [(1, op_id)]
 
 
+async def test_a_bundle_is_not_sent_its_components_are(shop: Shop) -> None:
+    calls = shop.transfers
+    ids: dict[str, Any] = {"op_id": an_id(), "transfer_id": an_id()}
+    ends = {"source": a_place(1), "destination": a_place(2)}
+    lines = [transfer_pb2.TransferLine(sku=a_sku(name), quantity=1) for name in ("sku-1", "box")]
+    requested = transfer_pb2.TransferRequest(op_id=an_id(), **ends, lines=lines)
+    destination = {"destination": ends["destination"]}
+    for call, request in (
+        (calls.Request, requested),
+        (calls.Ship, transfer_pb2.ShipRequest(**ids, **ends, lines=lines)),
+        (calls.Receive, transfer_pb2.ReceiveTransferRequest(**ids, **destination, lines=lines)),
+        (calls.Cancel, transfer_pb2.CancelTransferRequest(**ids, source=a_place(1), lines=lines)),
+        (calls.Lose, transfer_pb2.LoseTransferRequest(**ids, **destination, lines=lines)),
+    ):
+        assert await refused_field(call(request)) == "lines[1].sku"
+    assert shop.shard.seen == []
+
+
 async def test_a_transfer_from_request_to_loss(shop: Shop) -> None:
     await shop.receive(10)
     op_id, calls = an_id(), shop.transfers
