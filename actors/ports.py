@@ -145,7 +145,11 @@ class Journal(Protocol):
         """Yield what follows `after` as it is written, in lists, forever. Raises as `read` does."""
 
     async def trim(self, before: Position) -> int:
-        """Drop the blocks before a position, and return how many they were."""
+        """Drop the blocks before a position, and return how many they were.
+
+        Only the owner may (ValueError): one that was replaced is Fenced, and has dropped nothing
+        since then.
+        """
 
     async def close(self) -> None:
         """Let go of all connections; running reads and tails end with JournalUnavailable."""
@@ -164,13 +168,14 @@ class Saved:
     """What a save did."""
 
     stored_bytes: int
-    oldest: Position  # of the snapshots still kept; before it no one needs the journal to recover
+    oldest: Position  # before it no one needs the journal to recover; GENESIS: all of it is needed
 
 
 class Snapshots(Protocol):
-    """Whole states of shards, each as of one position of its journal.
+    """Whole states of shards, each as of one position of the journal that has the same name.
 
-    Every method may raise `SnapshotsUnavailable`.
+    They are in the hands of the journal's owner: nobody else adds or removes any, and those kept
+    only get newer. Every method may raise `SnapshotsUnavailable`.
     """
 
     async def save(
@@ -179,14 +184,20 @@ class Snapshots(Protocol):
         """Store a state durably; it shows only when whole. The last two of a name are kept.
 
         Trim the journal before `Saved.oldest` at most: should the newest snapshot prove damaged,
-        the one before it is loaded, and needs the blocks after it.
+        the one before it is loaded, and needs the blocks after it. With a first snapshot that is
+        the whole journal. One that `load_latest` found damaged does not count as kept.
         A chunk is asked for when the one before it is stored; it must be frozen bytes, not a view
         of live state. Their boundaries are not kept. `position` is asked after the last one.
+        Raises Fenced, and changes nothing, unless the journal is still in the epoch of `position`.
         """
+
+    async def newest(self, name: str) -> Position | None:
+        """Tell the position of the newest state there is, whole or damaged; None if none is."""
 
     async def load_latest(self, name: str) -> tuple[Position, Iterator[bytes]] | None:
         """Find the newest whole state: its position and its bytes, in pieces; None if none is.
 
+        The owner's to call: others may find that what they are reading has been removed.
         Raises SnapshotsDamaged when there are some and all are damaged.
         """
 

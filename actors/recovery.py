@@ -9,14 +9,25 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import structlog
 
-from actors.ports import GENESIS, Journal, Position, Snapshots
+from actors.ports import (
+    GENESIS,
+    Compacted,
+    Fenced,
+    Journal,
+    Position,
+    Snapshots,
+    SnapshotsDamaged,
+)
 from engine import snapshot
 from engine.block import Block, crc_of, decode, encode
 from engine.machine import Machine, Outcome
 from engine.memory import AnswerMemory
 from engine.operations import Answer, Request
 from engine.shortages import of_request
+
+_log = structlog.get_logger()
 
 
 class Recovery(Exception):  # noqa: N818 - a condition, for people
@@ -47,34 +58,61 @@ async def recover(
 ) -> Recovered:
     """Fill a new machine and memory, and become the owner of the journal.
 
-    The take-over comes before the replay: what an older owner still wrote by then is read too, and
-    nothing can follow it. Raises Recovery, and what journal and snapshots raise.
+    The take-over comes before all else: what an older owner still wrote by then is read too, and
+    nothing can follow it. From then on nobody but a yet newer owner saves snapshots or trims the
+    journal, so what is loaded and what is read fit together. Raises Recovery, Fenced when another
+    one took over meanwhile, and what journal and snapshots raise.
     """
-    known: Position | None = None
-    state = Recovered(GENESIS, 0)
-    found = await snapshots.load_latest(snapshot_name(shard))
-    if found is not None:
-        known, pieces = found
-        state = Recovered(known, snapshot.load(pieces, machine, memory))
 
     def opening(position: Position) -> bytes:
-        # The nonce tells contenders for the same position apart.
-        block = Block(
-            shard, position.epoch, position.seq, machine.now_ns, 0, 0, machine.sku_limit,
-            nonce=random_bytes(16),
-        )  # fmt: skip
-        return encode(block)[0]
+        # Nothing is known of the state yet. The nonce tells contenders for the position apart.
+        nonce = random_bytes(16)
+        return encode(Block(shard, position.epoch, position.seq, 0, 0, 0, 0, nonce=nonce))[0]
 
+    name = snapshot_name(shard)
+    known = await snapshots.newest(name)
     opened = await journal.take_over(opening, known=known)
-    async for position, payload in journal.read(state.at, opened):
-        block = decode(payload)
-        _check(shard, state, position, block)
-        if position.seq > 0:
-            _reapply(block, position, machine, memory)
-        state = Recovered(position, crc_of(payload), state.blocks + 1)
+    state = await _load(name, snapshots, machine, memory)
+    began = state.at
+    try:
+        async for position, payload in journal.read(state.at, opened):
+            block = decode(payload)
+            _check(shard, state, position, block)
+            if position.seq > 0:
+                _reapply(block, position, machine, memory)
+            state = Recovered(position, crc_of(payload), state.blocks + 1)
+    except Compacted as error:
+        last = await journal.last()
+        if last is not None and last.epoch > opened.epoch:
+            raise Fenced(
+                f"shard {shard}: {last} is a newer owner's, this one is {opened}"
+            ) from error
+        unread = "" if known in {None, began} else f", that of {known} cannot be read,"
+        raise Recovery(
+            f"shard {shard}: blocks are missing: the newest snapshot ends at {began}{unread}"
+            f" and the oldest block kept is {error.oldest}"
+        ) from error
     if state.at != opened:
         raise Recovery(f"the journal ends at {state.at}, this epoch opens at {opened}")
     return state
+
+
+async def _load(
+    name: str, snapshots: Snapshots, machine: Machine, memory: AnswerMemory
+) -> Recovered:
+    """Fill machine and memory from the newest snapshot that can be read; without one, nothing.
+
+    All being damaged, the journal may still have everything: nothing is lost before it says so.
+    """
+    try:
+        found = await snapshots.load_latest(name)
+    except SnapshotsDamaged as error:
+        _log.warning("snapshots cannot be read", name=name, error=str(error))
+        found = None
+    if found is None:
+        return Recovered(GENESIS, 0)
+    at, pieces = found
+    return Recovered(at, snapshot.load(pieces, machine, memory))
 
 
 def _check(shard: int, state: Recovered, position: Position, block: Block) -> None:

@@ -49,6 +49,20 @@ READ_ENTRIES_MOST: Final = 4096
 TRIM_STEP: Final = 4096  # blocks dropped in one go, 1 to 6 ms, in which the appends of others wait
 TAKE_OVER_ATTEMPTS: Final = 100  # each lost race is another contender's win
 
+# How a script in Lua begins that only a stream's owner may run: KEYS[1] is the stream, ARGV[1] the
+# owner's epoch. The server runs a script at one moment, so no take-over comes between this and the rest.
+FENCE: Final = b"""
+local info, last = redis.call('XINFO', 'STREAM', KEYS[1])
+for i = 1, #info, 2 do
+  if info[i] == 'last-generated-id' then last = info[i + 1] end
+end
+if string.match(last, '%d+') ~= ARGV[1] then
+  return redis.error_reply('FENCED ' .. KEYS[1] .. ' is at ' .. last)
+end
+"""
+FENCED: Final = "FENCED"  # the code of that error
+
+_TRIM: Final = FENCE + b"return redis.call('XTRIM', KEYS[1], 'MINID', '=', ARGV[2])"
 _FIELD: Final = b"b"
 _NOT_GROWING: Final = "equal or smaller than the target stream top item"
 
@@ -130,12 +144,15 @@ class RedisJournal:
         return False
 
     async def trim(self, before: Position) -> int:
-        """Drop the blocks before a position, in steps, and return how many they were."""
+        """Drop the blocks before a position, in steps, each as the owner; see the port."""
+        if self._acknowledged is None:
+            raise ValueError(f"{self}: only its owner trims")
+        epoch = b"%d" % self._acknowledged.epoch
         dropped = 0
         while (first := await self.first()) is not None and first < before:
             step = min(before, Position(first.epoch, first.seq + TRIM_STEP))
-            bound = _id(step)
-            dropped += await self._query(self._queries, b"XTRIM", self._key, b"MINID", b"=", bound)
+            command = (b"EVAL", _TRIM, b"1", self._key, epoch, _id(step))
+            dropped += await self._query(self._queries, *command)
             if step == before:
                 break
         return dropped
@@ -371,6 +388,8 @@ class RedisJournal:
         except RespError as error:
             if error.code == "WRONGTYPE":
                 raise JournalLost(f"{self}: the key holds no stream") from error
+            if error.code == FENCED:
+                raise Fenced(f"{self}: {error}") from error
             raise JournalUnavailable(f"{self}: {error}") from error
 
     @asynccontextmanager

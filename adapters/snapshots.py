@@ -1,9 +1,11 @@
 """Snapshots of shards in the server that keeps their journals, so that any node finds them.
 
 A snapshot is one hash of compressed pieces, each with a CRC32C, and a manifest. The manifest is
-what makes it a snapshot: it appears in one transaction, after every piece, so half a snapshot is
-never seen. The pieces of a save that was cut short expire by themselves. The newest two snapshots
-of a name are kept. This module knows nothing of what is inside a state.
+what makes it a snapshot: it appears at one moment, after every piece, so half a snapshot is never
+seen. The pieces of a save that was cut short expire by themselves. The newest two snapshots of a
+name are kept. The manifests are changed by one script, which the server runs only for the owner of
+the journal beside them, so one that was replaced while it saved changes nothing. This module
+knows nothing of what is inside a state.
 """
 
 import asyncio
@@ -18,7 +20,15 @@ from typing import Any, Final, Self
 import msgpack
 from crc32c import crc32c
 
-from actors.ports import Position, Saved, SnapshotsDamaged, SnapshotsUnavailable
+from actors.ports import (
+    GENESIS,
+    Fenced,
+    Position,
+    Saved,
+    SnapshotsDamaged,
+    SnapshotsUnavailable,
+)
+from adapters.journal import FENCE, FENCED
 from adapters.resp import Command, Endpoint, Reply, RespClient, RespError, ServerUnavailable
 
 PIECE_BYTES: Final = 512 << 10  # of a piece before compression: what one write costs the server
@@ -31,6 +41,51 @@ FORMAT: Final = 1
 
 _LEVEL: Final = 1  # zlib's fastest
 _CHECKSUM: Final = struct.Struct("<I")
+
+# Makes a state seen and lasting, and forgets older ones; tells how many are kept, and the oldest one's key.
+# A second run, after a reply was lost, finds it done. KEYS: the journal, the index, the pieces, and
+# what they are to be called. ARGV: epoch, seq, manifest, number of pieces, how many states to
+# keep, and then the keys of damaged ones, which are forgotten first.
+_PUBLISH: Final = (
+    FENCE
+    + b"""
+local function position(field)
+  local epoch, seq = string.match(field, ':(%d+)%-(%d+):%x+$')
+  return tonumber(epoch), tonumber(seq)
+end
+local function is_newer(a, b)
+  local a_epoch, a_seq = position(a)
+  local b_epoch, b_seq = position(b)
+  return a_epoch > b_epoch or (a_epoch == b_epoch and a_seq > b_seq)
+end
+local function forget(field)
+  redis.call('HDEL', KEYS[2], field)
+  redis.call('UNLINK', field)
+end
+for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
+  if is_newer(field, KEYS[4]) then
+    return redis.error_reply('FENCED there is ' .. field)
+  end
+end
+if redis.call('HEXISTS', KEYS[2], KEYS[4]) == 0 then
+  if redis.call('HLEN', KEYS[3]) ~= tonumber(ARGV[4]) then
+    redis.call('UNLINK', KEYS[3])
+    return redis.error_reply('EXPIRED before the last piece was saved')
+  end
+  redis.call('RENAME', KEYS[3], KEYS[4])
+  redis.call('PERSIST', KEYS[4])
+  redis.call('HSET', KEYS[2], KEYS[4], ARGV[3])
+  for i = 6, #ARGV do forget(ARGV[i]) end
+end
+local fields = redis.call('HKEYS', KEYS[2])
+table.sort(fields, is_newer)
+for i = tonumber(ARGV[5]) + 1, #fields do
+  forget(fields[i])
+  fields[i] = nil
+end
+return {#fields, fields[#fields]}
+"""
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +116,8 @@ class RedisSnapshots:
     """The `actors.ports.Snapshots` in a Valkey or Redis. Connects when first used.
 
     Under `<prefix>:snapshots:<name>` stands a hash of manifests, under
-    `<prefix>:snapshot:<name>:<position>:<nonce>` one of pieces (without a position until it is whole).
+    `<prefix>:snapshot:<name>:<position>:<nonce>` one of pieces (without a position until it is whole),
+    and under `<prefix>:<name>` the journal that the states are of.
     """
 
     def __init__(
@@ -80,6 +136,7 @@ class RedisSnapshots:
         )
         self._prefix = prefix
         self._duty = duty
+        self._damaged: dict[str, set[bytes]] = {}  # of names: keys of states that cannot be read
 
     async def save(
         self, name: str, chunks: AsyncIterable[bytes], position: Callable[[], Position]
@@ -98,9 +155,9 @@ class RedisSnapshots:
             pieces.append(await self._store_piece(unfinished, len(pieces), raw))
         at = position()
         key = f"{self._prefix}:snapshot:{name}:{at}:{nonce}"
-        await self._publish(name, unfinished, _Manifest(at, key, pieces))
-        oldest = await self._forget_old(name)
-        return Saved(sum(stored_bytes for stored_bytes, _ in pieces), oldest)
+        kept, oldest = await self._publish(name, unfinished, _Manifest(at, key, pieces))
+        stored_bytes = sum(stored_bytes for stored_bytes, _ in pieces)
+        return Saved(stored_bytes, _position_of(oldest) if kept == KEPT else GENESIS)
 
     async def _store_piece(self, key: bytes, number: int, raw: bytearray) -> tuple[int, int]:
         """Compress and store one piece; its stored bytes and CRC32C."""
@@ -115,14 +172,20 @@ class RedisSnapshots:
         await asyncio.sleep((time.monotonic() - started_s) * (1 / self._duty - 1))
         return len(piece), checksum
 
+    async def newest(self, name: str) -> Position | None:
+        """Tell the newest state's position; see the port."""
+        manifests = await self._manifests(name)
+        return _position_of(next(iter(manifests))) if manifests else None
+
     async def load_latest(self, name: str) -> tuple[Position, Iterator[bytes]] | None:
         """Find the newest whole state; see the port. It is held compressed until it is used up."""
         manifests = await self._manifests(name)
         for _ in range(2):  # again, since a save may have removed what was being read
-            for manifest in manifests.values():
+            for field, manifest in manifests.items():
                 stored = None if manifest is None else await self._stored_pieces(manifest)
                 if manifest is not None and stored is not None:
                     return manifest.position, _decompressed(stored)
+                self._damaged.setdefault(name, set()).add(field)
             if not manifests:
                 return None
             manifests = await self._manifests(name)
@@ -132,33 +195,19 @@ class RedisSnapshots:
         """Drop the connection."""
         await self._client.close()
 
-    async def _publish(self, name: str, unfinished: bytes, manifest: _Manifest) -> None:
-        """Make the snapshot visible and lasting, in one transaction."""
-        field = manifest.key.encode()
-        replies = await self._call(
-            (b"MULTI",),
-            (b"RENAME", unfinished, field),
-            (b"PERSIST", field),
-            (b"HLEN", field),
-            (b"HSET", self._index(name), field, manifest.encode()),
-            (b"EXEC",),
-        )
-        pieces_there = replies[-1][2]
-        if pieces_there != len(manifest.pieces):
-            await self._remove(name, field)
-            raise SnapshotsUnavailable(f"{manifest.key}: pieces expired before the last was saved")
-
-    async def _forget_old(self, name: str) -> Position:
-        """Remove all but the newest snapshots, and return the position of the oldest one kept."""
-        fields = list(await self._manifests(name))
-        for field in fields[KEPT:]:
-            await self._remove(name, field)
-        return _position_of(fields[:KEPT][-1])
-
-    async def _remove(self, name: str, field: bytes) -> None:
-        await self._call(
-            (b"MULTI",), (b"HDEL", self._index(name), field), (b"UNLINK", field), (b"EXEC",)
-        )
+    async def _publish(
+        self, name: str, unfinished: bytes, manifest: _Manifest
+    ) -> tuple[int, bytes]:
+        """Make the snapshot visible and lasting; the number of those kept, and the oldest's key."""
+        at = manifest.position
+        keys = (self._journal(name), self._index(name), unfinished, manifest.key.encode())
+        numbers = (b"%d" % at.epoch, b"%d" % at.seq, manifest.encode())
+        counts = (b"%d" % len(manifest.pieces), b"%d" % KEPT)
+        damaged = self._damaged.get(name, ())
+        command = (b"EVAL", _PUBLISH, b"4", *keys, *numbers, *counts, *damaged)
+        ((kept, oldest),) = await self._call(command)
+        self._damaged.pop(name, None)
+        return kept, oldest
 
     async def _manifests(self, name: str) -> dict[bytes, _Manifest | None]:
         """Read the index of a name, newest first; a manifest is None when it is damaged."""
@@ -183,7 +232,12 @@ class RedisSnapshots:
         try:
             return await self._client.call_many(commands)
         except (ServerUnavailable, RespError) as error:
+            if isinstance(error, RespError) and error.code == FENCED:
+                raise Fenced(str(error)) from error
             raise SnapshotsUnavailable(str(error)) from error
+
+    def _journal(self, name: str) -> bytes:
+        return f"{self._prefix}:{name}".encode()
 
     def _index(self, name: str) -> bytes:
         return f"{self._prefix}:snapshots:{name}".encode()

@@ -144,7 +144,8 @@ class Mirror:
             self._set(image, stamp)
             rows = image.rows
         self._note_endangered(block, rows)
-        self.stamp, self.now_ns, self._crc = stamp, block.now_ns, crc
+        self.stamp, self._crc = stamp, crc
+        self.now_ns = max(self.now_ns, block.now_ns)  # an owner that opens knows no time yet
         return rows
 
     def _note_endangered(self, block: Block, rows: NDArray[np.int32]) -> None:

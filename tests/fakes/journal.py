@@ -26,6 +26,11 @@ class MemoryStream:
         self.last = position
         self.wake()
 
+    def cut(self, before: Position) -> int:
+        dropped = bisect_left(self.entries, before, key=lambda entry: entry[0])
+        del self.entries[:dropped]
+        return dropped
+
     def wake(self) -> None:
         self.grown.set()
         self.grown = asyncio.Event()
@@ -133,9 +138,12 @@ class FakeJournal:
         raise JournalUnavailable("closed")
 
     async def trim(self, before: Position) -> int:
-        dropped = bisect_left(self.stream.entries, before, key=lambda entry: entry[0])
-        del self.stream.entries[:dropped]
-        return dropped
+        if self.acknowledged is None:
+            raise ValueError("only its owner trims")
+        await self.delay()
+        if self.stream.last is None or self.stream.last.epoch != self.acknowledged.epoch:
+            raise Fenced(f"the stream is at {self.stream.last}")
+        return self.stream.cut(before)
 
     async def close(self) -> None:
         self.closed = True

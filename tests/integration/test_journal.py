@@ -292,6 +292,37 @@ async def test_trim_drops_what_is_before_and_nothing_else(stage: Stage) -> None:
     await journal.append(Position(1, 10), b"goes on")
 
 
+async def test_only_the_owner_trims(stage: Stage) -> None:
+    old, new = stage.open(), stage.open()
+    await owner(old, 9)
+    with pytest.raises(ValueError):
+        await new.trim(Position(1, 6))
+    await owner(new, 3)
+    with pytest.raises(Fenced):
+        await old.trim(Position(1, 6))
+    assert len(await everything(new)) == 14
+    assert await new.trim(Position(1, 6)) == 6
+
+
+async def test_a_trim_ends_when_another_takes_over(url: str, key: str) -> None:
+    """It drops step by step: none of the steps is done for an owner that was replaced meanwhile."""
+    old, new = real(url, key), real(url, key)
+    await owner(old, 3)
+    await old.trim(Position(1, 1))
+    first = old.first
+
+    async def and_another_takes_over() -> Position | None:
+        await new.take_over(nonce("new"))
+        return await first()
+
+    old.first = and_another_takes_over  # type: ignore[method-assign]
+    with pytest.raises(Fenced):
+        await old.trim(Position(1, 3))
+    assert await new.first() == Position(1, 1)
+    await old.close()
+    await new.close()
+
+
 async def test_reading_from_before_a_trim_is_compacted_never_silent(stage: Stage) -> None:
     journal = stage.open()
     await owner(journal, 9)

@@ -1,15 +1,24 @@
-"""Snapshots in a real Valkey: whole or not there, checked, the last two kept."""
+"""Snapshots in a real Valkey: whole or not there, checked, the last two kept, by the owner alone."""
 
 import asyncio
 import random
 from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 
 import pytest
 
-from actors.ports import Position, Saved, SnapshotsDamaged, SnapshotsUnavailable
+from actors.ports import (
+    GENESIS,
+    Fenced,
+    Position,
+    Saved,
+    SnapshotsDamaged,
+    SnapshotsUnavailable,
+)
 from adapters import snapshots
-from adapters.resp import RespClient
+from adapters.resp import RespClient, RespError
 from adapters.snapshots import PIECE_BYTES, RedisSnapshots
+from tests.integration.conftest import ProxyMaker
 
 
 @pytest.fixture
@@ -33,15 +42,23 @@ def noise(n: int) -> bytes:
     return random.Random(n).randbytes(n)
 
 
+async def take_over(store: RedisSnapshots, name: str, epoch: int) -> None:
+    """Open an epoch of the journal, if it has not come as far."""
+    with suppress(RespError):
+        opening = b"%d-0" % epoch
+        await store._client.call(b"XADD", store._journal(name), opening, b"b", b"opens")
+
+
 async def save(
     store: RedisSnapshots, name: str, position: Position, chunks: Iterable[bytes]
 ) -> Saved:
-    """Save a state that is there already."""
+    """Save a state that is there already, as the owner unless there is a newer one."""
 
     async def given() -> AsyncIterator[bytes]:
         for chunk in chunks:
             yield chunk
 
+    await take_over(store, name, position.epoch)
     return await store.save(name, given(), lambda: position)
 
 
@@ -61,10 +78,12 @@ async def save(
 )
 async def test_what_is_saved_is_loaded(store: RedisSnapshots, chunks: list[bytes]) -> None:
     saved = await save(store, "shard-0", Position(3, 17), iter(chunks))
-    assert saved.oldest == Position(3, 17)
+    assert saved.oldest == GENESIS, "one alone may be damaged: the whole journal stays"
     assert await load(store, "shard-0") == (Position(3, 17), b"".join(chunks))
+    assert await store.newest("shard-0") == Position(3, 17)
     assert saved.stored_bytes <= len(b"".join(chunks)) + 1000
     assert await load(store, "shard-1") is None
+    assert await store.newest("shard-1") is None
 
 
 async def test_the_newest_two_are_kept(store: RedisSnapshots, admin: RespClient, key: str) -> None:
@@ -72,7 +91,7 @@ async def test_the_newest_two_are_kept(store: RedisSnapshots, admin: RespClient,
     for position in (Position(1, 9), Position(1, 80), Position(2, 3)):
         saved = await save(store, "s", position, [str(position).encode()])
         oldest.append(saved.oldest)
-    assert oldest == [Position(1, 9), Position(1, 9), Position(1, 80)]
+    assert oldest == [GENESIS, Position(1, 9), Position(1, 80)]
     assert await load(store, "s") == (Position(2, 3), b"2-3")
     left = await keys(admin, key)
     assert {name.rpartition(":")[0] for name in left} == {
@@ -82,13 +101,60 @@ async def test_the_newest_two_are_kept(store: RedisSnapshots, admin: RespClient,
     }
 
 
-async def test_a_late_save_of_an_older_state_never_wins(
-    store: RedisSnapshots, admin: RespClient, key: str
-) -> None:
-    for position in (Position(5, 1), Position(6, 1), Position(4, 9)):
+async def test_states_only_get_newer(store: RedisSnapshots, admin: RespClient, key: str) -> None:
+    for position in (Position(5, 1), Position(6, 7), Position(6, 7)):
         await save(store, "s", position, [str(position).encode()])
-    assert await load(store, "s") == (Position(6, 1), b"6-1")
+    before = await keys(admin, key)
+    for position in (Position(4, 9), Position(5, 2), Position(6, 6)):
+        with pytest.raises(Fenced):
+            await save(store, "s", position, [b"older"])
+    assert await load(store, "s") == (Position(6, 7), b"6-7")
+    added = await keys(admin, key) - before
+    assert {name.count(":") for name in added} == {2}, "nothing but pieces, which expire"
+
+
+async def test_an_owner_that_is_replaced_while_it_saves_changes_nothing(
+    store: RedisSnapshots, url: str, admin: RespClient, key: str
+) -> None:
+    """Without this its state would be the one to fall back on, its journal trimmed already."""
+    await take_over(store, "s", 1)
+    newer = RedisSnapshots(url, key, duty=1.0)
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield noise(PIECE_BYTES)
+        await save(newer, "s", Position(2, 5), [b"the newer owner's"])
+        yield b"the rest"
+
+    with pytest.raises(Fenced, match="2-0"):
+        await store.save("s", slow(), lambda: Position(1, 9))
+    assert await load(newer, "s") == (Position(2, 5), b"the newer owner's")
     assert len(await keys(admin, key)) == 3
+    assert await admin.call(b"TTL", await unfinished_key(admin, key)) >= 0
+    await newer.close()
+
+
+async def test_without_its_journal_nothing_is_saved(store: RedisSnapshots) -> None:
+    async def state() -> AsyncIterator[bytes]:
+        yield b"state"
+
+    with pytest.raises(SnapshotsUnavailable, match="no such key"):
+        await store.save("s", state(), lambda: Position(1, 1))
+    assert await load(store, "s") is None
+
+
+@pytest.mark.parametrize("fate", ["lose_request", "lose_reply"])
+async def test_a_save_is_repeated_until_it_is_answered(
+    fate: str, proxied: ProxyMaker, admin: RespClient, key: str
+) -> None:
+    proxy, url = await proxied()
+    store = RedisSnapshots(url, key, duty=1.0)
+    await save(store, "s", Position(1, 1), [b"one"])
+    proxy.once(fate, b"EVAL")
+    saved = await save(store, "s", Position(1, 2), [b"two"])
+    assert saved.oldest == Position(1, 1)
+    assert await load(store, "s") == (Position(1, 2), b"two")
+    assert len(await keys(admin, key)) == 3
+    await store.close()
 
 
 async def unfinished_key(admin: RespClient, prefix: str) -> bytes:
@@ -126,17 +192,23 @@ async def test_a_damaged_snapshot_gives_way_to_the_one_before(
             await admin.call(b"DEL", victim)
         elif damage == "manifest":
             manifest = await admin.call(b"HGET", index, victim)
-            await admin.call(b"HSET", index, victim, manifest[:-1] + b"\x00")
+            await admin.call(b"HSET", index, victim, manifest[:-1] + bytes([manifest[-1] ^ 1]))
         else:
             await admin.call(b"HSET", index, victim, b"\x00")
 
     await spoil("1-2")
     assert await load(store, "s") == (Position(1, 1), state)
+    assert await store.newest("s") == Position(1, 2), "so far the journal must reach all the same"
+    saved = await save(store, "s", Position(1, 3), [b"third" * 300_000])
+    assert saved.oldest == Position(1, 1), "the damaged one is none to fall back on"
+    await spoil("1-3")
+    assert await load(store, "s") == (Position(1, 1), state)
     await spoil("1-1")
     with pytest.raises(SnapshotsDamaged):
         await store.load_latest("s")
-    await save(store, "s", Position(1, 3), [b"good again"])
-    assert await load(store, "s") == (Position(1, 3), b"good again")
+    saved = await save(store, "s", Position(1, 4), [b"good again"])
+    assert saved.oldest == GENESIS
+    assert await load(store, "s") == (Position(1, 4), b"good again")
 
 
 async def test_half_a_save_is_never_seen_and_goes_away(
@@ -170,7 +242,8 @@ async def test_a_save_whose_pieces_expired_is_not_published(
         await expire()
         yield b"the rest"
 
-    with pytest.raises(SnapshotsUnavailable):
+    await take_over(store, "s", 1)
+    with pytest.raises(SnapshotsUnavailable, match="EXPIRED"):
         await store.save("s", slow(), lambda: Position(1, 1))
     assert await load(store, "s") is None
     assert await keys(admin, key) == set()

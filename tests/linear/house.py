@@ -145,7 +145,7 @@ class House:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._stream = MemoryStream()
-        self._snapshots = FakeSnapshots()
+        self._snapshots = FakeSnapshots(self._stream)
         self._port = 0
 
     async def __aenter__(self) -> Self:

@@ -120,7 +120,7 @@ class Market:
     async def start(self) -> None:
         self.shards = [
             Shard(
-                number, FakeJournal(stream, self.schedule.pause), FakeSnapshots(), Places(number),
+                number, FakeJournal(stream, self.schedule.pause), FakeSnapshots(stream), Places(number),
                 stop_process=_fail, clock=self._clock,
             )
             for number, stream in enumerate(self.streams)

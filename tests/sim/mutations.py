@@ -249,7 +249,7 @@ def _store_with(save: Callable[..., Any]) -> AbstractContextManager[Any]:
 class _Store:
     def __init__(self, store: Any, save: Callable[..., Any]) -> None:
         self.save = partial(save, store)
-        self.load_latest = store.load_latest
+        self.load_latest, self.newest = store.load_latest, store.newest
 
 
 @mutation

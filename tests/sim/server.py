@@ -91,8 +91,8 @@ class StreamServer:
                 return self._range(*arguments)
             case b"XINFO":
                 return self._info(arguments[1])
-            case b"XTRIM":
-                return self._trim(arguments[0], arguments[-1])
+            case b"EVAL":
+                return self._trim(*arguments[2:])
         return b"-ERR unknown command\r\n"
 
     def _add(self, key: bytes, *arguments: bytes) -> bytes:
@@ -128,8 +128,12 @@ class StreamServer:
             return b"-ERR no such key\r\n"
         return _array([_bulk(b"last-generated-id"), _bulk(str(stream.last).encode())])
 
-    def _trim(self, key: bytes, before: bytes) -> bytes:
-        entries = self.stream(key.decode()).entries
+    def _trim(self, key: bytes, epoch: bytes, before: bytes) -> bytes:
+        """Do what the only script does: it drops entries, for the owner alone."""
+        stream = self.stream(key.decode())
+        if stream.last is None or stream.last.epoch != int(epoch):
+            return b"-FENCED\r\n"
+        entries = stream.entries
         dropped = bisect_left(entries, Position.parse(before.decode()), key=_position)
         del entries[:dropped]
         return b":%d\r\n" % dropped

@@ -5,9 +5,10 @@ from collections.abc import AsyncIterable, Callable, Iterator, Sequence
 from random import Random
 from typing import Final
 
-from actors.ports import Position, Saved
+from actors.ports import GENESIS, Fenced, Position, Saved, SnapshotsDamaged
 from engine.block import NOT_SOLD, Place
 from engine.shard_map import ShardMap
+from tests.sim.server import Stream
 
 KEPT: Final = 2
 USD: Final = 840
@@ -15,11 +16,15 @@ CHANNELS: Final = 2  # with rules; of the next number nobody knows
 
 
 class SnapshotStore:
-    """The last two snapshots of each name, by position. A process that dies leaves none behind."""
+    """The last two snapshots of each name, by position. A process that dies leaves none behind.
 
-    def __init__(self, chance: Random) -> None:
+    `stream` gives the journal of a name: only its owner saves.
+    """
+
+    def __init__(self, chance: Random, stream: Callable[[str], Stream]) -> None:
         self.kept: dict[str, dict[Position, bytes]] = {}
         self._chance = chance
+        self._stream = stream
 
     async def save(
         self, name: str, chunks: AsyncIterable[bytes], position: Callable[[], Position]
@@ -29,28 +34,34 @@ class SnapshotStore:
             whole += chunk
             await asyncio.sleep(self._chance.uniform(0, 0.02))
         await asyncio.sleep(self._chance.uniform(0, 0.1))
-        kept = self.kept.setdefault(name, {})
-        kept[position()] = bytes(whole)
+        kept, at, last = self.kept.setdefault(name, {}), position(), self._stream(name).last
+        if last is None or last.epoch != at.epoch or (kept and max(kept) > at):
+            raise Fenced(f"{name} is at {last}")
+        kept[at] = bytes(whole)
         for old in sorted(kept)[:-KEPT]:
             del kept[old]
-        return Saved(len(whole), min(kept))
+        return Saved(len(whole), min(kept) if len(kept) == KEPT else GENESIS)
+
+    async def newest(self, name: str) -> Position | None:
+        await asyncio.sleep(self._chance.uniform(0, 0.01))
+        return max(self.kept.get(name, {}), default=None)
 
     async def load_latest(self, name: str) -> tuple[Position, Iterator[bytes]] | None:
         await asyncio.sleep(self._chance.uniform(0, 0.05))
-        kept = {at: whole for at, whole in self.kept.get(name, {}).items() if whole}
-        if not kept:
-            return None
-        position = max(kept)
-        return position, iter([kept[position]])
+        kept = self.kept.get(name, {})
+        whole = {at: state for at, state in kept.items() if state}
+        damaged = kept.keys() - whole.keys()
+        for at in damaged:
+            del kept[at]  # it does not count from now on
+        if damaged and not whole:
+            raise SnapshotsDamaged(name)
+        return (max(whole), iter([whole[max(whole)]])) if whole else None
 
     def damage_newest(self, name: str) -> None:
-        """Make the newest unreadable, if an older one is there that was saved before it.
-
-        One that an owner which was replaced saved later is none to fall back on: the journal behind
-        it may have been trimmed by then.
-        """
-        kept = self.kept.get(name, {})
-        if len(kept) == KEPT and all(kept.values()) and list(kept) == sorted(kept):
+        """Make the newest unreadable, if another one is there, or all of the journal."""
+        kept, entries = self.kept.get(name, {}), self._stream(name).entries
+        is_all = bool(entries) and entries[0][0] == GENESIS.opening()
+        if kept and all(kept.values()) and (len(kept) == KEPT or is_all):
             kept[max(kept)] = b""
 
 

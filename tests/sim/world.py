@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 from actors import transfers
 from actors.cluster import NotServing
 from actors.links import RemoteShard, serve_link
-from actors.ports import AppendInDoubt, Compacted, Fenced, JournalUnavailable, Unavailable
+from actors.ports import AppendInDoubt, Fenced, JournalUnavailable, Unavailable
 from actors.router import Router
 from actors.shard import Shard
 from adapters.journal import RedisJournal
@@ -53,7 +53,7 @@ class World:
         self.server = StreamServer(self.loop, self.fork(), self.weather, self.log)
         self.loop.connect = self.server.connect
         self.network = Network(self.loop, self.fork(), self.weather)
-        self.snapshots = SnapshotStore(self.fork())
+        self.snapshots = SnapshotStore(self.fork(), self.server.stream)
         self.shards = self.chance.choice((1, 2, 3, 3))
         placements = {SPLIT_LOCATION: tuple(range(self.shards))}
         self.shard_map = ShardMap(1, self.shards, placements if self.shards > 1 else {})
@@ -153,7 +153,7 @@ class ShardHost:
         )  # fmt: skip
         try:
             await shard.start()
-        except (JournalUnavailable, AppendInDoubt, Fenced, Compacted) as error:
+        except (JournalUnavailable, AppendInDoubt, Fenced) as error:
             self.exit(f"did not start: {type(error).__name__}")
         self.shard = shard
         self.link = Witness(self)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from actors.mirror import MirrorFeed, Mirrors
 from actors.ports import JournalUnavailable, Position
-from engine.block import BlockDamaged, crc_of, decode
+from engine.block import Block, BlockDamaged, crc_of, decode, encode
 from engine.kernels import CELL_WORDS, INCOMING, KEY, ON_HAND, PRICE, RESERVED, VERSION
 from engine.mirror import (
     MAX_EPOCH,
@@ -93,6 +93,15 @@ def test_changed_since_names_what_was_touched(
     else:
         words = slice(PRICE, VERSION + 1) if fields is Fields.PRICE else slice(ON_HAND, PRICE)
         assert set(np.flatnonzero(differs[:, words].any(axis=1)).tolist()) <= set(told) <= touched
+
+
+def test_an_opening_tells_no_time() -> None:
+    shard, mirror = FakeShard(), Mirror(0)
+    follow(mirror, shard.open_epoch())
+    follow(mirror, shard.write({(1, 1): {ON_HAND: 5}}))
+    payload, crc = encode(Block(0, 2, 0, 0, 0, 0, 0, nonce=b"n" * 16))
+    mirror.apply(decode(payload), crc)
+    assert (mirror.stamp, mirror.now_ns) == (stamp_of(2, 0), shard.now_ns)
 
 
 def test_sold_and_restocked_in_one_block_is_still_a_change_of_stock() -> None:
@@ -318,7 +327,7 @@ async def test_feed_that_was_overtaken_by_trimming_catches_up_from_the_shard() -
         await stage.caught_up()
         stage.shard.write({(1, 1): {ON_HAND: 6}})
         stage.shard.write({(1, 1): {ON_HAND: 7}})
-        await stage.journal.trim(stage.shard.at)  # before the feed had a turn
+        stage.stream.cut(stage.shard.at)  # before the feed had a turn
         await stage.caught_up()
         assert stage.ear.loads == 1
         assert stage.ear.told[-1] == [0]

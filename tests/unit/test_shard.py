@@ -41,7 +41,7 @@ class World:
 
     def __init__(self) -> None:
         self.stream = MemoryStream()
-        self.snapshots = FakeSnapshots()
+        self.snapshots = FakeSnapshots(self.stream)
         self.catalogue = FakeCatalogue()
         self.stopped: list[str] = []
         self.now_ns = 10**18
