@@ -171,7 +171,7 @@ class MirrorFeed:
         Nothing may run between a block and the call of the listener, so this does not wait: a
         reader would see values of a block that its token does not cover. Returns where to go on.
         """
-        mirror, since, changed = self.mirror, self.mirror.stamp, []
+        mirror, since, known_ns, changed = self.mirror, self.mirror.stamp, self.mirror.now_ns, []
         until = time.perf_counter() + self._slice_s
         try:
             while start < len(entries):
@@ -187,12 +187,13 @@ class MirrorFeed:
                 if time.perf_counter() >= until:
                     break
         finally:  # also of those before a block that is broken
+            if mirror.now_ns > known_ns:  # an opening alone has no time to be late by
+                self._lag_ns = max(0, self._now_ns() - mirror.now_ns)
             if mirror.stamp > since:
                 self._tell(changed, since)
         return start
 
     def _tell(self, changed: list[NDArray[np.int32]], since: int) -> None:
-        self._lag_ns = max(0, self._now_ns() - self.mirror.now_ns)
         if self._listener is not None:
             rows = changed[0] if len(changed) == 1 else _merged(changed)
             self._listener.changed(self.mirror.shard, rows, since)

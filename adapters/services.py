@@ -217,12 +217,13 @@ class GatewayService:
         self._open = AsyncExitStack()
         self._mirrors: Mirrors | None = None
         self._hub: DeltaHub | None = None
+        self._registry = Registry(config.redis_url, config.prefix)
         self._handles = [host.actor(shard_name(number)) for number in range(config.shards)]
 
     async def start(self) -> None:
         """Take the catalogue over, open the server; the mirrors follow once the shards serve."""
         config = self._config
-        registry = await self._open.enter_async_context(Registry(config.redis_url, config.prefix))
+        registry = await self._open.enter_async_context(self._registry)
         reader = CatalogueReader(config.catalogue_journal())
         self._open.push_async_callback(reader.journal.close)
         writer = CatalogueWriter(reader, shards=config.shards, on_change=self._tell_shards)
@@ -284,7 +285,9 @@ class GatewayService:
             raise Unavailable("the gateway is starting")
         match method:
             case "status":
+                servers = await self._registry.entries()
                 return {
+                    "servers": {name: asdict(entry) for name, entry in servers.items()},
                     "subscribers": self._hub.subscribers,
                     "mirrors": [asdict(health) for health in self._mirrors.health],
                 }

@@ -11,7 +11,6 @@ from adapters.cli.options import (
     JsonFile,
     JsonOutput,
     RayAddress,
-    read_note,
 )
 from adapters.cli.output import check_writable, out, print_json, say, write_json
 from adapters.cli.running import Running
@@ -40,12 +39,11 @@ def status(
     """
     with Running(data_dir, ray_address) as running:
         shards = [running.shard(number) for number in running.shards]
-        subscribers = running.gateway["subscribers"]
-    servers: dict[str, dict[str, str]] = read_note(data_dir).get("servers", {})
+        subscribers, servers = running.gateway["subscribers"], running.gateway["servers"]
     if as_json:
         print_json({"servers": servers, "subscribers": subscribers, "shards": shards})
         return
-    for name, entry in servers.items():
+    for name, entry in sorted(servers.items()):
         out.print(f"{name:<10} gRPC {entry['address']}  metrics {entry['metrics'] or 'off'}")
     out.print(f"delta subscribers: {subscribers:,}")
     table = Table(*(name.replace("_", " ") for name in SHOWN))

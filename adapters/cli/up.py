@@ -2,7 +2,6 @@
 
 import signal
 import threading
-from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,14 +50,7 @@ def up(
         for warning in stack.warnings:
             say(f"warning: {warning}")
         servers = stack.servers()
-        write_note(
-            data_dir,
-            {
-                "gateway": stack.gateway_address,
-                "ray": stack.cluster.address,
-                "servers": {name: asdict(entry) for name, entry in servers.items()},
-            },
-        )
+        write_note(data_dir, {"gateway": stack.gateway_address, "ray": stack.cluster.address})
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             err.print(_addresses(stack, servers))

@@ -321,6 +321,19 @@ async def test_feed_loads_once_and_follows() -> None:
     await staged(play)
 
 
+async def test_an_owner_that_opens_after_a_quiet_hour_is_no_lag() -> None:
+    async def play(stage: Stage) -> None:
+        stage.shard.write({(1, 1): {ON_HAND: 5}})
+        await stage.caught_up()
+        lag_ns = stage.feed.health.lag_ns
+        stage.feed._now_ns = lambda: 10**9 + 3_600 * 10**9
+        stage.shard.open_epoch()
+        await stage.caught_up()
+        assert stage.feed.health.lag_ns == lag_ns
+
+    await staged(play)
+
+
 async def test_feed_that_was_overtaken_by_trimming_catches_up_from_the_shard() -> None:
     async def play(stage: Stage) -> None:
         stage.shard.write({(1, 1): {ON_HAND: 5}, (2, 1): {ON_HAND: 5}})
