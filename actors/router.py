@@ -132,6 +132,11 @@ class Router:
         async with self._turns.of(hold_id_of(request)):
             return await self._on_hold(request, location)
 
+    async def on_each(self, request: Request, location: int) -> dict[int, Answer]:
+        """Apply lines to each shard of a location, whether it has what they are about or not."""
+        asked = self._shards.asked_for(location) if self._only is None else [self._first]
+        return await self._shards.submit_each(dict.fromkeys(asked, request))
+
     async def move(self, request: Request) -> tuple[int, Answer]:
         """Move lines of a pending hold to another location, on the same shard or not."""
         if self._only is not None:

@@ -21,12 +21,14 @@ from actors.router import Router
 from engine import limits
 from engine.operations import Answer, Kind, Request
 from engine.status import Status
-from engine.views import Hold, Incoming
+from engine.views import Hold, Incoming, IncomingLine
 
 Told = tuple[int, Answer]
 """The shard of the first line, and the answer."""
 
 _OK: Final = int(Status.OK)
+# What shards say that are to give records up, by what counts less; all else counts more.
+_SAID: Final = (Status.OK, Status.HOLD_NOT_PENDING, Status.UNKNOWN_HOLD)
 
 
 def record_id(transfer_id: bytes, number: int) -> bytes:
@@ -98,24 +100,30 @@ async def lose(router: Router, request: Request) -> Told:
 
 
 async def _lose_all(router: Router, request: Request) -> Told:
-    """Give up all records, the last one by the request itself.
+    """Give up all that is on its way, by one request to each shard of the destination.
 
-    Where the destination is over several shards, one may have an earlier record open still when
-    another has closed its part. Each is asked, open or not, so that a repeat hears the same.
+    Where these are several, one may have an earlier record open still when another has closed its
+    part. Each is asked about all that are open, whether it has some of them or not, and remembers
+    what it has said: so a repeat gives up nothing that was sent since.
     """
     # The place is in the request only to find the records by.
     location = int(column_of(request, "location")[0])
-    whole = {name: request.columns[name] for name in request.columns if name != "location"}
-    transfer_id = hold_id_of(request)
-    last = max(len(await _records(router, transfer_id, location)) - 1, 0)
-    is_lost = False
-    for number in range(last):
-        record = on(record_id(transfer_id, number))
-        step = step_of(request, f"lose {number}", kind=Kind.CANCEL_INCOMING, **record)
-        _, told = await router.on_hold(step, location)
-        is_lost = is_lost or told.status[0] == _OK
-    shard, answer = await router.on_hold(_with_records(request, [last], whole), location)
-    return shard, replace(answer, status=bytes((_OK,))) if is_lost else answer
+    columns = {name: request.columns[name] for name in request.columns if name != "location"}
+    records = await _records(router, hold_id_of(request), location)
+    numbers = [n for n, record in enumerate(records) if any(map(_is_open, record.lines))]
+    numbers = numbers or [max(len(records) - 1, 0)]
+    columns = {name: column.repeat(len(numbers)) for name, column in columns.items()}
+    named = replace(_with_records(request, numbers, columns), lines=len(numbers))
+    told = await router.on_each(named, location)
+    words = [
+        (_SAID.index(Status(status)) if status in _SAID else -1, shard, place)
+        for shard, answer in told.items()
+        for place, status in enumerate(answer.status)
+    ]
+    _, shard, place = min(words)
+    answer = told[shard]
+    available = answer.available[8 * place :][:8]
+    return shard, replace(answer, status=answer.status[place:][:1], available=available)
 
 
 async def look_up(
@@ -137,9 +145,13 @@ async def _of_records(router: Router, request: Request) -> Request:
 def _record_of(records: Sequence[Incoming], sku: int) -> int:
     """The number of the record that has some of a SKU outstanding, or else of the last one."""
     for number, record in enumerate(records):
-        if any(line.sku == sku and line.outstanding for line in record.lines):
+        if any(line.sku == sku and _is_open(line) for line in record.lines):
             return number
     return max(len(records) - 1, 0)
+
+
+def _is_open(line: IncomingLine) -> bool:
+    return line.outstanding > 0
 
 
 def _with_records(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from actors.transfers import record_id
 from engine.reference import ReferenceMachine
 from engine.views import Hold, Incoming
+from tests.sim.moved import Journey
 from tests.sim.oracle import Call
 
 Machines = Mapping[int, ReferenceMachine]  # by shard: where the journals lead to
@@ -51,9 +52,17 @@ class Transfer:
     requested: Counter[int]
     shipped: Counter[int] = field(default_factory=Counter)
     received: Counter[int] = field(default_factory=Counter)
-    cancelled: bool = False  # what was not shipped
-    lost: bool = False  # what had not come
+    cancelled: Counter[int] = field(default_factory=Counter)  # not to be shipped
+    lost: Counter[int] = field(default_factory=Counter)  # shipped, and not to come
     is_known: bool = False
+
+    @property
+    def unsent(self) -> Counter[int]:
+        return self.requested - self.shipped - self.cancelled
+
+    @property
+    def on_its_way(self) -> Counter[int]:
+        return self.shipped - self.received - self.lost
 
 
 @dataclass(slots=True)
@@ -64,6 +73,7 @@ class Shop:
     handed: list[Handed] = field(default_factory=list)
     returns: list[Return] = field(default_factory=list)
     transfers: list[Transfer] = field(default_factory=list)
+    journeys: list[Journey] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)  # answered ones
 
 
@@ -133,17 +143,13 @@ def _judge_transfer(known: Transfer, machines: Machines) -> list[str]:
             expected[each.sku] += each.expected
             outstanding[each.sku] += each.outstanding
             received[each.sku] += each.received
-    at_source = Counter() if known.cancelled else known.requested - known.shipped
-    sums: tuple[tuple[str, Counter[int], Counter[int]], ...] = (
-        ("committed at the source", committed, at_source),
+    sums = (
+        ("committed at the source", committed, known.unsent),
         ("shipped", left, known.shipped),
         ("expected", expected, known.shipped),
         ("received", received, known.received),
+        ("on its way", outstanding, known.on_its_way),
     )
-    if not known.lost:
-        sums += (("on its way", outstanding, known.shipped - known.received),)
-    elif outstanding.total():
-        sums += (("given up", outstanding, Counter()),)
     return [
         f"transfer {known.op_id.hex()}: of SKU {sku}, {is_so[sku]} are {name}, not {told[sku]}"
         for name, is_so, told in sums

@@ -35,6 +35,8 @@ class Chaos:
         world.weather.become(Weather())
         world.server.cut_off.clear()
         world.server.doomed.clear()
+        for gateway in world.gateways.values():
+            gateway.doomed = False
         for host in self._paused:
             host.process.resume()
         self._paused.clear()
@@ -73,6 +75,11 @@ async def shard_dies_at_an_append(chaos: Chaos) -> None:
 async def gateway_dies(chaos: Chaos) -> None:
     gateways = chaos.world.gateways
     gateways[chaos.chance.choice(list(gateways))].process.kill("killed")
+
+
+async def gateway_dies_between_two_steps(chaos: Chaos) -> None:
+    gateways = chaos.world.gateways
+    gateways[chaos.chance.choice(list(gateways))].doomed = True
 
 
 async def shard_is_replaced_while_it_sleeps(chaos: Chaos) -> None:
@@ -161,6 +168,7 @@ FAULTS: dict[Fault, float] = {
     shard_dies: 2,
     shard_dies_at_an_append: 3,
     gateway_dies: 1,
+    gateway_dies_between_two_steps: 4,
     shard_is_replaced_while_it_sleeps: 2,
     shard_is_replaced_while_it_works: 2,
     shard_sleeps: 1,

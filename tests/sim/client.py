@@ -6,7 +6,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from actors.cluster import ClusterError
-from actors.ports import Overloaded, Unavailable
+from actors.ports import Overloaded, Position, Unavailable
 from engine import wire
 from engine.operations import Answer, Flag, Kind, Request
 from engine.status import Status
@@ -23,7 +23,7 @@ PATIENCE: Final = 4  # attempts of a client that may give up
 READ_ATTEMPTS: Final = 3
 # Lines on holds and records, which a client sends by way of a gateway when there are several shards.
 _ON_HOLD: Final = (
-    Kind.COMMIT, Kind.RELEASE, Kind.FULFIL, Kind.CANCEL, Kind.EXTEND, Kind.UNFULFIL,
+    Kind.COMMIT, Kind.RELEASE, Kind.FULFIL, Kind.CANCEL, Kind.EXTEND, Kind.UNFULFIL, Kind.MOVE,
     Kind.CANCEL_INCOMING,
 )  # fmt: skip
 
@@ -49,7 +49,14 @@ class Client:
 
     def now_ns(self) -> int:
         """The time as the client has it."""
-        return EPOCH_NS + round(self._world.loop.now_s * 1e9)
+        return EPOCH_NS + round(self.now_s() * 1e9)
+
+    def now_s(self) -> float:
+        return self._world.loop.now_s
+
+    def ends(self) -> dict[int, Position]:
+        """Where the streams end, by shard."""
+        return self._world.oracle.ends()
 
     async def write(
         self, method: str, request: Request, *args: Any, patient: bool = False
@@ -71,7 +78,7 @@ class Client:
                 continue
             digits = answer.status.hex()
             self._log(f"{method} {request.op_id.hex()[:8]}: {digits} {answer.epoch}-{answer.seq}")
-            self.shop.calls.append(Call(method, request, args, answer, self._world.oracle.ends()))
+            self.shop.calls.append(Call(method, request, args, answer, self.ends()))
             return answer
         return None
 
@@ -90,14 +97,14 @@ class Client:
         """A repeated request meets its first answer, wherever one shard alone has it."""
         if again is None or set(again.status) == {Status.OP_ID_REUSED}:
             return
-        if self._shard_of(call.method, call.request) is not None:
+        if self._shard_of(call.method, call.request, call.args) is not None:
             told = f"{call.method} {call.request.op_id.hex()}: {call.answer}, then {again}"
             demand(again == call.answer, told)
 
     async def _attempt(
         self, method: str, request: Request, payload: bytes, args: Sequence[Any]
     ) -> Answer:
-        world, shard = self._world, self._shard_of(method, request)
+        world, shard = self._world, self._shard_of(method, request, args)
         if shard is not None and self.chance.random() < 0.5:
             host: Any = world.route(shard)
         else:
@@ -117,13 +124,16 @@ class Client:
                 await asyncio.sleep(self.chance.uniform(0, RETRY_MOST_S))
         return None
 
-    def _shard_of(self, method: str, request: Request) -> int | None:
+    def _shard_of(self, method: str, request: Request, args: Sequence[Any]) -> int | None:
         """The one shard that owns all that a request is about; None when there may be several."""
         if method in GATEWAYS_ONLY:
             return None
         if self._world.shards == 1:
             return 0
         columns = request.columns
+        if method == "on_hold" and args:  # where all of it is
+            at = self._world.shard_map.owners(args[0])
+            return at[0] if len(at) == 1 else None
         if any(kind in _ON_HOLD for kind in columns["kind"].tolist()) or "sku" not in columns:
             return None
         if "flags" in columns and columns["flags"][0] & Flag.SUPERSEDE:

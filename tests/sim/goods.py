@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from engine.operations import Disposition, Flag, Kind
+from engine.operations import Answer, Disposition, Flag, Kind, Request
 from engine.status import Status
 from tests.sim.book import Handed, Return, Transfer
 from tests.sim.client import Client
@@ -17,7 +17,7 @@ from tests.sim.lines import (
     request_of,
     reserve_line,
 )
-from tests.sim.world import LOCATIONS, SKUS
+from tests.sim.world import LOCATIONS, SKUS, SPLIT_LOCATION
 
 _OK = int(Status.OK)
 
@@ -111,9 +111,12 @@ async def transfer(client: Client) -> None:
     """Send goods from one place to another, in parts. Nothing is known of it once a call fails."""
     chance = client.chance
     source, destination = chance.sample(range(1, LOCATIONS + 1), 2)
-    if chance.random() < 0.1:
+    drawn = chance.random()
+    if drawn < 0.4:
+        source, destination = chance.randint(1, LOCATIONS - 1), SPLIT_LOCATION
+    elif drawn < 0.5:
         destination = NEW_LOCATION
-    skus = chance.sample(range(1, SKUS + 1), chance.randint(1, 2))
+    skus = chance.sample(range(1, SKUS + 1), chance.randint(1, 3))
     known = Transfer(client.new_id(), Counter({sku: chance.randint(1, 4) for sku in skus}))
     lines = _lines(Kind.RESERVE, source, known.requested, flags=Flag.LINKED | Flag.COMMIT_NOW)
     for line in lines:
@@ -123,65 +126,86 @@ async def transfer(client: Client) -> None:
     if answer is None or any(answer.status):
         return
     client.shop.transfers.append(known)
-    for _ in range(chance.choice((1, 1, 2))):
+    losses: list[Request] = []  # calls to give up all that is on its way
+    for _ in range(chance.choice((1, 1, 2, 3))):
         await client.think()
         if not await _ship(client, known, source, destination):
             return
+        if losses and chance.random() < 0.5:  # it is about what was sent before it alone
+            await client.write("lose", chance.choice(losses))
         await client.think()
         if not await _receive(client, known, destination):
             return
-    known.is_known = await _close(client, known, source, destination)
+        if chance.random() < 0.4 and not await _lose(client, known, destination, losses):
+            return
+    known.is_known = chance.random() < 0.5 or await _cancel(client, known, source)
 
 
 async def _ship(client: Client, known: Transfer, source: int, destination: int) -> bool:
     """Send some of what is left; True when all is known."""
-    units = _some_of(client, known.requested - known.shipped)
+    units = _some_of(client, known.unsent)
     if not units:
         return True
     lines = _lines(Kind.FULFIL, source, units, **naming(known.op_id))
     request = request_of(client.new_id(), lines)
     answer = await client.write("ship", request, destination, client.now_ns() // 10**6)
-    if answer is None:
-        return False
-    for (sku, sent), status in zip(units.items(), answer.status, strict=True):
-        known.shipped[sku] += sent if status == _OK else 0
-    return True
+    return _note(answer, units, known.shipped)
 
 
 async def _receive(client: Client, known: Transfer, destination: int) -> bool:
-    units = _some_of(client, known.shipped - known.received)
+    units = _some_of(client, known.on_its_way)
     if not units:
         return True
     lines = _lines(Kind.RECEIVE, destination, units, **naming(known.op_id))
     answer = await client.write("receive", request_of(client.new_id(), lines))
-    if answer is None:
-        return False
-    for (sku, came), status in zip(units.items(), answer.status, strict=True):
-        known.received[sku] += came if status == _OK else 0
-    return True
+    return _note(answer, units, known.received)
 
 
-async def _close(client: Client, known: Transfer, source: int, destination: int) -> bool:
-    """Cancel what was not sent, and give up what did not come: both, one of them, or neither."""
-    if client.chance.random() < 0.5 and known.requested - known.shipped:
-        call = on_hold(client.new_id(), Kind.CANCEL, known.op_id)
-        answer = await client.write("on_hold", call, source)
-        if answer is None:
-            return False
-        known.cancelled = not any(answer.status)
-    if client.chance.random() < 0.3 and known.shipped - known.received:
+async def _lose(client: Client, known: Transfer, destination: int, losses: list[Request]) -> bool:
+    """Give up what did not come, or some of it."""
+    units = known.on_its_way
+    if client.chance.random() < 0.3 and units:
+        units = _some_of(client, units)
+        lines = _lines(Kind.CANCEL_INCOMING, destination, units, **naming(known.op_id))
+        call = request_of(client.new_id(), lines)
+    else:
         columns = {"location": destination}
         call = on_hold(client.new_id(), Kind.CANCEL_INCOMING, known.op_id, **columns)
-        answer = await client.write("lose", call)
-        if answer is None:
-            return False
-        known.lost = not any(answer.status)
+        losses.append(call)
+    return _note(await client.write("lose", call), units, known.lost)
+
+
+async def _cancel(client: Client, known: Transfer, source: int) -> bool:
+    """Cancel what was not sent, or some of it."""
+    units = known.unsent
+    if client.chance.random() < 0.3 and units:
+        units = _some_of(client, units)
+        lines = _lines(Kind.CANCEL, source, units, **naming(known.op_id))
+        call = request_of(client.new_id(), lines)
+    else:
+        call = on_hold(client.new_id(), Kind.CANCEL, known.op_id)
+    return _note(await client.write("on_hold", call, source), units, known.cancelled)
+
+
+def _note(answer: Answer | None, units: Counter[int], told: Counter[int]) -> bool:
+    """Add to what is told the units of each SKU that were answered OK; False: nothing is known.
+
+    An answer of one line may be about all of them.
+    """
+    if answer is None:
+        return False
+    lines = answer.status * (len(units) if len(answer.status) == 1 else 1)
+    told.update({sku: units[sku] for sku, said in zip(units, lines, strict=True) if said == _OK})
     return True
 
 
 def _some_of(client: Client, units: Counter[int]) -> Counter[int]:
-    """Some of each SKU."""
-    return Counter({sku: client.chance.randint(1, most) for sku, most in units.items()})
+    """Some of each SKU, or of some of them."""
+    chance = client.chance
+    skus = sorted(units)
+    if skus and chance.random() < 0.5:
+        skus = chance.sample(skus, chance.randint(1, len(skus)))
+    return Counter({sku: chance.randint(1, units[sku]) for sku in skus})
 
 
 def _lines(kind: Kind, location: int, units: Counter[int], **columns: int) -> list[Line]:

@@ -31,6 +31,7 @@ from actors.ports import (
     Unavailable,
 )
 from actors.recovery import Recovered, snapshot_name
+from actors.router import Router
 from actors.shard import Shard
 from actors.shards import Shards
 from adapters.journal import RedisJournal
@@ -647,6 +648,17 @@ def goods_are_expected_again_by_a_retry() -> Iterator[None]:
         return replace(step, op_id=next(tries).to_bytes(16, "big"))
 
     with _steps_as(transfers, "expect", again):
+        yield
+
+
+@rare_mutation
+def a_loss_is_told_only_to_shards_that_have_some() -> Iterator[None]:
+    async def on_each(self: Router, request: Request, location: int) -> dict[int, Answer]:
+        asked = self._shards.asked_for(location)
+        found = await self._shards.incoming(hold_id_of(request), asked, sure=True)
+        return await self._shards.submit_each(dict.fromkeys(found or asked[:1], request))
+
+    with replaced(Router, "on_each", on_each):
         yield
 
 

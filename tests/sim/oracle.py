@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tests.sim.world import ShardHost, World
 
 HASH_EVERY: Final = 16  # blocks: the reference counts its hash from scratch
-_REUSED: Final = int(Status.OP_ID_REUSED)
+_OK, _REUSED = int(Status.OK), int(Status.OP_ID_REUSED)
 _NEVER: Final = 1 << 62
 INCOMING: Final = b"incoming "
 _LINKED: Final = (Kind.RESERVE, Kind.RETURN)  # kinds whose lines may be linked to the next one
@@ -192,9 +192,11 @@ class Ledger:
                 told_late = f"{told}: a hold was committed after its deadline"
                 demand(now_ns <= self.deadlines[named], told_late)
             deadline_ns = now_ns + values[i] * limits.NS_PER_MS
+            if kind == Kind.ADD_LINE and i and flags[i - 1] & Flag.LINKED:  # as where it comes from
+                deadline_ns = self.deadlines.get(pair_to_id(high[i - 1], low[i - 1]), 0)
             if kind == Kind.RESERVE:
                 self.deadlines.setdefault(made, deadline_ns)  # the first line's counts
-            if kind == Kind.EXTEND and not status[i]:  # it never comes nearer
+            if kind in (Kind.EXTEND, Kind.ADD_LINE) and not status[i]:  # it never comes nearer
                 self.deadlines[named] = max(self.deadlines.get(named, 0), deadline_ns)
 
     def _keep(self, name: Any, index: int, view: Any) -> None:
@@ -422,24 +424,24 @@ class Call:
 
 
 def judge_call(
-    ledgers: Mapping[int, Ledger], shard_map: ShardMap, call: Call, *, is_repeat: bool
+    ledgers: Mapping[int, Ledger], shard_map: ShardMap, call: Call, *, is_alone: bool
 ) -> None:
     """A client's answer is made of the shards' answers in their journals, and of nothing else.
 
-    And what it says is so when it comes; but not for ever, and then a repeat says it again.
+    And what it says is so when it comes, if it `is_alone`: no repeat, and nothing races with it.
     """
     method, request, told = call.method, call.request, call.answer
     name = f"{method} {request.op_id.hex()}"
-    if method == "ship":
-        return  # of several steps, which the judgement of transfers counts
+    if method in {"ship", "move"}:
+        return  # of several steps, which the judgements of transfers and moves count
     if method in {"on_hold", "lose"}:
         demand(_fits_hold(ledgers, request, told), f"{name}: the shards did not say {told}")
-        if "location" not in request.columns and not is_repeat:
+        if "location" not in request.columns and is_alone:
             _judge_whole_hold(ledgers, call)
         return
     flags = int(request.columns["flags"][0]) if "flags" in request.columns else 0
     if method == "reserve" and flags & Flag.SUPERSEDE:
-        if not is_repeat:
+        if is_alone:
             _judge_superseding(ledgers, call)
     else:
         expected = _expected_lines(ledgers, shard_map, method, request)
@@ -508,12 +510,14 @@ def _judge_whole_hold(ledgers: Mapping[int, Ledger], call: Call) -> None:
 def _fits_hold(ledgers: Mapping[int, Ledger], request: Request, told: Answer) -> bool:
     """A commit is done when all parts did it, what is about the rest of a hold when one did."""
     kind = request.columns["kind"][0]
-    steps = {Kind.EXTEND: ("extend",), Kind.CANCEL_INCOMING: ("lose 0", "lose 1", "lose 2")}
-    ids = [request.op_id, *(step_id(request.op_id, step) for step in steps.get(kind, ()))]
+    ids = [request.op_id]
+    if kind == Kind.EXTEND:
+        ids.append(step_id(request.op_id, "extend"))
     known = [
         each.answers[op_id] for each in ledgers.values() for op_id in ids if op_id in each.answers
     ]
-    done = [not any(answer.status) for digest, answer in known if digest == request.digest]
+    # Who is asked to give up all that is on its way is asked for each record, in one request.
+    done = [_OK in answer.status for digest, answer in known if digest == request.digest]
     if any(told.status):
         return not all(done) or len(done) < max(len(known), 1)
     return bool(done) and (all(done) if kind == Kind.COMMIT else any(done))

@@ -13,12 +13,14 @@ import structlog
 
 from actors import shard as shard_module
 from actors import spanning
+from actors.parts import hold_id_of
 from engine import snapshot as engine_snapshot
 from tests.sim.book import Shop, judge_shop
 from tests.sim.chaos import Chaos
 from tests.sim.client import Client
 from tests.sim.lines import TTLS_MS
 from tests.sim.loop import VirtualLoop
+from tests.sim.moved import judge_journey
 from tests.sim.oracle import Wrong, demand, judge_call
 from tests.sim.workload import opening, work
 from tests.sim.world import LOCATIONS, SKUS, World
@@ -161,11 +163,13 @@ def _judge(world: World, shop: Shop) -> None:
     world.oracle.judge_end()
     ledgers = world.oracle.ledgers
     answered: set[bytes] = set()
+    raced = {journey.hold_id for journey in shop.journeys}
     for call in shop.calls:
-        is_repeat = call.request.op_id in answered
-        judge_call(ledgers, world.shard_map, call, is_repeat=is_repeat)
+        is_alone = call.request.op_id not in answered and hold_id_of(call.request) not in raced
+        judge_call(ledgers, world.shard_map, call, is_alone=is_alone)
         answered.add(call.request.op_id)
     wrong = judge_shop(shop, {shard: each.machine for shard, each in ledgers.items()})
+    wrong += [each for known in shop.journeys for each in judge_journey(known, ledgers)]
     demand(not wrong, "; ".join(wrong))
     for number, host in world.hosts.items():
         demand(host.process.alive, f"shard {number} is dead at the end: {host.process.end}")

@@ -41,6 +41,7 @@ def test_a_simulation_meets_what_it_is_for() -> None:
         "before an append",
         "during an append",
         "after an append",
+        "between two steps",
         "Fenced",
         "AppendInDoubt",
     ):

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from engine.operations import Flag, Kind
 from tests.sim.client import Client
 from tests.sim.goods import exchange, give_back, purchase, receipt, transfer
+from tests.sim.journeys import journey
 from tests.sim.lines import OPENING_UNITS, cell, fact_line, request_of, reserve_line
 from tests.sim.orders import order
 from tests.sim.world import LOCATIONS, SKUS
@@ -67,6 +68,7 @@ async def reuse(client: Client) -> None:
 
 ACTIVITIES: dict[Callable[[Client], Awaitable[None]], float] = {
     order: 6,
+    journey: 4,
     batch: 3,
     fact: 4,
     look: 4,

@@ -40,6 +40,8 @@ SNAPSHOT_EVERY_BYTES: Final = 6_000
 RESTART_MOST_S: Final = 0.4
 TRANSFERS: Final = ("ship", "receive", "lose")  # of `actors.transfers`
 GATEWAYS_ONLY: Final = ("returned", *TRANSFERS)  # as onhand has it
+STEPPED: Final = ("on_hold", "move", *GATEWAYS_ONLY)  # may take several steps
+STEPS_MOST: Final = 8
 
 
 class World:
@@ -185,27 +187,44 @@ class ShardHost:
 
 
 class GatewayHost:
-    """A gateway: a router over links to all shards."""
+    """A gateway: a router over links to all shards.
+
+    One that is `doomed` dies about one of the steps of the next write that may have several.
+    """
 
     def __init__(self, world: World, number: int) -> None:
         self.process = world.process(f"gateway-{number}")
-        links = {shard: RemoteShard(shard, Caller(world, shard)) for shard in range(world.shards)}
+        self.doomed = False
+        self._world, self._steps_left = world, 0
+        links = {shard: RemoteShard(shard, Caller(self, shard)) for shard in range(world.shards)}
         self.router = Router(links, lambda: world.shard_map)
 
     async def call(self, method: str, *args: Any) -> Any:
         if method == "write":
+            if self.doomed and args[0] in STEPPED:
+                self.doomed, self._steps_left = False, self._world.chance.randint(1, STEPS_MOST)
             return await write(self.router, *args)
         return await getattr(self.router, method)(*args)
 
+    async def call_shard(self, shard: int, method: str, *args: Any) -> Any:
+        """Call whichever process has the name of the shard."""
+        world = self._world
+        if self._steps_left:
+            self._steps_left -= 1
+            if not self._steps_left:
+                delay_s = world.chance.choice((0, world.chance.uniform(0, 0.002)))
+                world.loop.outside(delay_s, self.process.kill, "killed between two steps")
+        return await world.network.call(world.route(shard), method, *args)
+
 
 class Caller:
-    """In place of a handle of Ray: calls whichever process has the name of the shard."""
+    """In place of a handle of Ray."""
 
-    def __init__(self, world: World, shard: int) -> None:
-        self._world, self._shard = world, shard
+    def __init__(self, gateway: GatewayHost, shard: int) -> None:
+        self._gateway, self._shard = gateway, shard
 
     async def call(self, method: str, *args: Any) -> Any:
-        return await self._world.network.call(self._world.route(self._shard), method, *args)
+        return await self._gateway.call_shard(self._shard, method, *args)
 
 
 async def write(router: Router, method: str, payload: bytes, *args: Any) -> bytes:

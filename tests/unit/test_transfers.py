@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -13,13 +14,13 @@ from engine.operations import Answer, Flag, Kind, Request
 from engine.status import Status
 from engine.views import Incoming
 from tests.unit.test_router import MAP, TTL, Town, batch_id, on, town
-from tests.unit.test_spanning import OP, Mortal, Operation, check_deaths
+from tests.unit.test_spanning import OP, Mortal, Operation, check_deaths, state_of
 
 __all__ = ["town"]
 
 TRANSFER = bytes(15) + b"t"
 SOURCE = 1  # shard 0; it has ten of everything, as has every location
-TO_OTHER_SHARD, TO_SAME_SHARD = 2, 3
+TO_OTHER_SHARD, TO_SAME_SHARD, TO_BOTH_SHARDS = 2, 3, 5
 both_ways = pytest.mark.parametrize("to", [TO_OTHER_SHARD, TO_SAME_SHARD])
 
 
@@ -144,27 +145,112 @@ async def test_what_cannot_be_expected_is_taken_back(to: int) -> None:
     assert (await cell(town, 2, to)).incoming == 4
 
 
+every_way = pytest.mark.parametrize("to", [TO_OTHER_SHARD, TO_SAME_SHARD, TO_BOTH_SHARDS])
+EVERY_SKU = range(1, 9)
+
+
+def losing(to: int, *lines: tuple[int, int], op_id: bytes = b"") -> Operation:
+    """Lines of (SKU, quantity); none: all that is on its way."""
+    request = on_transfer(Kind.CANCEL_INCOMING, to, *(lines or [(0, 0)]), op_id=op_id)
+    return lambda router: transfers.lose(router, request)
+
+
+def cancelling(*lines: tuple[int, int], op_id: bytes = b"") -> Operation:
+    """Lines of (SKU, quantity); none: all that is not shipped."""
+    request = on_transfer(Kind.CANCEL, SOURCE, *(lines or [(0, 0)]), op_id=op_id)
+    return lambda router: router.on_hold(request, SOURCE)
+
+
+async def shipped(town: Town, to: int) -> None:
+    """Of each SKU 4 are asked for, and 3 have been sent."""
+    await asked_for(town, *[(sku, 4) for sku in EVERY_SKU])
+    await done(shipping(to, *[(sku, 3) for sku in EVERY_SKU]), town)
+
+
+@every_way
+async def test_goods_arrive_once_whenever_the_router_dies(to: int) -> None:
+    lines = [(sku, 3 if sku < 5 else 5) for sku in EVERY_SKU]
+    operation = receiving(to, *lines, (3, 1), op_id=OP)
+    town, answer = await check_deaths(
+        lambda town: shipped(town, to), operation, at_least=1 + (to == TO_BOTH_SHARDS)
+    )
+    assert not any(answer.status)
+    units = Counter(dict(lines)) + Counter({3: 1})
+    for sku in EVERY_SKU:
+        there = await cell(town, sku, to)
+        assert (there.on_hand, there.incoming) == (10 + units[sku], 0)
+    assert sorted(await states_of(town)) == sorted((0, units[sku]) for sku in EVERY_SKU)
+
+
+@every_way
+@pytest.mark.parametrize("lines", [[], [(sku, 3 if sku < 5 else 1) for sku in EVERY_SKU]])
+async def test_goods_are_lost_once_whenever_the_router_dies(
+    to: int, lines: list[tuple[int, int]]
+) -> None:
+    operation = losing(to, *lines, op_id=OP)
+    town, answer = await check_deaths(
+        lambda town: shipped(town, to), operation, at_least=1 + (to == TO_BOTH_SHARDS)
+    )
+    assert not any(answer.status)
+    left = dict.fromkeys(EVERY_SKU, 3)
+    for sku, units in lines or left.items():
+        left[sku] -= units
+    for sku in EVERY_SKU:
+        there = await cell(town, sku, to)
+        assert (there.on_hand, there.incoming) == (10, left[sku])
+
+
+@pytest.mark.parametrize("lines", [[], [(1, 1), (2, 2)]])
+async def test_what_is_not_sent_is_cancelled_once_whenever_the_router_dies(
+    lines: list[tuple[int, int]],
+) -> None:
+    async def setting(town: Town) -> None:
+        await asked_for(town, (1, 4), (2, 4))
+        await done(shipping(TO_OTHER_SHARD, (1, 2), (2, 2)), town)
+
+    town, answer = await check_deaths(setting, cancelling(*lines, op_id=OP), at_least=1)
+    assert not any(answer.status)
+    here = [await cell(town, sku, SOURCE) for sku in (1, 2)]
+    assert [each.committed for each in here] == ([1, 0] if lines else [0, 0])
+    _, answer = await shipping(TO_OTHER_SHARD, (1, 2))(town.router)
+    assert any(answer.status)
+    there = await cell(town, 1, TO_OTHER_SHARD)
+    assert there.incoming == 2
+
+
+@every_way
+async def test_what_is_sent_after_a_loss_is_not_lost_by_a_repeat(town: Town, to: int) -> None:
+    lines = [(sku, 1) for sku in EVERY_SKU]
+    await asked_for(town, *[(sku, 4) for sku in EVERY_SKU])
+    await done(shipping(to, *lines[:1]), town)
+    lost = losing(to)
+    told = await done(lost, town)
+    for units in (1, 2):
+        await done(shipping(to, *[(sku, units) for sku in EVERY_SKU]), town)
+        if units == 1:
+            await done(receiving(to, *lines), town)
+    before = state_of(town)
+    assert (await lost(town.router))[1] == told
+    assert state_of(town) == before
+    assert (await cell(town, 2, to)).incoming == 2
+
+
 @both_ways
 async def test_what_is_lost_is_closed(town: Town, to: int) -> None:
     await asked_for(town, (1, 5), (2, 5))
     await done(shipping(to, (1, 5), (2, 5)), town)
     await done(receiving(to, (1, 1)), town)
-
-    def losing(*lines: tuple[int, int]) -> Operation:
-        request = on_transfer(Kind.CANCEL_INCOMING, to, *lines)
-        return lambda router: transfers.lose(router, request)
-
-    part = losing((1, 2))
+    part = losing(to, (1, 2))
     for _ in range(2):
         await done(part, town)
         assert await states_of(town) == [(2, 1), (5, 0)]
-    _, answer = await losing((1, 3), (3, 1))(town.router)
+    _, answer = await losing(to, (1, 3), (3, 1))(town.router)
     assert list(answer.status) == [Status.EXCEEDS_HOLD, Status.NOT_IN_HOLD]
-    rest = losing((0, 0))
+    rest = losing(to)
     for _ in range(2):
         await done(rest, town)
         assert await states_of(town) == [(0, 1), (0, 0)]
-    _, answer = await losing((0, 0))(town.router)
+    _, answer = await losing(to)(town.router)
     assert list(answer.status) == [Status.HOLD_NOT_PENDING]
     assert (await cell(town, 1, to)).incoming == 0
 
@@ -174,8 +260,7 @@ async def test_what_is_not_known_is_told(town: Town) -> None:
     assert list(answer.status) == [Status.UNKNOWN_HOLD]
     _, answer = await receiving(2, (1, 1))(town.router)
     assert list(answer.status) == [Status.UNKNOWN_HOLD]
-    request = on_transfer(Kind.CANCEL_INCOMING, 2, (0, 0))
-    _, answer = await transfers.lose(town.router, request)
+    _, answer = await losing(2)(town.router)
     assert list(answer.status) == [Status.UNKNOWN_HOLD]
     assert await transfers.look_up(town.router, TRANSFER, 0, 0) == (None, [])
 
@@ -203,12 +288,10 @@ async def test_what_is_lost_is_closed_though_one_shard_is_records_ahead() -> Non
         await done(receiving(5, *[(sku, 1) for sku in of_one_shard]), town)
         await done(shipping(5, *[(sku, 2) for sku, _ in lines]), town)
 
-    lost = on_transfer(Kind.CANCEL_INCOMING, 5, (0, 0), op_id=OP)
-    town, answer = await check_deaths(setting, lambda router: transfers.lose(router, lost))
+    town, answer = await check_deaths(setting, losing(5, op_id=OP))
     assert answer.status == b"\0"
     assert town.counted("incoming") == 0
-    again = on_transfer(Kind.CANCEL_INCOMING, 5, (0, 0))
-    _, answer = await transfers.lose(town.router, again)
+    _, answer = await losing(5)(town.router)
     assert list(answer.status) == [Status.HOLD_NOT_PENDING]
 
 
@@ -229,8 +312,7 @@ async def test_goods_are_booked_by_the_word_of_the_owner_as_of_now(town: Town, t
         _, answer = await receiving(to, (1, 3))(router)
         assert answer.status == b"\0"
     assert await states_of(town) == [(0, 3), (1, 3)]
-    request = on_transfer(Kind.CANCEL_INCOMING, to, (0, 0))
-    _, answer = await transfers.lose(router, request)
+    _, answer = await losing(to)(router)
     assert answer.status == b"\0"
     assert await states_of(town) == [(0, 3), (0, 3)]
 

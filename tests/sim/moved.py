@@ -1,0 +1,239 @@
+"""What a client knows of a hold that moves about, and the judgement.
+
+A hold may be in parts on several shards, and while it moves others call on it: by another gateway,
+or at a shard itself. What is demanded here is what each of them may rely on.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from actors.ports import Position
+from engine.operations import Kind, Request
+from engine.status import Status
+from engine.views import Hold, HoldState
+from tests.sim.oracle import Ledger
+
+Ledgers = Mapping[int, Ledger]
+Places = Counter[tuple[int, int]]
+"""Units of (SKU, location)."""
+
+_TAKING: Final = (Kind.RELEASE, Kind.CANCEL, Kind.RESERVE)  # and not giving to another place
+
+
+class Span(NamedTuple):
+    """From when to when a call was under way."""
+
+    begun_s: float
+    ended_s: float
+
+    def overlaps(self, other: "Span") -> bool:
+        return self.begun_s <= other.ended_s and other.begun_s <= self.ended_s
+
+
+class Said(NamedTuple):
+    """A call on the hold, but for moves, and whether it was answered OK.
+
+    `is_whole`: it was about all of the hold. A RESERVE is in place of it.
+    """
+
+    kind: Kind
+    is_whole: bool
+    is_done: bool
+    span: Span
+
+
+class Look(NamedTuple):
+    """A moment at which no call is under way: where the streams end, by shard.
+
+    `places` is where the hold must be now, if it lives, or None where that is not known;
+    `is_unchanged`: it is where it was at the look before.
+    """
+
+    ends: Mapping[int, Position]
+    places: Places | None
+    is_unchanged: bool = False
+
+
+class Move(NamedTuple):
+    """A move and its answer, a status a line."""
+
+    request: Request
+    status: bytes
+    span: Span
+
+    @property
+    def is_whole(self) -> bool:
+        return "sku" not in self.request.columns
+
+    @property
+    def to(self) -> int:
+        return int(self.request.columns["location"][0])
+
+
+@dataclass(slots=True)
+class Journey:
+    """A hold, from its reserve on. All calls on it are sent until they are answered."""
+
+    hold_id: bytes
+    home: Places
+    said: list[Said] = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
+
+    @property
+    def units(self) -> Counter[int]:
+        """How many units of each SKU it is of."""
+        return _by_sku(self.home)
+
+    def said_of(self, *kinds: Kind) -> list[Said]:
+        return [said for said in self.said if said.kind in kinds]
+
+
+def judge_journey(journey: Journey, ledgers: Ledgers) -> list[str]:
+    """What is wrong with a hold that moved about, when all is quiet."""
+    wrong = [
+        *_judge_units(journey, ledgers),
+        *_judge_looks(journey, ledgers),
+        *_judge_refused(journey, ledgers),
+        *_judge_end(journey, _sold(_parts(journey, ledgers))),
+    ]
+    return [f"hold {journey.hold_id.hex()}: {each}" for each in wrong]
+
+
+def _judge_units(journey: Journey, ledgers: Ledgers) -> Iterator[str]:
+    """At no moment there is more of it than was reserved, in all places together."""
+    blocks = sorted(
+        (
+            (ledger.stream.written_at[index], shard, hold)
+            for shard, ledger in ledgers.items()
+            for index, hold in _versions(journey, ledger)
+        ),
+        key=lambda block: block[0],
+    )
+    parts: dict[int, Hold] = {}
+    for at_s, shard, hold in blocks:
+        parts[shard] = hold
+        held = _by_sku(_held(parts)) + _by_sku(_sold(parts))
+        if too_many := held - journey.units:
+            yield f"{dict(too_many)} too many at {at_s:.6f} s: {parts}"
+            return
+
+
+def _judge_looks(journey: Journey, ledgers: Ledgers) -> Iterator[str]:
+    """When nothing is under way, all of it is where it must be, and nothing waits to join it."""
+    before: Places = Counter()
+    digests = {move.request.digest for move in journey.moves}
+    steps = [
+        (shard, op_id)
+        for shard, ledger in ledgers.items()
+        for op_id, (digest, _) in ledger.answers.items()
+        if digest in digests
+    ]
+    for look in journey.looks:
+        parts = _parts(journey, ledgers, look.ends)
+        here = _held(parts) + _sold(parts)
+        is_over = any(part.state == HoldState.EXPIRED for part in parts.values())
+        if look.places is not None and not is_over and here != look.places:
+            yield f"is at {dict(here)}, not at {dict(look.places)}"
+        if look.is_unchanged and not is_over and here != before:
+            yield f"was at {dict(before)}, and a repeated move brought it to {dict(here)}"
+        before = here
+        for shard, op_id in steps:
+            waiting = ledgers[shard].view(op_id, look.ends[shard])
+            if waiting is not None and waiting.state.is_live:
+                yield f"{waiting} waits on shard {shard} for a move that is over"
+
+
+def _judge_refused(journey: Journey, ledgers: Ledgers) -> Iterator[str]:
+    """Nothing of it was ever where no move was done to.
+
+    But that it has expired is also said by a repeat that comes when the move was done; and all of a
+    hold over several shards may be moved in part, when another call is about the rest.
+    """
+    may_be_done = {Status.OK, Status.HOLD_EXPIRED}
+    known = {location for _, location in journey.home}
+    others = [each.span for each in (*journey.said, *journey.moves)]
+    for move in journey.moves:
+        is_raced = move.is_whole and sum(move.span.overlaps(span) for span in others) > 1
+        if is_raced or may_be_done & set(move.status):
+            known.add(move.to)
+    for ledger in ledgers.values():
+        for _, hold in _versions(journey, ledger):
+            if not known >= {location for _, location in _places_of(hold)}:
+                yield f"{hold} is where no move was done to"
+                return
+
+
+def _judge_end(journey: Journey, sold: Places) -> Iterator[str]:
+    """A commit that was acknowledged is of all; one that was refused, of nothing."""
+    commits = journey.said_of(Kind.COMMIT)
+    takers = journey.said_of(*_TAKING)
+    is_taken = any(each.is_done or each.kind == Kind.RESERVE for each in takers)
+    # While part of it is between two shards, a commit can be about the other parts alone; and what
+    # has run out there is none of its parts any more.
+    has_expired = any(Status.HOLD_EXPIRED in move.status for move in journey.moves)
+    is_paid = not has_expired and any(
+        each.is_done
+        and each.is_whole
+        and not any(each.span.overlaps(move.span) for move in journey.moves)
+        for each in commits
+    )
+    if is_paid and not is_taken and _by_sku(sold) != journey.units:
+        yield f"its commit was acknowledged, and of {dict(journey.units)} are sold {dict(sold)}"
+    if not any(each.is_done for each in commits) and sold:
+        yield f"no commit was acknowledged, and {dict(sold)} are sold"
+    cancels = [each for each in journey.said_of(Kind.CANCEL) if each.is_whole and each.is_done]
+    last_s = max((each.span.ended_s for each in commits), default=0.0)
+    is_handed = any(each.is_done for each in journey.said_of(Kind.FULFIL))
+    if any(each.span.begun_s >= last_s for each in cancels) and sold and not is_handed:
+        yield f"it was cancelled, and {dict(sold)} are sold"
+
+
+def _parts(
+    journey: Journey, ledgers: Ledgers, ends: Mapping[int, Position] | None = None
+) -> dict[int, Hold]:
+    """The parts of the hold by shard, as they were when the streams ended there, or at last."""
+    parts = {}
+    for shard, ledger in ledgers.items():
+        end = ledger.index_of(ledger.at if ends is None else ends[shard])
+        holds = [hold for index, hold in _versions(journey, ledger) if index <= end]
+        if holds:
+            parts[shard] = holds[-1]
+    return parts
+
+
+def _versions(journey: Journey, ledger: Ledger) -> list[tuple[int, Hold]]:
+    """How a shard's part was from which block on, but for that it was forgotten at last."""
+    versions = ledger.versions.get(journey.hold_id, ())
+    return [(index, hold) for index, hold in versions if hold is not None]
+
+
+def _held(parts: Mapping[int, Hold]) -> Places:
+    """What is pending."""
+    return +sum((_units(hold, "pending") for hold in parts.values()), Counter())
+
+
+def _sold(parts: Mapping[int, Hold]) -> Places:
+    """What is committed or was handed over."""
+    names = ("committed", "fulfilled")
+    return +sum((_units(hold, name) for hold in parts.values() for name in names), Counter())
+
+
+def _places_of(hold: Hold) -> Places:
+    return _held({0: hold}) + _sold({0: hold})
+
+
+def _units(hold: Hold, name: str) -> Places:
+    units: Places = Counter()
+    for line in hold.lines:
+        units[line.sku, line.location] += getattr(line, name)
+    return units
+
+
+def _by_sku(places: Places) -> Counter[int]:
+    units: Counter[int] = Counter()
+    for (sku, _), each in places.items():
+        units[sku] += each
+    return +units
