@@ -527,13 +527,15 @@ def a_channel_may_sell_the_last_ones() -> Iterator[None]:
         yield
 
 
-@mutation
-def a_late_payment_is_not_judged() -> Iterator[None]:
+Cells = set[tuple[int, int]]
+
+
+def _with_stock(cells_of: Callable[[Machine, Request], Cells]) -> AbstractContextManager[Any]:
+    """Machines that think there is plenty on some cells while they apply a request."""
     original = Machine.apply
 
-    def stock(hold: Hold | None, units: int) -> list[Request]:
-        """Adjustments of the cells of a hold."""
-        cells = {(line.sku, line.location) for line in hold.lines} if hold else set()
+    def stock(cells: Cells, units: int) -> list[Request]:
+        """Adjustments of cells."""
         return [
             Request.of(
                 bytes(16), 1, kind=Kind.ADJUST, sku=sku, location=location, quantity=units, value=1
@@ -546,9 +548,8 @@ def a_late_payment_is_not_judged() -> Iterator[None]:
         kept: list[int] = []  # lines
         at = 0
         for request in requests:
-            late = _has(request, Kind.COMMIT) and (_flags(request) & Flag.RE_RESERVE).any()
-            hold = self.hold(hold_id_of(request)) if late else None
-            more, less = stock(hold, 99), stock(hold, -99)
+            cells = cells_of(self, request)
+            more, less = stock(cells, 99), stock(cells, -99)
             done += [*more, request, *less]
             kept += range(at + len(more), at + len(more) + request.lines)
             at += len(more) + request.lines + len(less)
@@ -566,7 +567,34 @@ def a_late_payment_is_not_judged() -> Iterator[None]:
             endangered=endangered,
         )  # fmt: skip
 
-    with replaced(Machine, "apply", apply):
+    return replaced(Machine, "apply", apply)
+
+
+def _skus_of(hold: Hold | None) -> set[int]:
+    return {line.sku for line in hold.lines} if hold else set()
+
+
+@mutation
+def a_late_payment_is_not_judged() -> Iterator[None]:
+    def cells(machine: Machine, request: Request) -> Cells:
+        if not (_has(request, Kind.COMMIT) and (_flags(request) & Flag.RE_RESERVE).any()):
+            return set()
+        hold = machine.hold(hold_id_of(request))
+        return {(line.sku, line.location) for line in hold.lines} if hold else set()
+
+    with _with_stock(cells):
+        yield
+
+
+@mutation
+def a_move_takes_what_is_not_there() -> Iterator[None]:
+    def cells(machine: Machine, request: Request) -> Cells:
+        if not _has(request, Kind.MOVE):
+            return set()
+        to = int(column_of(request, "location")[0])
+        return {(sku, to) for sku in _skus_of(machine.hold(hold_id_of(request)))}
+
+    with _with_stock(cells):
         yield
 
 
@@ -624,6 +652,60 @@ def an_order_that_is_paid_is_held_only() -> Iterator[None]:
         return {}
 
     with replaced(spanning, "_commit_held", commit):
+        yield
+
+
+@mutation
+def the_old_place_of_a_move_is_not_given_up() -> Iterator[None]:
+    original = Shards.submit
+    leaving: set[bytes] = set()
+
+    def note(step: Request) -> Request:
+        leaving.add(step.op_id)
+        return step
+
+    async def submit(self: Shards, shard: int, request: Request) -> Answer:
+        if request.op_id in leaving:
+            return Answer(bytes(request.lines), bytes(8 * request.lines), 0, 0, 0)
+        return await original(self, shard, request)
+
+    with _steps_as(spanning, "leave", note), replaced(Shards, "submit", submit):
+        yield
+
+
+@mutation
+def moved_units_are_doubled() -> Iterator[None]:
+    original = Shards.submit
+
+    async def submit(self: Shards, shard: int, request: Request) -> Answer:
+        if _has(request, Kind.ADD_LINE):
+            adds = request.columns["kind"] == Kind.ADD_LINE
+            quantity = request.columns["quantity"] * np.where(adds, 2, 1)
+            request = _changed(request, quantity=quantity)
+        return await original(self, shard, request)
+
+    with replaced(Shards, "submit", submit):
+        yield
+
+
+@mutation
+def a_repeated_move_is_another_one() -> Iterator[None]:
+    original, tries = Router.move, count()
+
+    async def move(self: Router, request: Request) -> Any:
+        op_id = next(tries).to_bytes(16, "big")
+        return await original(self, replace(request, op_id=op_id))
+
+    with replaced(Router, "move", move):
+        yield
+
+
+@mutation
+def what_waits_for_a_move_that_is_refused_stays() -> Iterator[None]:
+    async def give_back(*_: Any) -> Answer:
+        return Answer(b"\0", bytes(8), 0, 0, 0)
+
+    with replaced(spanning, "_give_back", give_back):
         yield
 
 
