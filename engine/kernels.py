@@ -900,9 +900,12 @@ def sweep(
     while True:
         tick = meta[WHEEL_TICK]
         slot = np.int64(wheel[tick & L0_MASK, 0])
-        if tick < target:
-            warm_bucket(cells, holds, lines, hold_index, ring, meta, slot, budget - done)
+        warm = done  # how many of this sweep have what they need in the cache
         while slot >= 0:
+            if done == warm and tick < target:
+                # Not the whole bucket: what thousands of holds need is more than the cache has room for.
+                warm = min(done + WARM_LINES, budget)
+                warm_bucket(cells, holds, lines, hold_index, ring, meta, slot, warm - done)
             after = np.int64(lines[slot, NEXT])
             if holds[slot, DEADLINE] < now:
                 if done == budget:
