@@ -652,8 +652,8 @@ def next_deadline(holds, lines, wheel, wheel_bits, meta):
 #
 # A line costs a handful of cache misses, each waiting for the one before. These loops make the same
 # loads for many lines, independent of each other, so that the processor overlaps them; then the
-# rules find everything in the cache. They run a little ahead: what all lines of a large block need does
-# not fit the cache at once.
+# rules find everything in the cache. They run a little ahead: what all lines of a large block need
+# does not fit the cache at once.
 
 WARM_LINES = 256  # what they need is 256 * (2 + 1 + 1 + 1) cache lines, 80 KB
 
@@ -1571,7 +1571,7 @@ def extend(
 
 
 @_inlined
-def last_line(lines, head):
+def tail_of(lines, head):
     """The last line of a hold, and how many there are."""
     slot, count = head, 1
     while lines[slot, NEXT_LINE] >= 0:
@@ -1595,7 +1595,7 @@ def append_line(
             deadline = holds[head, DEADLINE]
         else:
             reopen(holds, lines, wheel, wheel_bits, ring, meta, sums, head, deadline)
-        last, number = last_line(lines, head)
+        last, number = tail_of(lines, head)
     serial = np.int64(lines[head, SERIAL]) if head >= 0 else next_serial(meta)
     slot = hold_line(
         cells, touched, holds, lines, meta, sums, row, quantity, False, deadline, hi, lo, serial,
@@ -1631,7 +1631,7 @@ def add_line(
     if head >= 0:
         if lines[head, STATE] != H_RELEASED:
             status = check_hold_state(_ADD_LINE, lines[head, STATE])
-        if status == _OK and last_line(lines, head)[1] >= _MAX_HOLD_LINES:
+        if status == _OK and tail_of(lines, head)[1] >= _MAX_HOLD_LINES:
             status = _TOO_MANY_LINES
     elif find_hold(holds, hold_index, hi, lo) >= 0:
         status = _UNKNOWN_HOLD  # the id is an incoming record's
@@ -1664,13 +1664,13 @@ def judge_taker(
         return _UNKNOWN_HOLD if find_hold(holds, hold_index, hi, lo) >= 0 else _OK
     if lines[head, STATE] == H_EXPIRED:
         return _HOLD_EXPIRED
-    return _TOO_MANY_LINES if last_line(lines, head)[1] >= _MAX_HOLD_LINES else _OK
+    return _TOO_MANY_LINES if tail_of(lines, head)[1] >= _MAX_HOLD_LINES else _OK
 
 
 @_jit
 def hand_over(
     cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now,
-    block, first, end, last_line_of_all, rows, out_status,
+    block, first, end, last_line, rows, out_status,
 ):  # fmt: skip
     """A RELEASE that is linked to an ADD_LINE: units go from one pending hold to another.
 
@@ -1681,7 +1681,7 @@ def hand_over(
     out_status[first:end] = _LINKED_REFUSED
     bad, status = judge_parts(
         cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, block,
-        first, first + 1, last_line_of_all, rows,
+        first, first + 1, last_line, rows,
     )  # fmt: skip
     row = rows[first]
     if bad < 0:
@@ -1837,7 +1837,7 @@ def move(
         return status, row
 
     drop_hash(holds, lines, sums, head)
-    last, number = last_line(lines, head)
+    last, number = tail_of(lines, head)
     first_new, end = np.int64(NONE), last
     slot = head
     while left > 0:
@@ -1875,7 +1875,8 @@ def move(
 def lines_to_split(holds, lines, hold_index, meta, block):
     """How many lines the MOVEs of a block may make beyond one each: a bound, seen before the block.
 
-    A line splits off its pending part once, and is committed in part by a line of the block or before.
+    A line splits off its pending part once, and is committed in part by a line of the block or
+    before.
     """
     total = np.int64(0)
     for i in range(len(block.kind)):
@@ -2703,10 +2704,10 @@ class Block(NamedTuple):
 def apply_block(state, now, budget, block, rows, units, out_status, out_available):
     """Apply a block at the time `now` (ns): first what expires, then the lines in order.
 
-    `rows` (int64, n) becomes the rows of the lines' cells. `units` (int64, n) becomes what PARTIAL lines were granted, where
-    their status is OK; what it says of other lines means nothing. `out_status` (uint8, n) and `out_available` (int64, n) are the
-    answers. The touched rows stand in `touched[:meta[DIRTY]]` afterwards. Returns how many holds
-    the sweep expired.
+    `rows` (int64, n) becomes the rows of the lines' cells, or -1. `units` (int64, n) becomes what
+    PARTIAL lines were granted, where their status is OK; what it says of other lines means nothing.
+    `out_status` (uint8, n) and `out_available` (int64, n) are the answers. The touched rows stand in
+    `touched[:meta[DIRTY]]` afterwards. Returns how many holds the sweep expired.
     """
     (cells, cell_index, touched, counted, movements, holds, lines, hold_index, wheel, wheel_bits,
      ring, places, buffers, meta, sums) = state  # fmt: skip
