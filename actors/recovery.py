@@ -74,6 +74,8 @@ async def recover(
     opened = await journal.take_over(opening, known=known)
     state = await _load(name, snapshots, machine, memory)
     began = state.at
+    if began.epoch > opened.epoch:  # that one has saved already
+        raise _overtaken(shard, began, opened)
     try:
         async for position, payload in journal.read(state.at, opened):
             block = decode(payload)
@@ -84,9 +86,7 @@ async def recover(
     except Compacted as error:
         last = await journal.last()
         if last is not None and last.epoch > opened.epoch:
-            raise Fenced(
-                f"shard {shard}: {last} is a newer owner's, this one is {opened}"
-            ) from error
+            raise _overtaken(shard, last, opened) from error
         unread = "" if known in {None, began} else f", that of {known} cannot be read,"
         raise Recovery(
             f"shard {shard}: blocks are missing: the newest snapshot ends at {began}{unread}"
@@ -95,6 +95,10 @@ async def recover(
     if state.at != opened:
         raise Recovery(f"the journal ends at {state.at}, this epoch opens at {opened}")
     return state
+
+
+def _overtaken(shard: int, newer: Position, opened: Position) -> Fenced:
+    return Fenced(f"shard {shard}: {newer} is a newer owner's, this one is {opened}")
 
 
 async def _load(

@@ -98,6 +98,25 @@ async def test_a_start_that_is_overtaken_by_another_one_is_fenced(
     assert await on_hand(world) == 7
 
 
+async def test_a_start_that_would_load_what_a_newer_owner_saved_is_fenced(
+    world: World, crossroads: Crossroads
+) -> None:
+    async with world.serving() as shard:
+        await trade(shard, 1)
+    load = crossroads.load_latest
+
+    async def loads_late(name: str) -> object:
+        crossroads.load_latest = load  # type: ignore[method-assign]
+        async with world.serving() as other:
+            await trade(other, 1)
+        return await load(name)
+
+    crossroads.load_latest = loads_late  # type: ignore[method-assign, assignment]
+    with pytest.raises(Fenced, match="3-1 is a newer owner's, this one is 2-0"):
+        await world.shard().start()
+    assert await on_hand(world) == 4
+
+
 async def test_an_owner_that_was_replaced_neither_saves_nor_trims(
     world: World, crossroads: Crossroads
 ) -> None:
