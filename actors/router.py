@@ -55,7 +55,7 @@ _ON_HOLD: Final = (
     Kind.CANCEL_INCOMING,
 )
 # Lines that may be linked to the next one.
-_LINKABLE: Final = (Kind.RESERVE, Kind.RETURN, *PART_KINDS)
+_LINKABLE: Final = (Kind.RESERVE, Kind.RETURN, Kind.MOVE, *PART_KINDS)
 # The state of a hold over several shards is the first of these that one of its parts is in.
 _LIFE: Final = (
     HoldState.PENDING,

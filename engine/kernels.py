@@ -1751,13 +1751,14 @@ def check_move(places, meta, flags, sku, location, quantity):
 
 
 @_jit
-def judge_move(cells, cell_index, lines, places, head, sku, location, quantity, source):
-    """Whether a pending hold's units can be at another location: (status, row, units to move).
+def judge_move(cells, cell_index, lines, places, head, sku, location, quantity, source, more):
+    """Whether a pending hold's units can be at another location.
 
-    The row is that of the first line's destination, or of the one that has too little.
+    Returns (status, row, units to move, lines that split): the row is that of the first line's
+    destination, or of the one that has too little. The hold will have `more` lines than it has.
     """
     pending, total, elsewhere, row = np.int64(0), np.int64(0), False, np.int64(-1)
-    first, count = np.int64(-1), 0
+    first, count, splits = np.int64(-1), np.int64(more), np.int64(0)
     slot = head
     while slot >= 0:
         count += 1
@@ -1770,14 +1771,14 @@ def judge_move(cells, cell_index, lines, places, head, sku, location, quantity, 
                 elsewhere = True
         slot = np.int64(lines[slot, NEXT_LINE])
     if first < 0:
-        return _NOT_IN_HOLD, row, total
+        return _NOT_IN_HOLD, row, total, splits
     row = destination(cells, cell_index, lines, first, location)
     if elsewhere:
-        return _WRONG_SHARD, row, total
+        return _WRONG_SHARD, row, total, splits
     if pending == 0:
-        return _NOT_PENDING, row, total
+        return _NOT_PENDING, row, total, splits
     if quantity > total:
-        return _EXCEEDS_HOLD, row, total
+        return _EXCEEDS_HOLD, row, total, splits
     total = total if quantity == 0 else quantity
 
     # As in an order, what one line takes is not there for the next.
@@ -1787,7 +1788,7 @@ def judge_move(cells, cell_index, lines, places, head, sku, location, quantity, 
         units = min(left, movable(cells, lines, slot, sku, location, source))
         if units > 0:
             left -= units
-            count += 1 if must_split(lines, slot, units) else 0
+            splits += 1 if must_split(lines, slot, units) else 0
             to = destination(cells, cell_index, lines, slot, location)
             if not is_short and (to < 0 or available(cells, to) < units):
                 short, is_short = to, True
@@ -1803,11 +1804,11 @@ def judge_move(cells, cell_index, lines, places, head, sku, location, quantity, 
             if to >= 0:
                 cells[to, RESERVED] -= units
         behind = np.int64(lines[behind, NEXT_LINE])
-    if count > _MAX_HOLD_LINES:
-        return _TOO_MANY_LINES, row, total
+    if count + splits > _MAX_HOLD_LINES:
+        return _TOO_MANY_LINES, row, total, splits
     if is_short:
-        return _INSUFFICIENT, short, total
-    return _OK, row, total
+        return _INSUFFICIENT, short, total, splits
+    return _OK, row, total, splits
 
 
 @_jit
@@ -1830,8 +1831,8 @@ def move(
     status = check_hold_state(_MOVE, lines[head, STATE])
     if status != _OK:
         return status, np.int64(lines[head, CELL])
-    status, row, left = judge_move(
-        cells, cell_index, lines, places, head, sku, location, quantity, source
+    status, row, left, _ = judge_move(
+        cells, cell_index, lines, places, head, sku, location, quantity, source, 0
     )  # fmt: skip
     if status != _OK:
         return status, row
@@ -1869,6 +1870,85 @@ def move(
     add_hash(holds, lines, sums, head)
     lines[last, NEXT_LINE] = first_new  # in the hash since they were made
     return _OK, row
+
+
+@_inlined
+def check_linked_move(block, first, i, last_line):
+    """The checks of a linked move's kind, flags, SKU and quantity against those of its neighbours.
+
+    Each is of another SKU, so that none of them changes what another is about.
+    """
+    kind, flags = np.int64(block.kind[i]), np.int64(block.flags[i])
+    if kind < _RESERVE or kind > _LAST_KIND:
+        return _INVALID_KIND
+    is_of_hold = (
+        block.hold_hi[i] == block.hold_hi[first] and block.hold_lo[i] == block.hold_lo[first]
+    )
+    if kind != _MOVE or not is_of_hold or flags & ~_LINKED or (i == last_line and flags):
+        return _INVALID_FLAGS
+    is_moved = block.sku[i] == 0
+    for j in range(first, i):
+        is_moved = is_moved or block.sku[j] == block.sku[i]
+    if is_moved:
+        return _INVALID_FLAGS
+    return _INVALID_QUANTITY if block.quantity[i] == 0 else _OK
+
+
+@_jit
+def judge_moves(
+    cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places, meta,
+    sums, now, block, first, end, last_line, rows,
+):  # fmt: skip
+    """Find the first of the linked moves [first, end) that must be refused: (line or -1, its status)."""
+    more, head = np.int64(0), np.int64(-1)
+    for i in range(first, end):
+        sku, location = np.int64(block.sku[i]), np.int64(block.location[i])
+        status = check_linked_move(block, first, i, last_line)
+        if status == _OK:
+            status = check_move(places, meta, 0, sku, location, block.quantity[i])
+        if status != _OK:
+            return i, status
+        if i == first:
+            head = called_hold(
+                cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now,
+                block.hold_hi[i], block.hold_lo[i],
+            )  # fmt: skip
+        if head < 0:
+            return i, _UNKNOWN_HOLD
+        rows[i] = np.int64(lines[head, CELL])
+        status = check_hold_state(_MOVE, lines[head, STATE])
+        if status == _OK:
+            status, rows[i], _, splits = judge_move(
+                cells, cell_index, lines, places, head, sku, location, block.quantity[i],
+                block.value[i], more,
+            )  # fmt: skip
+            more += splits
+        if status != _OK:
+            return i, status
+    return np.int64(-1), _OK
+
+
+@_jit
+def move_parts(
+    cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places, meta,
+    sums, now, block, first, end, last_line, rows, out_status,
+):  # fmt: skip
+    """The linked moves [first, end) of SKUs of one hold: all or none."""
+    rows[first:end] = -1
+    bad, status = judge_moves(
+        cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places, meta,
+        sums, now, block, first, end, last_line, rows,
+    )  # fmt: skip
+    if bad >= 0:
+        out_status[first:end] = _LINKED_REFUSED
+        out_status[bad] = status
+        return
+    for i in range(first, end):
+        out_status[i], rows[i] = move(
+            cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places,
+            meta, sums, now, 0, np.int64(block.sku[i]), np.int64(block.location[i]),
+            block.quantity[i], block.value[i], block.hold_hi[i], block.hold_lo[i],
+        )  # fmt: skip
 
 
 @_jit
@@ -2743,7 +2823,7 @@ def apply_block(state, now, budget, block, rows, units, out_status, out_availabl
             row = np.int64(-1)
             status = _INVALID_KIND
             if (kind == _RESERVE and flags | np.int64(channels[i])) or (
-                flags & _LINKED and (kind == _RETURN or is_of_parts(kind))
+                flags & _LINKED and (kind == _RETURN or kind == _MOVE or is_of_parts(kind))
             ):
                 while after < end and flag_bits[after - 1] & _LINKED:
                     after += 1
@@ -2757,6 +2837,11 @@ def apply_block(state, now, budget, block, rows, units, out_status, out_availabl
                     hand_over(
                         cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits,
                         ring, meta, sums, now, block, i, after, end - 1, rows, out_status,
+                    )  # fmt: skip
+                elif kind == _MOVE:
+                    move_parts(
+                        cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits,
+                        ring, places, meta, sums, now, block, i, after, end - 1, rows, out_status,
                     )  # fmt: skip
                 elif kind != _RETURN:
                     on_parts(

@@ -54,7 +54,7 @@ class Flag(IntFlag):
 
     # This line and the next stand or fall together: reserves in one hold; returns, also before them;
     # calls of one of PART_KINDS on parts of one hold, their quantities not zero; a RELEASE and an
-    # ADD_LINE, which is a handover.
+    # ADD_LINE, which is a handover; moves of one hold, each of another SKU, with quantities.
     LINKED = 1
     # COMMIT of a part only (of linked ones, on the last): what is not committed is released.
     RELEASE_REST = 2

@@ -50,7 +50,7 @@ def lines_of(request: Request) -> list[Line]:
 def linked_lines(lines: list[Line], first: int) -> list[Line]:
     """The lines that stand or fall together with line `first`."""
     end = first + 1
-    if lines[first].kind in (Kind.RESERVE, Kind.RETURN, *PART_KINDS):
+    if lines[first].kind in (Kind.RESERVE, Kind.RETURN, Kind.MOVE, *PART_KINDS):
         while end < len(lines) and lines[end - 1].flags & Flag.LINKED:
             end += 1
     return lines[first:end]

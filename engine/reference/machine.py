@@ -19,7 +19,7 @@ from engine.reference.holds import extend, on_hold, on_parts
 from engine.reference.incoming import cancel_incoming, expect, receive_expected
 from engine.reference.life import sweep
 from engine.reference.lines import NO_HOLD, Answer, Key, Line, lines_of, linked_lines
-from engine.reference.moves import add_line, move_hold
+from engine.reference.moves import add_line, move_hold, move_parts
 from engine.reference.reserving import granted, reserve
 from engine.reference.returns import claim_return
 from engine.reference.settings import setting
@@ -224,6 +224,8 @@ def _apply_lines(book: Book, own_id: bytes, order: list[Line], is_open: bool) ->
         return exchange(book, own_id, order, is_open)
     if [each.kind for each in order[:2]] == [Kind.RELEASE, Kind.ADD_LINE]:
         return hand_over(book, order)
+    if line.kind == Kind.MOVE and is_linked:
+        return move_parts(book, order, is_open)
     if line.kind in PART_KINDS and is_linked:
         return on_parts(book, order, is_open)
     if line.kind == Kind.EXPECT:

@@ -3,6 +3,7 @@
 from collections import Counter
 
 from engine import limits
+from engine.operations import Flag, Kind
 from engine.reference.book import Book, key_of
 from engine.reference.life import called_hold, check_hold_state
 from engine.reference.lines import Answer, Key, Line, check_hold_call
@@ -53,37 +54,82 @@ def _judge_more(book: Book, line: Line, hold: Hold | None) -> Status:
 
 def move_hold(book: Book, line: Line) -> Answer:
     """MOVE: what a hold has pending is held at another location."""
+    status, key, parts = _judged(book, line, 0)
+    if status == Status.OK:
+        for each, units in parts:
+            _move_part(book, book.holds[line.hold_id], each, units, line.location)
+    return status, key
+
+
+def move_parts(book: Book, lines: list[Line], is_open: bool) -> list[Answer]:
+    """Linked moves of SKUs of one hold: all or none. `is_open`: the last one asks for one more."""
+    answers: list[Answer] = []
+    more = 0  # lines that the hold will have when those so far are moved
+    for number, line in enumerate(lines):
+        is_dangling = is_open and number == len(lines) - 1
+        status, key = _check_linked(line, lines[:number] or [line], is_dangling), None
+        if status == Status.OK:
+            status, key, parts = _judged(book, _unlinked(line), more)
+            more += sum(_must_split(*part) for part in parts)
+        if status != Status.OK:
+            refused = [(Status.LINKED_LINE_REFUSED, seen) for _, seen in answers]
+            unseen = [(Status.LINKED_LINE_REFUSED, None)] * (len(lines) - number - 1)
+            return [*refused, (status, key), *unseen]
+        answers.append((status, key))
+    return [move_hold(book, _unlinked(line)) for line in lines]
+
+
+def _unlinked(line: Line) -> Line:
+    return line._replace(flags=line.flags & ~Flag.LINKED)
+
+
+def _check_linked(line: Line, before: list[Line], is_dangling: bool) -> Status:
+    """The checks of a linked move's kind, flags, SKU and quantity against those before it.
+
+    Each is of another SKU, so that none of them changes what another is about.
+    """
+    if line.kind not in set(Kind):
+        return Status.INVALID_KIND
+    if (line.kind, line.hold_id) != (before[0].kind, before[0].hold_id) or is_dangling:
+        return Status.INVALID_FLAGS
+    is_moved = any(each.sku == line.sku for each in before if each is not line)
+    if line.flags & ~Flag.LINKED or not line.sku or is_moved:
+        return Status.INVALID_FLAGS
+    return Status.OK if line.quantity else Status.INVALID_QUANTITY
+
+
+def _judged(
+    book: Book, line: Line, more: int
+) -> tuple[Status, Key | None, list[tuple[HoldLine, int]]]:
+    """Judge a move of a hold that will have `more` lines than it has; also what parts move."""
     status = check_hold_call(line)
     if status == Status.OK:
         status = check_destination(book, line)
     if status != Status.OK:
-        return status, None
+        return status, None, []
     hold = called_hold(book, line)
     if hold is None:
-        return Status.UNKNOWN_HOLD, None
+        return Status.UNKNOWN_HOLD, None, []
     status = check_hold_state(line.kind, hold.state)
     if status != Status.OK:
-        return status, key_of(hold.lines[0])
+        return status, key_of(hold.lines[0]), []
     called = [
         each
         for each in hold.lines
         if line.sku in (0, each.sku) and line.value in (0, each.location)
     ]
     if not called:
-        return Status.NOT_IN_HOLD, None
+        return Status.NOT_IN_HOLD, None, []
     moving = [each for each in called if each.pending and each.location != line.location]
     parts = _parts(moving, line.quantity or sum(each.pending for each in moving))
-    status, key = _judge_move(book, line, hold, called, parts)
-    if status == Status.OK:
-        for each, units in parts:
-            _move_part(book, hold, each, units, line.location)
-    return status, key
+    status, key = _judge_move(book, line, len(hold.lines) + more, called, parts)
+    return status, key, parts
 
 
 def _judge_move(
-    book: Book, line: Line, hold: Hold, called: list[HoldLine], parts: list[tuple[HoldLine, int]]
+    book: Book, line: Line, lines: int, called: list[HoldLine], parts: list[tuple[HoldLine, int]]
 ) -> Answer:
-    """Whether parts of a hold's lines can be at another location."""
+    """Whether parts of a hold's lines can be at another location; the hold has so many lines."""
     key = called[0].sku, line.location
     place = book.places[line.location]
     arriving = [each.sku for each in called if each.pending and each.location != line.location]
@@ -93,7 +139,7 @@ def _judge_move(
         return Status.HOLD_NOT_PENDING, key
     if line.quantity > sum(units for _, units in parts):
         return Status.EXCEEDS_HOLD, key
-    if len(hold.lines) + sum(_must_split(*part) for part in parts) > limits.MAX_HOLD_LINES:
+    if lines + sum(_must_split(*part) for part in parts) > limits.MAX_HOLD_LINES:
         return Status.TOO_MANY_LINES, key
     short = _short_of(book, parts, line.location)
     return (Status.OK, key) if short is None else (Status.INSUFFICIENT_STOCK, short)

@@ -143,6 +143,7 @@ MOVES = [
     for source in (0, 0, BERLIN, BOSTON)
     for hold in (0, 0, 1, 2, -1, -4)
 ]
+PART_MOVES = [each for each in MOVES if each.line.sku == 1 and each.line.quantity]
 MORE_LINES = [
     each
     for added in (
@@ -300,6 +301,14 @@ def _exchange(returns: list[Part], order: list[Line]) -> list[Part]:
     return [*chained, *linked(order)] if order else [*chained[:-1], returns[-1]]
 
 
+def _moves(first: Call, others: list[tuple[int, int]]) -> list[Part]:
+    """Linked moves of one hold to one location, the others as (SKU, units)."""
+    moves = [first] + [
+        first._replace(line=first.line._replace(sku=sku, quantity=units)) for sku, units in others
+    ]
+    return [*(_chained(each) for each in moves[:-1]), moves[-1]]
+
+
 def _together(first: Call, others: list[tuple[int, int]]) -> list[Part]:
     """Linked calls on parts of one hold, as (units, cell); the last one has the flags of the first."""
     parts = [first._replace(line=first.line._replace(flags=0))]
@@ -359,6 +368,13 @@ MAKERS: list[_Maker] = [
     _of(SUPERSEDING),
     *[lambda draw: draw.choice(HANDOVERS)] * 2,
     lambda draw: linked(_some(draw, RESERVES, 4, least=2)),
+    *[
+        lambda draw: _moves(
+            draw.choice(PART_MOVES),
+            [(sku, draw.choice([0, 1, 1, 1, 2])) for sku in _some(draw, [1, 2, 2, 3], 2)],
+        )
+    ]
+    * 2,
     lambda draw: _exchange(
         _some(draw, COME_BACK, 2), _some(draw, [*RESERVES, *PARTIAL], 2, least=0)
     ),

@@ -28,7 +28,7 @@ _RESERVES = [sum(flags) for size in range(4) for flags in combinations(_ORDER, s
 DONE = {
     *((kind, 0, False) for kind in Kind),
     *((Kind.RESERVE, flags, linked) for flags in _RESERVES for linked in (False, True)),
-    *((kind, 0, True) for kind in (*PART_KINDS, Kind.RETURN, Kind.ADD_LINE)),
+    *((kind, 0, True) for kind in (*PART_KINDS, Kind.RETURN, Kind.MOVE, Kind.ADD_LINE)),
     *((Kind.COMMIT, Flag.RELEASE_REST, linked) for linked in (False, True)),
     (Kind.COMMIT, Flag.RE_RESERVE, False),
     *((Kind.WRITE_OFF, flags, False) for flags in (Flag.DAMAGED, Flag.QUALITY_CONTROL)),

@@ -208,6 +208,27 @@ async def test_a_bundle_comes_back_whole_or_not_at_all() -> None:
     assert [line.returned for line in found.lines] == [0, 1]
 
 
+async def test_a_bundle_moves_whole_or_not_at_all() -> None:
+    router = a_router()
+    lines = BundleRouter(router, CATALOGUE)
+    goods = {"sku": [COLA, HAM, COLA, HAM], "location": [1, 1, 2, 2]}
+    stock = Request.of(os.urandom(16), 4, kind=Kind.RECEIVE, quantity=[12, 500, 12, 250], **goods)
+    await router.submit(stock)
+    await lines.reserve(order((BOX, 2)))
+
+    def move(quantity: int) -> Request:
+        moved = request_of(Kind.MOVE, (BOX, quantity), holds=[ID], value=1, op_id=os.urandom(16))
+        moved.columns["location"] = np.array([2], "<u4")
+        return moved
+
+    for quantity, status in ((2, Status.INSUFFICIENT_STOCK), (1, Status.OK)):
+        assert list((await lines.move(move(quantity)))[1].status) == [status]
+        held = await lines.hold(ID, 0)
+        assert held is not None
+        gone = {line.sku: line.pending for line in held.lines if line.location == 2}
+        assert gone == ({} if status else {COLA: 6, HAM: 250})
+
+
 async def test_the_history_of_what_was_sold_of_a_bundle_is_that_of_its_components() -> None:
     shard, sale = FakeShard(), b"s" * 16
     lines = BundleRouter(Router({0: shard}, lambda: ShardMap(1, 1, {})), CATALOGUE)
