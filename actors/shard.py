@@ -12,7 +12,7 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Protocol, TypeVar
@@ -35,8 +35,9 @@ from actors.ports import (
     Snapshots,
     Unavailable,
 )
-from actors.recovery import answers_of, recover, snapshot_name
-from engine import limits, snapshot
+from actors.recovery import answers_of, recover
+from actors.snapshotting import Snapshotter
+from engine import limits
 from engine.block import Block, Place, concatenated, decode, encode
 from engine.history import Event, History, events_of, is_whole, may_concern
 from engine.kernels import KEY
@@ -165,10 +166,6 @@ class Shard:
         self._snapshots = snapshots
         self._catalogue = catalogue
         self._stop_process = stop_process
-        self._snapshot_every = snapshot_every_bytes
-        self._keep_journal = keep_journal_bytes
-        self._written = 0  # bytes of blocks, since this process began
-        self._marks: deque[tuple[Position, int]] = deque()  # of snapshots: where, `_written` then
         self._clock = clock
         self._monotonic = monotonic
         self._random_bytes = random_bytes
@@ -194,9 +191,11 @@ class Shard:
         self._next_sweep = 0.0  # monotonic time before which no block is made for expiries alone
         self._serving = False
         self._proof = 0.0  # monotonic time at which the journal last proved that this is the owner
-        self._since_snapshot = 0
-        self._snapshotting: asyncio.Task[Position | None] | None = None
-        self._capture: snapshot.Capture | None = None
+        self._snapshotter = Snapshotter(
+            number, journal, snapshots, self._machine, self._memory,
+            head=lambda: (self._at, self._chain), between_blocks=self.read,
+            every_bytes=snapshot_every_bytes, keep_journal_bytes=keep_journal_bytes,
+        )  # fmt: skip
         self._one_history = asyncio.Lock()  # a search reads the journal: one at a time
         self._task: asyncio.Task[None] | None = None
 
@@ -242,8 +241,7 @@ class Shard:
         self._wake.set()
         if self._task is not None:
             await self._task
-        if self._snapshotting is not None:
-            await asyncio.gather(self._snapshotting, return_exceptions=True)
+        await self._snapshotter.finish()
         await self._journal.close()
 
     # --- the port ------------------------------------------------------------------------------
@@ -315,7 +313,7 @@ class Shard:
 
     async def snapshot(self) -> Position:
         """Take a snapshot, and return the position it is of once it is durable."""
-        at = await asyncio.shield(await self.read(self._begin_snapshot))
+        at = await asyncio.shield(await self.read(self._snapshotter.begin))
         if at is None:
             raise Unavailable(f"shard {self._number}: the snapshot failed, its log says why")
         return at
@@ -370,8 +368,8 @@ class Shard:
                 if self._appending is None:
                     await self._gather()
                     await self._prove_ownership()
-                    if self._snapshot_is_due():
-                        _ = self._begin_snapshot()
+                    if self._snapshotter.is_due():
+                        _ = self._snapshotter.begin()
                     self._do_reads()
                 staged = self._stage()
                 if staged is not None:
@@ -513,8 +511,7 @@ class Shard:
         outcome = machine.apply(now, requests)
         if not (requests or self._unjournaled or outcome.expired):
             return None  # the wheel turned, and nothing was due
-        if self._capture is not None:
-            self._capture.note(outcome.image.rows)
+        self._snapshotter.touched(outcome.image.rows)
         position = self._tip.next()
         block = Block(
             self._number, position.epoch, position.seq, now, self._chain, machine.state_hash,
@@ -565,8 +562,7 @@ class Shard:
         """Note that a block which was sent at a monotonic time is in the journal."""
         self._proof = sent  # not now: this process may have slept, and another taken over since
         self._at = staged.position
-        self._since_snapshot += len(staged.payload)
-        self._written += len(staged.payload)
+        self._snapshotter.wrote(len(staged.payload))
 
     def _queued(self, request: Request, since: float) -> "asyncio.Future[Answer]":
         """Have a request in the next block."""
@@ -710,67 +706,6 @@ class Shard:
                 machine.set_place(place)
                 self._unjournaled.append(place)
         return True
-
-    # --- snapshots -----------------------------------------------------------------------------
-
-    def _snapshot_is_due(self) -> bool:
-        """When the journal behind the last snapshot is long, and long beside the state itself.
-
-        Copying and packing a large state costs more than keeping a few more blocks.
-        """
-        return self._snapshotting is None and self._since_snapshot >= max(
-            self._snapshot_every, self._machine.nbytes_used()
-        )
-
-    def _begin_snapshot(self) -> "asyncio.Task[Position | None]":
-        """Begin to copy the state, beside the serving path, unless that is under way."""
-        if self._snapshotting is None:
-            self._since_snapshot = 0
-            self._snapshotting = asyncio.create_task(self._take_snapshot())
-        return self._snapshotting
-
-    async def _take_snapshot(self) -> Position | None:
-        """Copy and store the state; the position that it is of, or None when that failed."""
-        name = snapshot_name(self._number)
-        self._capture = capture = snapshot.Capture(self._machine)
-        at = GENESIS
-
-        def finish() -> Iterator[bytes]:
-            nonlocal at
-            at, self._capture = self._at, None
-            self._marks.append((at, self._written))
-            return capture.finish(self._memory, self._chain)
-
-        async def pieces() -> AsyncIterator[bytes]:
-            for piece in capture.pieces():
-                yield piece
-            for piece in await self.read(finish):
-                yield piece
-
-        try:
-            saved = await self._snapshots.save(name, pieces(), lambda: at)
-            # The snapshot before this one is kept too, and needs the blocks behind it.
-            trimmed = await self._journal.trim(min(saved.oldest, self._kept_from()))
-            _log.info(
-                "snapshot stored", shard=self._number, at=str(at), stored_bytes=saved.stored_bytes,
-                trimmed_blocks=trimmed,
-            )  # fmt: skip
-        except Exception as error:  # noqa: BLE001 - the journal still has it all
-            # The journal still has everything; the next one may succeed.
-            _log.warning("snapshot failed", shard=self._number, error=str(error))
-            return None
-        else:
-            return at
-        finally:
-            self._snapshotting = self._capture = None
-
-    def _kept_from(self) -> Position:
-        """From where on the journal is kept for those who ask for histories."""
-        marks = self._marks
-        while len(marks) > 1 and self._written - marks[1][1] >= self._keep_journal:
-            marks.popleft()
-        at, written = marks[0]
-        return at if self._written - written >= self._keep_journal else GENESIS
 
 
 def _answers(staged: _Staged) -> Iterator[Answer]:
