@@ -316,16 +316,13 @@ class Machine:
             self._scratch = np.empty((2, lines), np.int64)
             self._scratch_rows = tuple(self._scratch)
         rows, units = self._scratch_rows
-        if lines == 1 and self._compiled is not None:
-            expired = self._compiled(
-                state, now_ns, self._budget, block, rows, units, status, available
-            )
-        else:
-            with _wrapping():
-                expired = kernels.apply_block(
-                    state, now_ns, self._budget, block, rows, units, status, available
-                )
-            self._compiled = self._compiled or _compiled()
+        given = (state, now_ns, self._budget, block, rows, units, status, available)
+        with _wrapping():
+            if lines == 1 and self._compiled is not None:
+                expired = self._compiled(*given)
+            else:
+                expired = kernels.apply_block(*given)
+                self._compiled = self._compiled or _compiled()
         granted = _granted(block, status, units)
         outcome = Outcome(status, available, int(expired), self._image(known), granted)
         if names_endangered and meta[kernels.SHORTAGES]:

@@ -7,7 +7,7 @@ import pytest
 
 from engine import kernels, limits
 from engine.machine import Machine
-from engine.operations import Disposition, Flag, Kind
+from engine.operations import Disposition, Flag, Kind, Request
 from engine.reference import Key, Line, ReferenceMachine
 from engine.status import Status
 from engine.views import Cell, HoldLine, HoldState
@@ -722,3 +722,22 @@ def test_every_status_that_a_machine_gives_is_tested_by_name() -> None:
     text = "".join(each.read_text() for each in Path(__file__).parent.glob("test_*.py"))
     unseen = [each.name for each in Status if f"Status.{each.name}" not in text]
     assert set(unseen) <= {"OP_ID_REUSED"}
+
+
+# --- one line by itself ---------------------------------------------------------------------------
+
+
+def test_one_line_by_itself_goes_past_the_choice_of_a_specialisation() -> None:
+    """And changes the same, also where nothing is compiled."""
+    quick, usual = Machine(), Machine()
+    for machine in (quick, usual):
+        machine.set_sku_limit(SKUS)
+        machine.set_location(BERLIN, owned=True, currency=EUR)
+    quick._compiled = quick._compiled or kernels.apply_block
+    for now in range(1, 20):
+        kind = Kind.RESERVE if now % 3 else Kind.RECEIVE
+        values = (now, 60_000, 0, 0, 0, 1 + now % 2, BERLIN, 0, 0, int(kind), 0)
+        asked = Request.one(now.to_bytes(16, "big"), *values)
+        usual._compiled = None
+        assert quick.apply(now, [asked]).status == usual.apply(now, [asked]).status
+        assert quick.state_hash == usual.state_hash
