@@ -34,6 +34,7 @@ from actors.parts import (
 from actors.shards import Shards
 from engine.operations import Answer, Disposition, Flag, Kind, Request, pair_to_id
 from engine.status import Status
+from engine.views import Hold
 
 _NOWHERE: Final = -1  # in place of a shard
 # How a shard says that goods that come back were not handed over there, or not so many.
@@ -65,8 +66,7 @@ async def returned(
 
     `owners` are the shards that the goods came to, a line; `sold_at` is where each was handed over,
     0 where that is not known. The shards are asked first as if all was handed over there; what was
-    not, or comes back to several shards together, is then taken in step by step. A quantity must be
-    of one shard's part of an order, not of several together.
+    not, or comes back to several shards together, is then taken in step by step.
     """
     groups = _groups(request)
     here = owners.copy()
@@ -242,7 +242,10 @@ class _Exchange:
         return step_of(self.request, f"{name} {self.places[0]}", lines, **columns)
 
     async def _claimed(self, place: int, hold_id: bytes) -> Answer | None:
-        """Claim a line where its goods were handed over. None: done; otherwise the refusal."""
+        """Claim a line where its goods were handed over. None: done; otherwise the refusal.
+
+        One part of the order is to have handed over all of them, or several together.
+        """
         columns = {"kind": Kind.CLAIM_RETURN, **on(hold_id)}
         columns["sku"] = column_of(self.request, "sku")[place]
         units = int(column_of(self.request, "quantity")[place])
@@ -256,7 +259,34 @@ class _Exchange:
                 return None
             # A part that knows more of the goods says more.
             refusal = max(refusal, answer, key=lambda each: each.status[0])
-        return refusal
+        if refusal.status[0] != Status.EXCEEDS_HOLD:
+            return refusal
+        return await self._claimed_together(place, hold_id, refusal)
+
+    async def _claimed_together(self, place: int, hold_id: bytes, refusal: Answer) -> Answer | None:
+        """Claim a line of several parts of an order, none of which has handed over so many.
+
+        Each claim has its units for a digest, so a repetition finds how many they were.
+        """
+        sku, left = (int(column_of(self.request, n)[place]) for n in ("sku", "quantity"))
+        op_id = step_id(self.request.op_id, f"claim {place} in part")
+        asked = self.shards.asked_for(self.sold_at[place])
+        for shard, sight in (await self.shards.sights(hold_id, asked, [op_id])).items():
+            digest = sight.digests[0]
+            units = min(left, _still_out(sight.hold, sku))
+            if digest is not None:
+                units = int.from_bytes(digest, "little")
+            if units:
+                columns = {"kind": Kind.CLAIM_RETURN, "sku": sku, **on(hold_id)}
+                claim = Request.of(op_id, 1, quantity=units, want_available=True, **columns)
+                claim.digest = units.to_bytes(8, "little")
+                answer = await self.shards.submit(shard, claim)
+                if not answer.status[0]:
+                    name = f"unclaim {place} in part"
+                    unclaim = step_of(self.request, name, quantity=-units, **columns)
+                    self.undo.append((shard, unclaim))
+                    left -= units
+        return refusal if left else None
 
     def _taken_out(self, part: Part, name: str) -> Request:
         """Undo what a part has taken in, and give up what it has held."""
@@ -274,6 +304,12 @@ class _Exchange:
             columns["kind"][-1] = Kind.CANCEL if is_paid else Kind.RELEASE
             hold = on(self.request.op_id)
         return self._step(name, len(columns["kind"]), **columns, **hold)
+
+
+def _still_out(hold: Hold | None, sku: int) -> int:
+    """How much of a SKU a part of an order has handed over that is not back yet."""
+    lines = hold.lines if hold is not None else ()
+    return sum(line.fulfilled - line.returned for line in lines if line.sku == sku)
 
 
 def _parts(request: Request, shards: NDArray[np.int64], without: int = 0) -> list[Part]:

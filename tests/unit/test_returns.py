@@ -70,6 +70,35 @@ async def test_never_more_comes_back_than_went_out_wherever_to() -> None:
     assert [(line.fulfilled, line.returned) for line in hold.lines] == [(3, 3), (2, 2)]
 
 
+async def handed_over_by_two(town: Town) -> None:
+    """5 of SKU 1 were handed over: 3 at location 1, on shard 0, and 2 at location 2, on shard 1."""
+    await town.router.reserve(order(HELD, [(1, 1), (1, 2)], [3, 2]))
+    for kind in (Kind.COMMIT, Kind.FULFIL):
+        _, answer = await town.router.on_hold(call(os.urandom(16), kind, HELD))
+        assert answer.status == b"\0"
+
+
+@pytest.mark.parametrize("to", [3, 4, SPLIT])
+async def test_goods_that_several_shards_handed_over_come_back_in_one_line(to: int) -> None:
+    town, answer = await check_deaths(handed_over_by_two, a_return([(1, to, 4)]))
+    assert answer.status == b"\0"
+    assert sum(await notes_of(town)) == 4
+    assert await town.available(1, to) == 14
+    _, answer = await a_return([(1, to, 2)], op_id=NEW)(town.router)
+    assert list(answer.status) == [Status.EXCEEDS_HOLD]
+    _, answer = await a_return([(1, to, 1)], op_id=os.urandom(16))(town.router)
+    assert answer.status == b"\0"
+    assert await notes_of(town) == [3, 2]
+
+
+@pytest.mark.parametrize("sold_at", [0, 2])
+async def test_more_than_several_shards_handed_over_does_not_come_back(sold_at: int) -> None:
+    town, answer = await check_deaths(handed_over_by_two, a_return([(1, 4, 6)], sold_at))
+    assert list(answer.status) == [Status.EXCEEDS_HOLD]
+    assert await notes_of(town) == [0, 0]
+    assert await town.available(1, 4) == 10
+
+
 async def test_what_nobody_sold_does_not_come_back(town: Town) -> None:
     await handed_over(town)
     _, answer = await a_return([(1, 4, 2)], against=NEW)(town.router)
