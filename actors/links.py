@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from actors.cluster import ActorBusy, ClusterError
-from actors.ports import CellTable, Overloaded, Position, ShardLink, Unavailable
+from actors.ports import CellTable, Overloaded, Position, ShardLink, Sight, Unavailable, Waiting
 from engine import limits, wire
 from engine.history import History
 from engine.operations import Answer, Request
@@ -77,6 +77,15 @@ class RemoteShard:
     async def hold(self, hold_id: bytes, *, sure: bool = False) -> Hold | None:
         """Look up this shard's part of a hold."""
         return wire.decode_hold(await self._ask("hold", hold_id, sure))
+
+    async def sight(self, hold_id: bytes, op_ids: Sequence[bytes] = ()) -> Sight:
+        """Tell what this shard knows of a hold, to write by it."""
+        hold, waiting, digests = await self._ask("sight", hold_id, list(op_ids))
+        return Sight(
+            wire.decode_hold(hold),
+            [Waiting(digest, wire.decode_hold(each)) for digest, each in waiting],
+            digests,
+        )
 
     async def incoming(self, incoming_id: bytes, *, sure: bool = False) -> Incoming | None:
         """Look up this shard's part of an incoming record."""
@@ -195,6 +204,10 @@ async def serve_link(link: ShardLink, method: str, *args: Any) -> Any:
         case "hold":
             hold_id, sure = args
             return wire.encode_hold(await link.hold(hold_id, sure=sure))
+        case "sight":
+            sight = await link.sight(*args)
+            waiting = [(each.digest, wire.encode_hold(each.hold)) for each in sight.waiting]
+            return wire.encode_hold(sight.hold), waiting, sight.digests
         case "incoming":
             incoming_id, sure = args
             return wire.encode_incoming(await link.incoming(incoming_id, sure=sure))

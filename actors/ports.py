@@ -225,6 +225,30 @@ class CellTable:
     cells: NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Units that wait at a shard to join a hold which moves there: see `actors.transits`.
+
+    `digest` tells which move they are of, and is empty when that is forgotten; `hold` is None when
+    the stock for them was refused.
+    """
+
+    digest: bytes
+    hold: Hold | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a shard knows of a hold: its part, what has waited there to join it, by number.
+
+    `digests` are those of the requests with the op_ids that were asked for, None where not known.
+    """
+
+    hold: Hold | None
+    waiting: list[Waiting]
+    digests: list[bytes | None]
+
+
 class ShardLink(Protocol):
     """A shard as the router calls it: the one in this process, or another by way of Ray.
 
@@ -248,6 +272,9 @@ class ShardLink(Protocol):
         `sure`: whoever decides by it what to write needs the word of the owner as of now, not of
         one that was replaced a moment ago.
         """
+
+    async def sight(self, hold_id: bytes, op_ids: Sequence[bytes] = ()) -> Sight:
+        """Tell what this shard knows of a hold, to write by it; so it is `sure` (see `hold`)."""
 
     async def history(self, hold_id: bytes) -> History:
         """Find the operations on this shard's part of a hold, as far back as the journal reaches.

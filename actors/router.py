@@ -6,8 +6,8 @@ it does for an op_id it would do again, so a repeated request meets the same ans
 shard map has not moved its cells meanwhile. Calls on one hold take turns in it, so that none meets
 another half-way; where they come by several gateways, the shards decide. It must not know gRPC or Ray.
 
-What each shard gets is cut in `actors.parts`; what takes several steps is in `actors.spanning` and
-`actors.returns`.
+What each shard gets is cut in `actors.parts`; what takes several steps is in `actors.spanning` (orders),
+`actors.calls` (calls on all of a hold), `actors.moves` and `actors.returns`.
 """
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from actors import returns, spanning
+from actors import calls, moves, returns, spanning
 from actors.asking import asking, objections, refusal
 from actors.parts import (
     column_of,
@@ -54,6 +54,8 @@ _ON_HOLD: Final = (
     Kind.CLAIM_RETURN,
     Kind.CANCEL_INCOMING,
 )
+# Calls that are about what is pending, so also about what is on its way between two shards.
+_ON_PENDING: Final = (Kind.COMMIT, Kind.RELEASE, Kind.EXTEND)
 # Lines that may be linked to the next one.
 _LINKABLE: Final = (Kind.RESERVE, Kind.RETURN, Kind.MOVE, *PART_KINDS)
 # The state of a hold over several shards is the first of these that one of its parts is in.
@@ -266,10 +268,14 @@ class Router:
             for sku, at in zip(skus, locations, strict=True)
         ]
         releases_rest = any(flag & Flag.RELEASE_REST for flag in flags)
+        is_of_all = request.lines == 1 and not quantities[0]
+        is_placed = bool(location) or _NO_LOCATION not in shards
+        if is_of_all and not is_placed and column_of(request, "kind")[0] in _ON_PENDING:
+            return await self._on_all_pending(request)
         holders: dict[int, Hold | None] = {}
         if releases_rest or _NO_LOCATION in shards:
             holders = await self._holders(request, location)
-        if request.lines == 1 and not quantities[0]:
+        if is_of_all:
             return await self._on_all_of(request, holders or dict.fromkeys(shards))
         if len(holders) > 1 and _NO_LOCATION in shards:
             # A quantity of which cell? Each part would take it for its own.
@@ -292,26 +298,41 @@ class Router:
         return joined(request, parts, answers)
 
     async def _move(self, request: Request) -> tuple[int, Answer]:
-        """Move lines of a hold, when it is their turn."""
+        """Move lines of a hold, when it is their turn.
+
+        A shard that has, or had, both ends does it by itself. It remembers what it has done, so a
+        repetition finds it, wherever the hold may have gone since.
+        """
         (to,) = set(column_of(request, "location").tolist())
-        holders = await self._shards.holds(hold_id_of(request), self._shards.asked_for(0))
+        hold_id, asked = hold_id_of(request), self._shards.asked_for(0)
+        sights = await self._shards.sights(hold_id, asked, [request.op_id])
+        for shard, sight in sights.items():
+            if sight.digests[0] is not None:
+                return shard, await self._shards.submit(shard, request)
+        holders = {shard for shard, sight in sights.items() if sight.hold is not None}
         involved = {*holders, *self._shards.map.owners(to)}
         if len(involved) == 1 or not holders:
             shard = min(involved)
             return shard, await self._shards.submit(shard, request)
-        return await spanning.move(self._shards, request, holders)
+        return await moves.move(self._shards, request)
+
+    async def _on_all_pending(self, request: Request) -> tuple[int, Answer]:
+        """Apply a call on all that is pending of a hold, wherever it is or is going."""
+        asked = self._shards.asked_for(0)
+        sights = await self._shards.sights(hold_id_of(request), asked, [request.op_id])
+        if not calls.holders_of(sights):
+            return asked[0], await self._shards.submit(asked[0], request)
+        apply = {
+            Kind.COMMIT: calls.commit,
+            Kind.RELEASE: calls.release,
+            Kind.EXTEND: calls.extend,
+        }
+        return await apply[Kind(column_of(request, "kind")[0])](self._shards, request, sights)
 
     async def _on_all_of(
         self, request: Request, holders: Mapping[int, Hold | None]
     ) -> tuple[int, Answer]:
         """Apply a call on a whole hold to each of its parts."""
-        seen = {shard: hold for shard, hold in holders.items() if hold is not None}
-        if len(seen) > 1:
-            kind = column_of(request, "kind")[0]
-            if kind == Kind.COMMIT:
-                return await spanning.commit(self._shards, request, seen)
-            if kind == Kind.EXTEND:
-                return await spanning.extend(self._shards, request, seen)
         parts = [whole(request, shard) for shard in holders]
         answers = await self._shards.submit_parts(parts)
         return joined(request, *that_count(parts, answers))
@@ -360,13 +381,17 @@ class Router:
 
 
 def merged(parts: Sequence[Hold]) -> Hold | None:
-    """One hold of its parts: its state is the least advanced of theirs, its deadline the earliest."""
+    """One hold of its parts: its state is the least advanced of theirs.
+
+    Its deadline is the earliest of the parts that are in this state.
+    """
     if len(parts) < 2:
         return parts[0] if parts else None
     lines: list[HoldLine] = [line for part in parts for line in part.lines]
     states = {part.state for part in parts}
     state = next(state for state in _LIFE if state in states)
-    return Hold(state, min(part.deadline_ns for part in parts), lines)
+    deadline_ns = min(part.deadline_ns for part in parts if part.state == state)
+    return Hold(state, deadline_ns, lines)
 
 
 def merged_histories(parts: Sequence[History]) -> History:

@@ -32,11 +32,13 @@ from actors.ports import (
     JournalUnavailable,
     Overloaded,
     Position,
+    Sight,
     Snapshots,
     Unavailable,
 )
 from actors.recovery import answers_of, recover
 from actors.snapshotting import Snapshotter
+from actors.transits import sight_of
 from engine import limits
 from engine.block import Block, Place, concatenated, decode, encode
 from engine.history import Event, History, events_of, is_whole, may_concern
@@ -264,6 +266,12 @@ class Shard:
     async def hold(self, hold_id: bytes, *, sure: bool = False) -> Hold | None:
         """Look up this shard's part of a hold (`sure`: see `read`)."""
         return await self.read(lambda: self._machine.hold(hold_id), sure=sure)
+
+    async def sight(self, hold_id: bytes, op_ids: Sequence[bytes] = ()) -> Sight:
+        """Tell what this shard knows of a hold, to write by it."""
+        return await self.read(
+            lambda: sight_of(hold_id, op_ids, self._machine.hold, self._memory.recall), sure=True
+        )
 
     async def incoming(self, incoming_id: bytes, *, sure: bool = False) -> Incoming | None:
         """Look up this shard's part of an incoming record (`sure`: see `read`)."""

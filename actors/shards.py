@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from actors.parts import Part
-from actors.ports import Overloaded, ShardLink, Unavailable
+from actors.ports import Overloaded, ShardLink, Sight, Unavailable
 from engine.operations import Answer, Request
 from engine.shard_map import ShardMap
 from engine.views import Hold, Incoming
@@ -54,6 +54,13 @@ class Shards:
         """Ask shards for their parts of a hold, to write by it; those that have one, in order."""
         found = await every(self.link(shard).hold(hold_id, sure=True) for shard in shards)
         return {shard: part for shard, part in zip(shards, found, strict=True) if part is not None}
+
+    async def sights(
+        self, hold_id: bytes, shards: Sequence[int], op_ids: Sequence[bytes] = ()
+    ) -> dict[int, Sight]:
+        """Ask shards what they know of a hold."""
+        found = await every(self.link(shard).sight(hold_id, op_ids) for shard in shards)
+        return dict(zip(shards, found, strict=True))
 
     async def incoming(
         self, incoming_id: bytes, shards: Sequence[int], *, sure: bool

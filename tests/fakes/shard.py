@@ -6,7 +6,8 @@ from dataclasses import astuple
 
 import numpy as np
 
-from actors.ports import CellTable, Position
+from actors.ports import CellTable, Position, Sight
+from actors.transits import sight_of
 from engine.history import Event, History
 from engine.operations import Answer, Request
 from engine.reference import ReferenceMachine
@@ -50,6 +51,9 @@ class FakeShard:
 
     async def hold(self, hold_id: bytes, *, sure: bool = False) -> Hold | None:
         return self.machine.hold(hold_id)
+
+    async def sight(self, hold_id: bytes, op_ids: Sequence[bytes] = ()) -> Sight:
+        return sight_of(hold_id, op_ids, self.machine.hold, self.remembered.get)
 
     async def incoming(self, incoming_id: bytes, *, sure: bool = False) -> Incoming | None:
         return self.machine.incoming(incoming_id)

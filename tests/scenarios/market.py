@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mappin
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn, TypeVar
 
-from actors.ports import CellTable, Unavailable
+from actors.ports import CellTable, Sight, Unavailable
 from actors.router import Router
 from actors.shard import Shard
 from engine.block import Place
@@ -73,6 +73,10 @@ class Link:
     async def hold(self, hold_id: bytes, *, sure: bool = False) -> Hold | None:
         await self.market.schedule.pause()
         return await self.market.shards[self.number].hold(hold_id, sure=sure)
+
+    async def sight(self, hold_id: bytes, op_ids: Sequence[bytes] = ()) -> Sight:
+        await self.market.schedule.pause()
+        return await self.market.shards[self.number].sight(hold_id, op_ids)
 
     async def history(self, hold_id: bytes) -> History:
         return await self.market.shards[self.number].history(hold_id)

@@ -7,9 +7,12 @@ or at a shard itself. What is demanded here is what each of them may rely on.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count, takewhile
 from typing import Final, NamedTuple
 
+from actors.parts import step_id
 from actors.ports import Position
+from actors.transits import place_id
 from engine.operations import Kind, Request
 from engine.status import Status
 from engine.views import Hold, HoldState
@@ -124,12 +127,12 @@ def _judge_units(journey: Journey, ledgers: Ledgers) -> Iterator[str]:
 def _judge_looks(journey: Journey, ledgers: Ledgers) -> Iterator[str]:
     """When nothing is under way, all of it is where it must be, and nothing waits to join it."""
     before: Places = Counter()
-    digests = {move.request.digest for move in journey.moves}
-    steps = [
-        (shard, op_id)
+    places = [
+        (shard, place)
         for shard, ledger in ledgers.items()
-        for op_id, (digest, _) in ledger.answers.items()
-        if digest in digests
+        for place in takewhile(
+            ledger.answers.__contains__, (place_id(journey.hold_id, number) for number in count())
+        )
     ]
     for look in journey.looks:
         parts = _parts(journey, ledgers, look.ends)
@@ -140,10 +143,20 @@ def _judge_looks(journey: Journey, ledgers: Ledgers) -> Iterator[str]:
         if look.is_unchanged and not is_over and here != before:
             yield f"was at {dict(before)}, and a repeated move brought it to {dict(here)}"
         before = here
-        for shard, op_id in steps:
-            waiting = ledgers[shard].view(op_id, look.ends[shard])
-            if waiting is not None and waiting.state.is_live:
+        for shard, place in places:
+            waiting = ledgers[shard].view(place, look.ends[shard])
+            if (
+                waiting is not None
+                and waiting.state.is_live
+                and not _is_lost(ledgers[shard], place)
+            ):
                 yield f"{waiting} waits on shard {shard} for a move that is over"
+
+
+def _is_lost(ledger: Ledger, place: bytes) -> bool:
+    """Whether what waits found that the part had expired which it would join: then it runs out too."""
+    known = ledger.answers.get(step_id(place, "arrive"))
+    return known is not None and Status.HOLD_EXPIRED in known[1].status
 
 
 def _judge_refused(journey: Journey, ledgers: Ledgers) -> Iterator[str]:
@@ -171,15 +184,7 @@ def _judge_end(journey: Journey, sold: Places) -> Iterator[str]:
     commits = journey.said_of(Kind.COMMIT)
     takers = journey.said_of(*_TAKING)
     is_taken = any(each.is_done or each.kind == Kind.RESERVE for each in takers)
-    # While part of it is between two shards, a commit can be about the other parts alone; and what
-    # has run out there is none of its parts any more.
-    has_expired = any(Status.HOLD_EXPIRED in move.status for move in journey.moves)
-    is_paid = not has_expired and any(
-        each.is_done
-        and each.is_whole
-        and not any(each.span.overlaps(move.span) for move in journey.moves)
-        for each in commits
-    )
+    is_paid = any(each.is_done and each.is_whole for each in commits)
     if is_paid and not is_taken and _by_sku(sold) != journey.units:
         yield f"its commit was acknowledged, and of {dict(journey.units)} are sold {dict(sold)}"
     if not any(each.is_done for each in commits) and sold:

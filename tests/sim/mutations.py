@@ -15,10 +15,10 @@ from unittest.mock import patch
 
 import numpy as np
 
-from actors import recovery, spanning, transfers
+from actors import calls, moves, recovery, spanning, transfers, transits
 from actors import shard as shard_module
 from actors.links import RemoteShard
-from actors.parts import column_of, hold_id_of, joined, that_count, whole
+from actors.parts import column_of, hold_id_of, joined, on, step_id, that_count, whole
 from actors.ports import (
     GENESIS,
     AppendInDoubt,
@@ -34,6 +34,7 @@ from actors.recovery import Recovered, snapshot_name
 from actors.router import Router
 from actors.shard import Shard
 from actors.shards import Shards
+from actors.transits import sight_of
 from adapters.journal import RedisJournal
 from engine import kernels, snapshot, wire
 from engine.block import Block, crc_of, decode, encode
@@ -181,7 +182,12 @@ def calls_on_holds_trust_an_owner_that_was_replaced() -> Iterator[None]:
     async def hold(self: RemoteShard, hold_id: bytes, *, sure: bool = False) -> Any:
         return await original(self, hold_id)
 
-    with replaced(RemoteShard, "hold", hold):
+    async def sight(self: Shard, hold_id: bytes, op_ids: Any = ()) -> Any:
+        return await self.read(
+            lambda: sight_of(hold_id, op_ids, self._machine.hold, self._memory.recall)
+        )
+
+    with replaced(RemoteShard, "hold", hold), replaced(Shard, "sight", sight):
         yield
 
 
@@ -657,34 +663,30 @@ def an_order_that_is_paid_is_held_only() -> Iterator[None]:
 
 @mutation
 def the_old_place_of_a_move_is_not_given_up() -> Iterator[None]:
-    original = Shards.submit
-    leaving: set[bytes] = set()
+    async def leave(*args: Any) -> Answer:
+        lines = args[-1]
+        if not lines:
+            return await transits.leave(*args)
+        return Answer(bytes(len(lines)), bytes(8 * len(lines)), 0, 0, 0)
 
-    def note(step: Request) -> Request:
-        leaving.add(step.op_id)
-        return step
-
-    async def submit(self: Shards, shard: int, request: Request) -> Answer:
-        if request.op_id in leaving:
-            return Answer(bytes(request.lines), bytes(8 * request.lines), 0, 0, 0)
-        return await original(self, shard, request)
-
-    with _steps_as(spanning, "leave", note), replaced(Shards, "submit", submit):
+    with replaced(moves, "leave", leave):
         yield
 
 
 @mutation
 def moved_units_are_doubled() -> Iterator[None]:
-    original = Shards.submit
+    async def arrive(
+        shards: Shards, target: int, place: bytes, hold_id: bytes, waits: Hold, *, have_left: bool
+    ) -> Answer:
+        answer = await transits.arrive(shards, target, place, hold_id, waits, have_left=have_left)
+        for line in waits.lines if have_left else ():
+            columns = {"sku": line.sku, "location": line.location, "quantity": line.pending}
+            named = {"value": 60_000, **on(hold_id)}
+            added = Request.of(step_id(place, "twice"), 1, kind=Kind.ADD_LINE, **columns, **named)
+            await shards.submit(target, added)
+        return answer
 
-    async def submit(self: Shards, shard: int, request: Request) -> Answer:
-        if _has(request, Kind.ADD_LINE):
-            adds = request.columns["kind"] == Kind.ADD_LINE
-            quantity = request.columns["quantity"] * np.where(adds, 2, 1)
-            request = _changed(request, quantity=quantity)
-        return await original(self, shard, request)
-
-    with replaced(Shards, "submit", submit):
+    with replaced(moves, "arrive", arrive):
         yield
 
 
@@ -702,10 +704,10 @@ def a_repeated_move_is_another_one() -> Iterator[None]:
 
 @mutation
 def what_waits_for_a_move_that_is_refused_stays() -> Iterator[None]:
-    async def give_back(*_: Any) -> Answer:
-        return Answer(b"\0", bytes(8), 0, 0, 0)
+    async def give_back(*_: Any) -> None:
+        """Keep it."""
 
-    with replaced(spanning, "_give_back", give_back):
+    with replaced(moves._Move, "_give_back", give_back):
         yield
 
 
@@ -761,11 +763,11 @@ def parts_that_were_undone_are_told_as_held() -> Iterator[None]:
 
 @mutation
 def a_commit_in_part_is_told_as_done() -> Iterator[None]:
-    async def commit(shards: Shards, request: Request, holders: dict[int, Any]) -> Any:
-        every = [whole(request, shard) for shard in holders]
+    async def commit(shards: Shards, request: Request, sights: dict[int, Any]) -> Any:
+        every = [whole(request, shard) for shard in calls.holders_of(sights)]
         return joined(request, *that_count(every, await shards.submit_parts(every)))
 
-    with replaced(spanning, "commit", commit):
+    with replaced(calls, "commit", commit):
         yield
 
 

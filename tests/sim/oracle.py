@@ -16,6 +16,7 @@ from actors.ports import GENESIS, Position
 from actors.recovery import answers_of
 from actors.returns import NOT_FROM_HERE
 from actors.shard import LEASE_S
+from actors.transits import ROUNDS
 from engine import limits, reference
 from engine.block import AfterImage, Block, crc_of, decode
 from engine.machine import Outcome
@@ -435,7 +436,8 @@ def judge_call(
     if method in {"ship", "move"}:
         return  # of several steps, which the judgements of transfers and moves count
     if method in {"on_hold", "lose"}:
-        demand(_fits_hold(ledgers, request, told), f"{name}: the shards did not say {told}")
+        fits = _fits_hold(ledgers, request, told, is_alone=is_alone)
+        demand(fits, f"{name}: the shards did not say {told}")
         if "location" not in request.columns and is_alone:
             _judge_whole_hold(ledgers, call)
         return
@@ -507,17 +509,24 @@ def _judge_whole_hold(ledgers: Mapping[int, Ledger], call: Call) -> None:
             demand(not is_left, f"{told}, and is committed on shard {shard}")
 
 
-def _fits_hold(ledgers: Mapping[int, Ledger], request: Request, told: Answer) -> bool:
-    """A commit is done when all parts did it, what is about the rest of a hold when one did."""
+def _fits_hold(
+    ledgers: Mapping[int, Ledger], request: Request, told: Answer, *, is_alone: bool
+) -> bool:
+    """A commit is done when all parts did it, what is about the rest of a hold when one did.
+
+    A commit that is not alone may find parts elsewhere that were refused where they had been.
+    """
     kind = request.columns["kind"][0]
     ids = [request.op_id]
     if kind == Kind.EXTEND:
-        ids.append(step_id(request.op_id, "extend"))
+        ids += [step_id(request.op_id, f"all {number}") for number in range(ROUNDS)]
     known = [
         each.answers[op_id] for each in ledgers.values() for op_id in ids if op_id in each.answers
     ]
     # Who is asked to give up all that is on its way is asked for each record, in one request.
     done = [_OK in answer.status for digest, answer in known if digest == request.digest]
+    if not is_alone and kind in (Kind.COMMIT, Kind.EXTEND):
+        return any(told.status) or any(done)
     if any(told.status):
         return not all(done) or len(done) < max(len(known), 1)
     return bool(done) and (all(done) if kind == Kind.COMMIT else any(done))
@@ -591,12 +600,20 @@ def _with_claims(
         claims = [each.answers[step][1] for each in ledgers.values() if step in each.answers]
         done = [claim for claim in claims if not claim.status[0]]
         demand(len(done) <= 1, f"{request.op_id.hex()}: line {i} is claimed on two shards")
-        if done:
+        if done or _is_claimed_in_parts(ledgers, request, i):
             came = _said(ledgers[owners[i]], step_id(request.op_id, f"in {i}"))
             expected[i] = came[1].status[0]
         else:
             expected[i] = max((each.status[0] for each in claims), default=Status.UNKNOWN_HOLD)
     return bytes(expected)
+
+
+def _is_claimed_in_parts(ledgers: Mapping[int, Ledger], request: Request, i: int) -> bool:
+    """Whether several shards together have noted that all goods of a line come back."""
+    step = step_id(request.op_id, f"claim {i} in part")
+    claims = [each.answers[step] for each in ledgers.values() if step in each.answers]
+    units = sum(int.from_bytes(digest, "little") for digest, told in claims if not told.status[0])
+    return units == request.columns["quantity"][i]
 
 
 def _owners(shard_map: ShardMap, method: str, request: Request) -> list[int]:

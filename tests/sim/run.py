@@ -11,8 +11,8 @@ from unittest.mock import patch
 
 import structlog
 
+from actors import calls, moves
 from actors import shard as shard_module
-from actors import spanning
 from actors.parts import hold_id_of
 from engine import snapshot as engine_snapshot
 from tests.sim.book import Shop, judge_shop
@@ -86,7 +86,8 @@ def _small_bounds(chance: Random) -> Iterator[None]:
     with (
         patch.object(shard_module, "GATHER_LINES", gather_lines),
         patch.object(engine_snapshot, "PIECE_ROWS", 3),
-        patch.object(spanning, "GRACE_MS", 2),
+        patch.object(calls, "GRACE_MS", 2),
+        patch.object(moves, "GRACE_MS", 2),
     ):
         yield
 

@@ -16,6 +16,7 @@ from actors.links import CALL_REQUESTS, CALLS_IN_FLIGHT, QUEUED_REQUESTS, Remote
 from actors.ports import Overloaded, Unavailable
 from actors.router import Router
 from actors.shards import Turns
+from actors.transits import place_id
 from engine import wire
 from engine.operations import Flag, Kind, Request, id_to_pair, line_id
 from engine.reference import ReferenceMachine
@@ -522,6 +523,12 @@ async def test_a_remote_shard_is_a_shard(remote: tuple[Wire, RemoteShard]) -> No
     await link.submit(held)
     assert await link.hold(held.op_id) == ends.shard.machine.hold(held.op_id)
     assert await link.hold(bytes(16)) is None
+    place = Request.of(place_id(held.op_id, 0), 1, kind=Kind.RESERVE, sku=1, location=1, quantity=1)
+    await link.submit(place)  # refused: there is no time to live
+    sight = await link.sight(held.op_id, [held.op_id, bytes(16)])
+    assert sight == await ends.shard.sight(held.op_id, [held.op_id, bytes(16)])
+    assert sight.digests == [held.digest, None]
+    assert [each.digest for each in sight.waiting] == [place.digest]
     assert await link.cells([(1, 1), (2, 2)]) == [ends.shard.machine.cell(1, 1), None]
     expect = Request.of(os.urandom(16), 1, kind=Kind.EXPECT, sku=1, location=1, quantity=3, value=7)
     await link.submit(expect)

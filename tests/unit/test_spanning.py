@@ -1,15 +1,13 @@
 """Operations over two shards: what they do, and that they end the same whenever the router dies."""
 
 import os
-from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from actors.ports import CellTable
+from actors.ports import CellTable, Sight
 from actors.router import Router
 from engine import limits
 from engine.history import History
@@ -46,6 +44,9 @@ class Mortal:
 
     async def hold(self, hold_id: bytes, *, sure: bool = False) -> Hold | None:
         return await self._shard.hold(hold_id, sure=sure)
+
+    async def sight(self, hold_id: bytes, op_ids: Sequence[bytes] = ()) -> Sight:
+        return await self._shard.sight(hold_id, op_ids)
 
     async def incoming(self, incoming_id: bytes, *, sure: bool = False) -> Incoming | None:
         return await self._shard.incoming(incoming_id, sure=sure)
@@ -179,6 +180,21 @@ async def test_what_was_committed_is_cancelled_when_the_rest_cannot_be_reserved_
     town, answer = await check_deaths(one_part_sold, commit_all(Flag.RE_RESERVE))
     assert list(answer.status) == [Status.INSUFFICIENT_STOCK]
     assert (town.counted("committed"), town.reserved) == (0, 10)
+
+
+async def test_what_was_committed_before_is_not_cancelled() -> None:
+    """Wherever the router died that committed the rest, and whoever finds that it cannot be."""
+
+    async def one_part_sold(town: Town) -> None:
+        await hold_five(town)
+        part = call(NEW, Kind.COMMIT, HELD, sku=1, location=1, quantity=1)
+        await town.router.on_hold(part)
+        town.shards[1].now_ns += 2 * TTL * limits.NS_PER_MS
+        await town.router.reserve(order(bytes([8]) * 16, [(2, 2)], 10))
+
+    town, answer = await check_deaths(one_part_sold, commit_all(Flag.RE_RESERVE))
+    assert list(answer.status) == [Status.INSUFFICIENT_STOCK]
+    assert (town.counted("committed"), town.reserved) == (1, 10)
 
 
 async def test_a_release_under_the_hands_of_a_commit_leaves_nothing_committed(town: Town) -> None:
@@ -372,253 +388,6 @@ async def test_an_order_that_is_paid_meanwhile_stays(town: Town) -> None:
     assert list(answer.status) == [Status.HOLD_NOT_PENDING, Status.LINKED_LINE_REFUSED]
     assert await town.router.hold(NEW) is not None
     assert town.counted("committed") == 10
-
-
-# --- moves ----------------------------------------------------------------------------------------
-
-
-def a_move(
-    to: int, *lines: tuple[int, int, int], op_id: bytes = OP, hold: bytes = HELD
-) -> Operation:
-    """Lines of (SKU, location that it leaves, quantity); none: all of the hold."""
-    skus, leaves, quantities = zip(*(lines or [(0, 0, 0)]), strict=True)
-    columns = {"sku": skus, "location": to, "quantity": quantities, "value": leaves}
-    request = call(op_id, Kind.MOVE, hold, len(skus), **columns)
-    return lambda router: router.move(request)
-
-
-async def lines_of(town: Town, hold_id: bytes = HELD) -> list[tuple[int, int, int]]:
-    """(SKU, location, pending) of the lines of a hold that have any."""
-    hold = await town.router.hold(hold_id)
-    assert hold is not None
-    pending: Counter[tuple[int, int]] = Counter()
-    for line in hold.lines:
-        pending[line.sku, line.location] += line.pending
-    return sorted((*name, units) for name, units in pending.items() if units)
-
-
-@pytest.mark.parametrize(
-    ("to", "lines", "after"),
-    [
-        (2, [], [(1, 2, 3), (2, 2, 2)]),  # shard 1, where a part of it is
-        (4, [], [(1, 4, 3), (2, 4, 2)]),
-        (3, [], [(1, 3, 3), (2, 3, 2)]),
-        (5, [], [(1, 5, 3), (2, 5, 2)]),  # a location over both shards
-        (4, [(1, 1, 2)], [(1, 1, 1), (1, 4, 2), (2, 2, 2)]),
-        (4, [(1, 1, 0), (2, 2, 0)], [(1, 4, 3), (2, 4, 2)]),
-        (3, [(2, 2, 1)], [(1, 1, 3), (2, 2, 1), (2, 3, 1)]),
-    ],
-)
-async def test_a_hold_moves_to_another_shard(
-    to: int, lines: list[tuple[int, int, int]], after: list[tuple[int, int, int]]
-) -> None:
-    town, answer = await check_deaths(hold_five, a_move(to, *lines), at_least=1)
-    assert not any(answer.status)
-    assert await lines_of(town) == after
-    assert town.reserved == 5
-    hold = await town.router.hold(HELD)
-    assert hold is not None
-    assert hold.state == HoldState.PENDING
-    _, answer = await town.router.on_hold(call(NEW, Kind.COMMIT, HELD))
-    assert list(answer.status) == [Status.OK]
-    assert (town.counted("committed"), town.reserved) == (5, 0)
-
-
-@pytest.mark.parametrize(
-    ("to", "lines", "status"),
-    [
-        (4, [], [Status.INSUFFICIENT_STOCK]),
-        (4, [(1, 1, 2)], [Status.INSUFFICIENT_STOCK]),
-        (4, [(1, 1, 0)], [Status.INSUFFICIENT_STOCK]),
-        (2, [(3, 1, 1)], [Status.NOT_IN_HOLD]),
-        (2, [(3, 1, 0), (1, 3, 1)], [Status.NOT_IN_HOLD] * 2),
-        (2, [(1, 1, 4)], [Status.EXCEEDS_HOLD]),
-        (2, [(1, 1, -1)], [Status.INVALID_QUANTITY]),
-        (99, [], [Status.UNKNOWN_LOCATION]),
-    ],
-)
-async def test_a_move_that_is_refused_changes_nothing(
-    to: int, lines: list[tuple[int, int, int]], status: list[Status]
-) -> None:
-    async def setting(town: Town) -> None:
-        await hold_five(town)
-        await town.router.reserve(order(NEW, [(1, 4)], [9]))
-
-    town, answer = await check_deaths(setting, a_move(to, *lines), at_least=1)
-    assert list(answer.status) == status
-    assert await lines_of(town) == [(1, 1, 3), (2, 2, 2)]
-    assert town.reserved == 14
-
-
-async def test_a_hold_that_is_over_does_not_move(town: Town) -> None:
-    await hold_five(town)
-    for shard in town.shards:
-        shard.now_ns += 2 * TTL * limits.NS_PER_MS
-    _, answer = await a_move(4)(town.router)
-    assert list(answer.status) == [Status.HOLD_EXPIRED]
-    _, answer = await a_move(4, hold=NEW, op_id=NEW)(town.router)
-    assert list(answer.status) == [Status.UNKNOWN_HOLD]
-    await town.router.reserve(order(NEW, [(1, 1)]))
-    for kind in (Kind.RELEASE, Kind.MOVE):
-        columns = {"location": 4} if kind == Kind.MOVE else {}
-        request = call(os.urandom(16), kind, NEW, **columns)
-        send = town.router.move if kind == Kind.MOVE else town.router.on_hold
-        _, answer = await send(request)
-    assert list(answer.status) == [Status.HOLD_RELEASED]
-
-
-async def test_what_is_committed_under_the_hands_of_a_move_stays_where_it_is(town: Town) -> None:
-    await hold_five(town)
-    first = town.shards[0]
-    submit = first.submit
-
-    async def meddle(request: Request) -> Answer:
-        if request.columns["kind"][0] == Kind.RELEASE:
-            await submit(call(os.urandom(16), Kind.COMMIT, HELD))
-        return await submit(request)
-
-    first.submit = meddle  # type: ignore[method-assign]
-    _, answer = await a_move(4, (1, 1, 3))(town.router)
-    assert list(answer.status) == [Status.HOLD_NOT_PENDING]
-    assert (town.counted("committed"), town.reserved) == (3, 2)
-
-
-@pytest.mark.parametrize("lines", [[], [(1, 1, 3)], [(1, 1, 2)]])
-async def test_what_cannot_join_the_hold_is_put_back_where_it_was(
-    town: Town, lines: list[tuple[int, int, int]]
-) -> None:
-    """What the hold has at the destination is committed just before the units would join it."""
-    await hold_five(town)
-    before = await town.router.hold(HELD)
-    assert before is not None
-    second = town.shards[1]
-    submit = second.submit
-
-    async def meddle(request: Request) -> Answer:
-        if Kind.ADD_LINE in request.columns["kind"]:
-            await submit(call(NEW, Kind.COMMIT, HELD))
-        return await submit(request)
-
-    second.submit = meddle  # type: ignore[method-assign]
-    for _ in range(2):
-        _, answer = await a_move(2, *lines)(town.router)
-        assert list(answer.status) == [Status.HOLD_NOT_PENDING]
-        assert await lines_of(town) == [(1, 1, 3)]
-        assert (town.counted("committed"), town.reserved) == (2, 3)
-    after = await town.router.hold(HELD)
-    assert after is not None
-    assert abs(after.deadline_ns - before.deadline_ns) < 2 * limits.NS_PER_MS
-    _, answer = await town.router.on_hold(call(os.urandom(16), Kind.COMMIT, HELD))
-    assert list(answer.status) == [Status.OK]
-    assert (town.counted("committed"), town.reserved) == (5, 0)
-
-
-async def test_a_moved_hold_lives_as_long_as_before(town: Town) -> None:
-    await hold_five(town)
-    before = await town.router.hold(HELD)
-    assert before is not None
-    await a_move(4)(town.router)
-    after = await town.router.hold(HELD)
-    assert after is not None
-    assert abs(after.deadline_ns - before.deadline_ns) < 2 * limits.NS_PER_MS
-
-
-async def test_a_hold_moves_back_to_a_shard_that_it_has_left() -> None:
-    async def away(town: Town) -> None:
-        await hold_five(town)
-        await a_move(4, op_id=NEW)(town.router)
-        assert await lines_of(town) == [(1, 4, 3), (2, 4, 2)]
-
-    town, answer = await check_deaths(away, a_move(1), at_least=2)
-    assert not any(answer.status)
-    assert await lines_of(town) == [(1, 1, 3), (2, 1, 2)]
-    assert town.reserved == 5
-    _, answer = await a_move(4, op_id=os.urandom(16))(town.router)  # and there again
-    assert not any(answer.status)
-    assert await lines_of(town) == [(1, 4, 3), (2, 4, 2)]
-    _, answer = await town.router.on_hold(call(os.urandom(16), Kind.COMMIT, HELD))
-    assert list(answer.status) == [Status.OK]
-    assert (town.counted("committed"), town.reserved) == (5, 0)
-
-
-Meddling = Callable[[Town], Awaitable[Any]]
-
-
-async def pays(town: Town) -> None:
-    await town.router.on_hold(call(NEW, Kind.COMMIT, HELD))
-
-
-async def gives_up(town: Town) -> None:
-    await town.router.on_hold(call(NEW, Kind.RELEASE, HELD))
-
-
-async def buys_the_rest(town: Town) -> None:
-    for cell in ((1, 2), (2, 2), (1, 1), (2, 1)):
-        await town.router.reserve(order(os.urandom(16), [cell], await town.available(*cell)))
-
-
-@pytest.mark.parametrize("meddling", [nothing, pays, gives_up, buys_the_rest])
-@pytest.mark.parametrize("lines", [[], [(1, 1, 5)], [(1, 1, 0)]])
-async def test_whatever_comes_between_two_steps_of_a_move_the_hold_is_in_one_place(
-    meddling: Meddling, lines: list[tuple[int, int, int]]
-) -> None:
-    """The router dies after any step, something else is done, and the move is repeated twice."""
-
-    ends = set()
-    for lives in range(20):
-        town = await Town().stocked()
-        cells, quantities = ([(1, 1), (2, 1)], [3, 2]) if not lines else ([(1, 1)], [5])
-        await town.router.reserve(order(HELD, cells, quantities))
-        left = [lives]
-        links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
-        is_over = False
-        with suppress(Died):
-            await a_move(2, *lines)(Router(links, lambda: MAP))
-            is_over = True
-        await meddling(town)
-        _, answer = await a_move(2, *lines)(town.router)
-        _, again = await a_move(2, *lines)(town.router)
-        assert again.status == answer.status
-        hold = await town.router.hold(HELD)
-        assert hold is not None
-        units = Counter(
-            (line.location, name)
-            for line in hold.lines
-            for name in ("pending", "committed")
-            for _ in range(getattr(line, name))
-        )
-        assert units.total() in {0, 5}
-        assert len(units) <= 1
-        moved = {2: True, 1: False}[next(iter(units), (1,))[0]]
-        assert moved == (not any(answer.status) and units.total() > 0)
-        if meddling is not buys_the_rest:
-            assert town.reserved == hold.state.is_live * sum(line.pending for line in hold.lines)
-        ends.add((answer.status[:1], *units))
-        if is_over:
-            break
-    assert lives >= 3
-    assert len(ends) >= (1 if meddling is nothing else 2)
-
-
-async def test_a_move_that_is_repeated_leaves_alone_what_came_after_it() -> None:
-    """All that is pending goes to shard 1, then on to another place there; repeated, it stays."""
-    town = await Town().stocked()
-    await hold_five(town)
-    await a_move(2)(town.router)
-    await a_move(4, op_id=NEW)(town.router)
-    _, answer = await a_move(2)(town.router)
-    assert answer.status == b"\0"
-    assert await lines_of(town) == [(1, 4, 3), (2, 4, 2)]
-
-
-async def test_lines_are_moved_each_by_itself(town: Town) -> None:
-    await hold_five(town)
-    await town.router.reserve(order(NEW, [(1, 4)], [9]))
-    for _ in range(2):
-        _, answer = await a_move(4, (1, 1, 2), (2, 2, 1))(town.router)
-        assert list(answer.status) == [Status.INSUFFICIENT_STOCK, Status.OK]
-        assert await lines_of(town) == [(1, 1, 3), (2, 2, 1), (2, 4, 1)]
-        assert np.frombuffer(answer.available, "<i8").tolist() == [1, 9]
 
 
 async def test_a_hold_is_not_given_up_for_nothing_where_less_is_allowed(town: Town) -> None:

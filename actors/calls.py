@@ -1,0 +1,268 @@
+"""Calls on all of a hold that has parts on several shards: commit it everywhere or nowhere, extend it.
+
+As in `actors.spanning`, nothing is remembered here: a step has an id that follows from the
+operation's. What is on its way between two shards is found and ended (`actors.transits`), so that all
+of a hold is all of it.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from actors.parts import (
+    NOTHING_LEFT,
+    Part,
+    column_of,
+    hold_id_of,
+    joined,
+    on,
+    step_id,
+    step_of,
+    that_count,
+    whole,
+)
+from actors.ports import Sight, Unavailable
+from actors.shards import Shards, every
+from actors.transits import ROUNDS, at_rest
+from engine.operations import Answer, Flag, Kind, Request
+from engine.status import Status
+from engine.views import Hold, HoldLine, HoldState
+
+GRACE_MS: Final = 10_000  # steps on a pending hold first make sure that it lives so long
+_OK: Final = int(Status.OK)
+_NOBODYS: Final = Answer(b"\0", bytes(8), 0, 0, 0)
+
+Told = tuple[int, Answer]
+"""The shard of the first line, and the answer."""
+_Units = Counter[tuple[int, int]]  # of each (SKU, location)
+
+
+async def commit(shards: Shards, request: Request, sights: Mapping[int, Sight]) -> Told:
+    """Commit all that is pending of a hold, wherever it is, or nothing.
+
+    What was on its way is looked for after the parts that were seen are committed: then nothing more
+    can leave them. So one look is enough, though the shards are not asked at the same moment; what is
+    found is committed in another round. When a part refuses after others were committed, these are
+    cancelled. Between steps a reader sees a hold of which some shards' parts are committed and the
+    others pending. `sights` have the digests of the request's op_id.
+    """
+    hold_id = hold_id_of(request)
+    # What an earlier attempt, whose router died, has committed.
+    asked = [
+        whole(request, shard) for shard, sight in sights.items() if sight.digests[0] is not None
+    ]
+    answers = await shards.submit_parts(asked)
+    done = {part.shard for part, it in zip(asked, answers, strict=True) if not it.status[0]}
+    for number in range(ROUNDS):
+        before = holders_of(sights)
+        told, committed = await _commit_round(shards, request, sights, done, number)
+        done |= committed
+        refusal = told[1].status[0]
+        if refusal and refusal not in NOTHING_LEFT:
+            break
+        sights, is_lost = await at_rest(shards, hold_id, [request.op_id])
+        after = holders_of(sights)
+        if is_lost:
+            told = told[0], refused_with(request, Status.HOLD_EXPIRED)
+            break
+        is_pending = any(hold.state == HoldState.PENDING for hold in after.values())
+        if not refusal and not is_pending:
+            return told
+        if refusal and not committed and _lines(before) == _lines(after):
+            break
+    else:
+        raise Unavailable("the hold is moved again and again")
+    await _cancel(shards, request, done)
+    return told
+
+
+async def _commit_round(
+    shards: Shards, request: Request, sights: Mapping[int, Sight], done: set[int], number: int
+) -> tuple[Told, set[int]]:
+    """Commit what is pending of a hold as it was seen: how it went, and which shards have done it.
+
+    Each part gets time enough first, which refuses what is over.
+    """
+    holders = holders_of(sights)
+    parts = [whole(request, shard) for shard in holders]
+    if len(holders) > 1 or number:
+        times = await make_time(shards, request, list(holders), GRACE_MS, f"extend {number}")
+        parts, told = that_matter(request, holders, times, done)
+        if not parts:  # this request has committed all that there is
+            answers = await shards.submit_parts([whole(request, shard) for shard in sorted(done)])
+            return (min(done), answers[0]), set()
+        is_again = column_of(request, "flags")[0] & Flag.RE_RESERVE
+        may_have_expired = {Status.HOLD_EXPIRED} if is_again else set()
+        if any(answer.status[0] not in {_OK, *may_have_expired} for answer in told):
+            return joined(request, parts, told), set()
+    await _note(shards, request, {part.shard: sights[part.shard] for part in parts})
+    for place, part in enumerate(parts):
+        if number and sights[part.shard].digests[0] is not None:  # more has come there since
+            parts[place] = replace(part, request=_again(request, number))
+    answers = await shards.submit_parts(parts)
+    committed = {part.shard for part, it in zip(parts, answers, strict=True) if not it.status[0]}
+    return joined(request, parts, answers), committed
+
+
+def _again(request: Request, number: int) -> Request:
+    """The commit of a whole hold as a step of its own."""
+    flags = int(column_of(request, "flags")[0])
+    hold = on(hold_id_of(request))
+    return step_of(request, f"again {number}", kind=Kind.COMMIT, flags=flags, **hold)
+
+
+async def extend(shards: Shards, request: Request, sights: Mapping[int, Sight]) -> Told:
+    """Give all parts of a hold more time. When one is over, the others may have got it."""
+    ttl_ms = int(column_of(request, "value")[0])
+    for number in range(ROUNDS):
+        holders = holders_of(sights)
+        answers = await make_time(shards, request, list(holders), ttl_ms, f"all {number}")
+        told = joined(request, *that_matter(request, holders, answers))
+        sights, is_lost = await at_rest(shards, hold_id_of(request))
+        if is_lost:
+            return told[0], refused_with(request, Status.HOLD_EXPIRED)
+        if _lines(holders_of(sights)) == _lines(holders):
+            return told
+    raise Unavailable("the hold is moved again and again")
+
+
+async def release(shards: Shards, request: Request, sights: Mapping[int, Sight]) -> Told:
+    """Give up all that is pending of a hold, wherever it is."""
+    told: Told | None = None
+    for number in range(ROUNDS):
+        holders = holders_of(sights)
+        if told and not any(hold.state == HoldState.PENDING for hold in holders.values()):
+            return told
+        step = step_of(request, f"again {number}", kind=Kind.RELEASE, **on(hold_id_of(request)))
+        parts = [
+            whole(step if told and sights[shard].digests[0] is not None else request, shard)
+            for shard in holders
+        ]
+        now = joined(request, *that_count(parts, await shards.submit_parts(parts)))
+        told = now if told is None or told[1].status[0] else told
+        sights, _ = await at_rest(shards, hold_id_of(request), [request.op_id])
+    raise Unavailable("the hold is moved again and again")
+
+
+async def make_time(
+    shards: Shards, request: Request, asked: Sequence[int], ttl_ms: int, name: str = "extend"
+) -> dict[int, Answer]:
+    """Give parts of a hold time to live; those that are over say so."""
+    step = step_of(request, name, kind=Kind.EXTEND, value=ttl_ms, **on(hold_id_of(request)))
+    return await shards.submit_each(dict.fromkeys(asked, step))
+
+
+def that_matter(
+    request: Request,
+    holders: Mapping[int, Hold],
+    answers: Mapping[int, Answer],
+    done: Collection[int] = (),
+) -> tuple[list[Part], list[Answer]]:
+    """The parts of a hold that a call on all that is pending is about, with their answers.
+
+    Parts whose lines were moved to another shard do not count, nor do those that are committed
+    already, unless no other is left. What the call has done itself is on the shards `done`.
+    """
+    over = {shard for shard, answer in answers.items() if answer.status[0]}
+    is_any_left = bool({*holders} - over or done)
+    elsewhere = {
+        line.sku
+        for shard, hold in holders.items()
+        if answers[shard].status[0] != Status.HOLD_RELEASED
+        for line in hold.lines
+    }
+    matter = {
+        shard: hold
+        for shard, hold in holders.items()
+        if shard not in over
+        or not _has_no_say(hold, answers[shard].status[0], elsewhere, is_any_left=is_any_left)
+    }
+    return [whole(request, shard) for shard in matter], [answers[shard] for shard in matter]
+
+
+def _has_no_say(hold: Hold, status: int, elsewhere: set[int], *, is_any_left: bool) -> bool:
+    """Whether a part of a hold is over, and the rest of the hold is none the worse.
+
+    A part that was moved away is released, and has no SKU that is not in another part.
+    """
+    if status == Status.HOLD_RELEASED:
+        return {line.sku for line in hold.lines} <= elsewhere
+    return status == Status.HOLD_NOT_PENDING and is_any_left
+
+
+def refused_with(request: Request, status: Status) -> Answer:
+    """The answer of a call that no shard refused, with one status for all lines."""
+    lines = request.lines
+    return replace(_NOBODYS, status=bytes((status,)) * lines, available=bytes(8 * lines))
+
+
+def holders_of(sights: Mapping[int, Sight]) -> dict[int, Hold]:
+    """The shards that have a part of a hold, with it."""
+    return {shard: sight.hold for shard, sight in sights.items() if sight.hold is not None}
+
+
+def _lines(holders: Mapping[int, Hold]) -> dict[int, list[HoldLine]]:
+    return {shard: hold.lines for shard, hold in holders.items()}
+
+
+def _committed(hold: Hold) -> _Units:
+    units: _Units = Counter()
+    for line in hold.lines:
+        if line.committed:
+            units[line.sku, line.location] += line.committed
+    return units
+
+
+# --- taking a commit back -------------------------------------------------------------------------
+
+
+async def _note(shards: Shards, request: Request, sights: Mapping[int, Sight]) -> None:
+    """Have shards note how much was committed before, where something was.
+
+    A note changes nothing. It is a request that is refused and remembered like any other; its digest
+    is the number. So it is still known when the router dies right after the commit.
+    """
+    notes = []
+    for shard, sight in sights.items():
+        if sight.hold is None or sight.digests[0] is not None:
+            continue
+        for cell, units in _committed(sight.hold).items():
+            note = Request.of(_note_id(request, cell), 1)
+            note.digest = units.to_bytes(8, "little")
+            notes.append(shards.submit(shard, note))
+    await every(notes)
+
+
+def _note_id(request: Request, cell: tuple[int, int]) -> bytes:
+    return step_id(request.op_id, f"before {cell[0]} {cell[1]}")
+
+
+async def _cancel(shards: Shards, request: Request, done: Collection[int]) -> None:
+    """Take back what a commit has committed, and nothing that was committed before it."""
+    holders = await shards.holds(hold_id_of(request), sorted(done))
+    gained = await every(_gained(shards, request, *each) for each in holders.items())
+    steps: dict[int, Request] = {}
+    for shard, units in zip(holders, gained, strict=True):
+        if units:
+            skus, locations = zip(*units, strict=True)
+            steps[shard] = step_of(
+                request,
+                "cancel",
+                len(units),
+                kind=Kind.CANCEL,
+                sku=skus,
+                location=locations,
+                quantity=list(units.values()),
+                **on(hold_id_of(request)),
+            )
+    await shards.submit_each(steps)
+
+
+async def _gained(shards: Shards, request: Request, shard: int, hold: Hold) -> _Units:
+    """What is committed of a part of a hold and was not before this request."""
+    now = _committed(hold)
+    notes = [_note_id(request, cell) for cell in now]
+    sight = await shards.link(shard).sight(hold_id_of(request), notes)
+    before = [int.from_bytes(digest or b"", "little") for digest in sight.digests]
+    return now - Counter(dict(zip(now, before, strict=True)))

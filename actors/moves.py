@@ -1,0 +1,339 @@
+"""Moves of a pending hold over several shards: each cell's units by a transit of their own.
+
+As in `actors.spanning`, nothing is remembered here: each step has an id that follows from the
+operation's or from a transit's place (`actors.transits`), so the same op_id again gets the same
+answers and goes on. Every shard is asked for time first, also where nothing of the hold is: so a
+repetition knows what the move was about, and leaves alone what has come since.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from actors.calls import GRACE_MS, Told, make_time, refused_with, that_matter
+from actors.parts import NOTHING_LEFT, column_of, hold_id_of, on, step_of
+from actors.ports import Sight, Unavailable, Waiting
+from actors.shards import Shards, every
+from actors.transits import ENDED, ROUNDS, Line, arrive, at_rest, keep, leave, place_id, take_place
+from engine import limits
+from engine.operations import Answer, Kind, Request
+from engine.status import Status
+from engine.views import Hold, HoldState
+
+# How a shard says that it has, or never had, nothing of a hold that a move could be about.
+_NEVER_HERE: Final = frozenset((Status.UNKNOWN_HOLD, Status.NOT_IN_HOLD))
+_NOT_HERE: Final = NOTHING_LEFT | _NEVER_HERE
+_TAKEN: Final = frozenset((Status.OP_ID_REUSED, Status.HOLD_EXISTS))  # a place, by another
+
+
+class _EndedByOthers(Exception):  # noqa: N818
+    """A call on all of the hold came between two steps: the units stay, and the move begins anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """Units of a hold that are to go from cells of one shard to cells of another, all or none."""
+
+    name: str  # which of the move's, the same whenever it is taken
+    source: int  # shards
+    target: int
+    to: int  # a location
+    lines: Sequence[Line]  # what is to leave now; none: nothing, or it has left already
+
+    def digest(self, request: Request) -> bytes:
+        """Whose its places are: no other move's, nor another way's of this one."""
+        named = request.op_id + request.digest + self.name.encode()
+        return hashlib.blake2b(named, digest_size=8).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A way that has taken its place, or was refused one."""
+
+    way: _Way
+    answer: Answer  # ENDED: there is nothing to go
+    place: bytes
+    waits: Hold | None = None
+    is_new: bool = False  # else what waits was seen, and is not surely what is to leave now
+
+    @property
+    def is_empty(self) -> bool:
+        return self.answer.status == ENDED
+
+
+async def move(shards: Shards, request: Request) -> Told:
+    """Move lines of a pending hold to cells of other shards too.
+
+    First each part gets time enough, which refuses what is over. Then as many units as leave are
+    held where they go, under another id. Then they are given up where they were, and this one step
+    decides: what was committed or given up before it stays so, and the move is refused. At last the
+    units join the hold where they went.
+    """
+    hold_id = hold_id_of(request)
+    every_shard = shards.asked_for(0)
+    for _ in range(ROUNDS):
+        own = {way.digest(request) for way in _named(request, every_shard)}
+        times = await make_time(shards, request, every_shard, GRACE_MS)
+        # Seen after that: what had left a part that is over by now is seen where it went.
+        sights, _ = await at_rest(shards, hold_id, spared=own)
+        holders = {
+            shard: sight.hold
+            for shard, sight in sights.items()
+            if sight.hold is not None and times[shard].status[0] != Status.UNKNOWN_HOLD
+        }
+        if not holders:
+            status = times[every_shard[0]].status[0]
+            return every_shard[0], refused_with(request, Status(status))
+        parts, told = that_matter(request, holders, times)
+        refusals = [answer.status[0] for answer in told if answer.status[0]]
+        if refusals:
+            return parts[0].shard, refused_with(request, Status(refusals[0]))
+        move_ = _Move(shards, request, sights, holders, times)
+        try:
+            return await (move_.lines() if column_of(request, "sku")[0] else move_.all())
+        except _EndedByOthers:
+            continue
+    raise Unavailable("the hold is called on again and again")
+
+
+def _named(request: Request, shards: Sequence[int]) -> list[_Way]:
+    """Every way that a move can have, for its digest."""
+    names = [f"from {shard}" for shard in shards]
+    names += [f"line {place}" for place in range(request.lines)]
+    return [_Way(name, 0, 0, 0, ()) for name in names]
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """One attempt at a move, by what was seen of the hold."""
+
+    shards: Shards
+    request: Request
+    sights: Mapping[int, Sight]
+    holders: Mapping[int, Hold]
+    times: Mapping[int, Answer]
+
+    @property
+    def hold_id(self) -> bytes:
+        return hold_id_of(self.request)
+
+    def pending(self) -> Counter[tuple[int, int, int]]:
+        """How much is pending of each (shard, SKU, location) that the hold has lines of."""
+        units: Counter[tuple[int, int, int]] = Counter()
+        for shard, hold in self.holders.items():
+            for line in hold.lines:
+                units[shard, line.sku, line.location] += line.pending
+        return units
+
+    # --- lines, each by itself ---
+
+    async def lines(self) -> Told:
+        """Move what each line names: a SKU, where it leaves, and a quantity or all of it."""
+        answers = [await self._line(place) for place in range(self.request.lines)]
+        sku, to = (int(column_of(self.request, name)[0]) for name in ("sku", "location"))
+        return self.shards.map.shard_of(sku, to), replace(
+            answers[0],
+            status=b"".join(answer.status for answer in answers),
+            available=b"".join(answer.available for answer in answers),
+        )
+
+    async def _line(self, place: int) -> Answer:
+        names = ("sku", "location", "quantity", "value")
+        sku, to, quantity, leaves = (int(column_of(self.request, name)[place]) for name in names)
+        source, target = (self.shards.map.shard_of(sku, at) for at in (leaves, to))
+        if source == target:
+            return await self._within(target, sku, to, quantity, leaves)
+        there = self.pending()[source, sku, leaves]
+        lines = [(sku, leaves, quantity or there)] if max(quantity, 1) <= there else []
+        placed = await self._take_place(_Way(f"line {place}", source, target, to, lines))
+        if placed.is_empty:
+            # The shard that has too little says so, asked to move it to where it is.
+            return await self._within(source, sku, leaves, quantity or 1, leaves)
+        return await self._go(placed)
+
+    # --- all that is pending ---
+
+    async def all(self) -> Told:
+        """Move all that is pending, or nothing.
+
+        Each shard that it leaves decides by itself. What was on the destination's shards before may
+        have moved although the rest is refused, where it was given up or committed under our hands.
+        """
+        to = int(column_of(self.request, "location")[0])
+        placed: list[_Placed] = []
+        # One that was refused its place before comes first: with it the move was refused.
+        ways = sorted(self._ways(to), key=lambda way: not self._was_refused(way))
+        for way in ways:
+            each = await self._take_place(way)
+            if each.is_empty:
+                continue
+            if each.answer.status[0]:
+                await self._give_back(ways, placed)
+                return way.target, _first_refusal(each.answer)
+            placed.append(each)
+        told, is_any = await self._all_within(to, is_any=bool(placed))
+        refusals = [each for each in told if each[1].status[0]]
+        if refusals:
+            await self._give_back(ways, placed)
+            return refusals[0]
+        if not is_any:  # what was pending is not any more
+            target = self.shards.map.owners(to)[0]
+            return target, refused_with(self.request, Status.HOLD_NOT_PENDING)
+        done = [(each.way.target, await self._go(each)) for each in placed]
+        refusals = [each for each in done if each[1].status[0]]
+        return [*refusals, *done, *told][0]
+
+    def _ways(self, to: int) -> list[_Way]:
+        """From each shard that has a say to each that has cells of the destination."""
+        shard_map = self.shards.map
+        ways = []
+        for target in shard_map.owners(to):
+            for source, answer in self.times.items():
+                if source != target and not answer.status[0]:
+                    lines = [
+                        (sku, leaves, units)
+                        for (shard, sku, leaves), units in self.pending().items()
+                        if shard == source and units and shard_map.shard_of(sku, to) == target
+                    ]
+                    ways.append(_Way(f"from {source}", source, target, to, lines))
+        return ways
+
+    async def _all_within(self, to: int, *, is_any: bool) -> tuple[list[Told], bool]:
+        """Move what is on the destination's shards: those that have a say, whether any was moved.
+
+        Also where nothing is yet: so a repetition does not take what has come since for it.
+        """
+        shard_map = self.shards.map
+        is_split = len(shard_map.owners(to)) > 1
+        skus = [sku for _, sku, _ in self.pending()]
+        asked = list(dict.fromkeys((shard_map.shard_of(sku, to), sku * is_split) for sku in skus))
+        moved = await every(self._within(shard, sku, to, 0, 0) for shard, sku in asked)
+        is_any = is_any or any(not answer.status[0] for answer in moved)
+        without_say = _NOT_HERE if is_any else _NEVER_HERE
+        told = [(shard, answer) for (shard, _), answer in zip(asked, moved, strict=True)]
+        return [each for each in told if each[1].status[0] not in without_say], is_any
+
+    # --- steps ---
+
+    async def _take_place(self, way: _Way) -> _Placed:
+        """Hold units where they go; or find that this move has done so already.
+
+        A place that was taken and whose units others made stay is given back, and another one taken.
+        """
+        sight = self.sights[way.target]
+        digest = way.digest(self.request)
+        own = self._own(way)
+        if own:
+            place, waits = place_id(self.hold_id, own[-1][0]), own[-1][1].hold
+            if waits is None:
+                answer = await take_place(self.shards, way.target, place, digest, (), GRACE_MS)
+                return _Placed(way, answer, place)
+            kept = [(line.sku, line.pending) for line in waits.lines]
+            if kept == [(sku, units) for sku, _, units in way.lines]:
+                return _Placed(way, _done(), place, waits, is_new=True)
+            told = await leave(self.shards, way.source, way.target, place, self.hold_id, ())
+            if told.status != ENDED:
+                return _Placed(way, _done(), place, waits)
+            await arrive(self.shards, way.target, place, self.hold_id, waits, have_left=False)
+        hold = sight.hold
+        if hold is not None and len(hold.lines) + len(way.lines) > limits.MAX_HOLD_LINES:
+            refused = refused_with(self.request, Status.TOO_MANY_LINES)
+            return _Placed(way, refused, b"")
+        return await self._take_new_place(way, digest, len(sight.waiting))
+
+    def _own(self, way: _Way) -> list[tuple[int, Waiting]]:
+        """The places that were taken for a way, by number, oldest first."""
+        digest = way.digest(self.request)
+        waiting = self.sights[way.target].waiting
+        return [(number, each) for number, each in enumerate(waiting) if each.digest == digest]
+
+    def _was_refused(self, way: _Way) -> bool:
+        """Whether the newest place of a way was refused the stock, or taken for nothing."""
+        own = self._own(way)
+        return bool(own) and own[-1][1].hold is None
+
+    async def _take_new_place(self, way: _Way, digest: bytes, number: int) -> _Placed:
+        kept = [(sku, way.to, units) for sku, _, units in way.lines]
+        while True:
+            place = place_id(self.hold_id, number)
+            ttl_ms = self._ttl_ms()
+            answer = await take_place(self.shards, way.target, place, digest, kept, ttl_ms)
+            if answer.status[0] not in _TAKEN:
+                waits = await self.shards.link(way.target).hold(place, sure=True)
+                return _Placed(way, answer, place, waits, is_new=True)
+            number += 1
+
+    async def _go(self, placed: _Placed) -> Answer:
+        """Give units up where they were, and let them join the hold where they went."""
+        way, waits = placed.way, placed.waits
+        if placed.answer.status[0] or waits is None:
+            return _one_line(_first_refusal(placed.answer))
+        lines = way.lines if placed.is_new else ()
+        told = await leave(self.shards, way.source, way.target, placed.place, self.hold_id, lines)
+        have_left = not any(told.status)
+        if have_left and waits.state == HoldState.EXPIRED:
+            return _one_line(refused_with(self.request, Status.HOLD_EXPIRED))
+        answer = await arrive(
+            self.shards, way.target, placed.place, self.hold_id, waits, have_left=have_left
+        )
+        if told.status == ENDED:
+            raise _EndedByOthers
+        if not have_left:
+            return _one_line(_first_refusal(replace(answer, status=told.status)))
+        if not any(answer.status):
+            now_ns = answer.now_ns
+            await keep(
+                self.shards, way.source, way.target, placed.place, self.hold_id, waits, now_ns
+            )
+        return _one_line(_first_refusal(answer))
+
+    async def _give_back(self, ways: Sequence[_Way], placed: Sequence[_Placed]) -> None:
+        """Let all stay where it is, as far as it has not left; `placed` is what has a place by now."""
+        held = {(each.way.target, each.place): (each.way, each.waits) for each in placed}
+        for way in ways:
+            for number, each in self._own(way):
+                held.setdefault((way.target, place_id(self.hold_id, number)), (way, each.hold))
+        for (target, place), (way, waits) in held.items():
+            if waits is not None and waits.state == HoldState.PENDING:
+                told = await leave(self.shards, way.source, target, place, self.hold_id, ())
+                have_left = not any(told.status)
+                await arrive(self.shards, target, place, self.hold_id, waits, have_left=have_left)
+
+    async def _within(self, shard: int, sku: int, to: int, quantity: int, leaves: int) -> Answer:
+        """Move lines in one step, by the shard that has both ends."""
+        step = step_of(
+            self.request,
+            f"within {sku} {leaves}",
+            kind=Kind.MOVE,
+            sku=sku,
+            location=to,
+            quantity=quantity,
+            value=leaves,
+            **on(self.hold_id),
+        )
+        return await self.shards.submit(shard, step)
+
+    def _ttl_ms(self) -> int:
+        """How long the hold has to live, rounded up; the grace at least."""
+        left_ns = min(
+            self.holders[shard].deadline_ns - answer.now_ns
+            for shard, answer in self.times.items()
+            if shard in self.holders and not answer.status[0]
+        )
+        return min(max(-(-left_ns // limits.NS_PER_MS), GRACE_MS), limits.MAX_TTL_MS)
+
+
+def _done() -> Answer:
+    return Answer(b"\0", bytes(8), 0, 0, 0)
+
+
+def _first_refusal(answer: Answer) -> Answer:
+    """The answer with the status that says why; lines that only had such neighbours do not."""
+    why = [each for each in answer.status if each not in (Status.OK, Status.LINKED_LINE_REFUSED)]
+    return replace(answer, status=bytes(why[:1] or answer.status[:1]))
+
+
+def _one_line(answer: Answer) -> Answer:
+    return replace(answer, status=answer.status[:1], available=answer.available[:8])

@@ -1,0 +1,196 @@
+"""Units of a hold on their way from one shard to another: how anybody finds them, and how it ends.
+
+A transit is of a hold, goes from one shard (the source) to another (the target), and has three steps.
+It takes a *place* at the target: a hold of its own that keeps the stock there. Its units *leave*:
+the hold gives them up at the source. Then it *arrives*: the place hands them over to the hold's part
+there, or gives the stock back when they did not leave. The step at the source decides between the
+transit and whatever else is done with these units.
+
+Places of one hold at one target are numbered without gaps, and their ids follow from the hold's and
+the number, as those of the later steps do from the place's. So whoever must know all of a hold finds
+what is on its way with one question to each shard, and can end it: by asking the step at the source
+with a content that changes nothing, which gets the answer if it was taken, and otherwise takes its
+place so that the units stay; and then by the last step, which is the same whoever takes it.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from enum import Enum, auto
+from itertools import count
+from typing import Any, Final
+
+from actors.parts import on, step_id
+from actors.ports import Sight, Unavailable, Waiting
+from actors.shards import Shards, every
+from engine import limits
+from engine.operations import Answer, Flag, Kind, Request
+from engine.status import Status
+from engine.views import Hold, HoldState
+
+ROUNDS: Final = 16  # how often a call goes after a hold that others move meanwhile
+ENDED: Final = bytes((Status.INVALID_KIND,))  # the step at the source: others have taken its place
+
+Recall = Callable[[bytes], tuple[bytes, Answer] | None]
+Line = tuple[int, int, int]
+"""A SKU, a location, units."""
+
+
+def place_id(hold_id: bytes, number: int) -> bytes:
+    """The id of a place; it is also the op_id that takes it."""
+    return step_id(hold_id, f"place {number}")
+
+
+def sight_of(
+    hold_id: bytes, op_ids: Sequence[bytes], hold: Callable[[bytes], Hold | None], recall: Recall
+) -> Sight:
+    """What a shard knows of a hold, by its looking up holds and answers."""
+    waiting: list[Waiting] = []
+    for number in count():
+        known, waits = recall(place_id(hold_id, number)), hold(place_id(hold_id, number))
+        if known is None and waits is None:
+            break
+        waiting.append(Waiting(known[0] if known else b"", waits))
+    known_ids = [recall(op_id) for op_id in op_ids]
+    return Sight(hold(hold_id), waiting, [each[0] if each else None for each in known_ids])
+
+
+# --- steps ----------------------------------------------------------------------------------------
+
+
+async def take_place(
+    shards: Shards,
+    target: int,
+    place: bytes,
+    digest: bytes,
+    lines: Sequence[Line],
+    ttl_ms: int,
+) -> Answer:
+    """Keep the stock for units at their target; `digest` says whose they are.
+
+    Without lines it takes the place for nothing, and is answered ENDED.
+    """
+    step = Request.of(place, max(len(lines), 1), want_available=True)
+    if lines:
+        skus, locations, units = zip(*lines, strict=True)
+        step = Request.of(
+            place,
+            len(lines),
+            want_available=True,
+            kind=Kind.RESERVE,
+            flags=[Flag.LINKED] * (len(lines) - 1) + [0],
+            sku=skus,
+            location=locations,
+            quantity=units,
+            value=ttl_ms,
+        )
+    step.digest = digest
+    return await shards.submit(target, step)
+
+
+async def leave(
+    shards: Shards, source: int, target: int, place: bytes, hold_id: bytes, lines: Sequence[Line]
+) -> Answer:
+    """Give units up at their source, all or none; `lines` are the cells that they leave.
+
+    Without lines it only asks: whether they have left, or else that they never do (ENDED).
+    """
+    columns: dict[str, Any] = {}
+    if lines:
+        skus, locations, units = zip(*lines, strict=True)
+        flags = [Flag.LINKED] * (len(lines) - 1) + [0]
+        columns = {"sku": skus, "location": locations, "quantity": units, "flags": flags}
+        columns |= {"kind": Kind.RELEASE, **on(hold_id)}
+    return await shards.submit(source, _step(place, f"leave {target}", max(len(lines), 1), columns))
+
+
+async def arrive(
+    shards: Shards, target: int, place: bytes, hold_id: bytes, waits: Hold, *, have_left: bool
+) -> Answer:
+    """Let units that have left join the hold where they went; otherwise give the stock back."""
+    columns: dict[str, Any] = {"kind": Kind.RELEASE, **on(place)}
+    lines = 1
+    if have_left:
+        lines = 2 * len(waits.lines)
+        pairs = [(line.sku, line.location, line.pending) for line in waits.lines for _ in range(2)]
+        skus, locations, units = zip(*pairs, strict=True)
+        columns = {"sku": skus, "location": locations, "quantity": units}
+        columns["kind"] = [Kind.RELEASE, Kind.ADD_LINE] * len(waits.lines)
+        columns["flags"] = [Flag.LINKED, 0] * len(waits.lines)
+        givers, takers = on(place), on(hold_id)
+        for half in givers:
+            columns[half] = [givers[half], takers[half]] * len(waits.lines)
+    return await shards.submit(target, _step(place, "arrive", lines, columns))
+
+
+async def keep(
+    shards: Shards, source: int, target: int, place: bytes, hold_id: bytes, waits: Hold, now_ns: int
+) -> None:
+    """Let units that have arrived live as long as they would have, where others gave them more time."""
+    hold = await shards.link(source).hold(hold_id, sure=True)
+    if hold is not None and hold.deadline_ns > waits.deadline_ns:
+        ttl_ms = -((now_ns - hold.deadline_ns) // limits.NS_PER_MS)
+        columns = {"kind": Kind.EXTEND, "value": ttl_ms, **on(hold_id)}
+        await shards.submit(target, _step(place, "keep", 1, columns))
+
+
+def _step(place: bytes, name: str, lines: int, columns: dict[str, Any]) -> Request:
+    """A step of a transit: of the same id and digest, whoever takes it and whatever it says."""
+    step = Request.of(step_id(place, name), lines, want_available=True, **columns)
+    step.digest = place[:8]
+    return step
+
+
+# --- what others do about it ----------------------------------------------------------------------
+
+
+class _End(Enum):
+    CHANGED = auto()  # the units are in the hold now, or the stock is given back
+    NEVER_LEFT = auto()
+    LOST = auto()  # they left, and the part that they would join has run out, or what waits
+
+
+async def at_rest(
+    shards: Shards, hold_id: bytes, op_ids: Sequence[bytes] = (), spared: Collection[bytes] = ()
+) -> tuple[dict[int, Sight], bool]:
+    """See a hold with nothing of it on its way, and say whether units have been lost on it.
+
+    What is on its way is ended, but for transits whose digests are `spared`. Raises Unavailable when
+    others begin new ones again and again.
+    """
+    for _ in range(ROUNDS):
+        sights = await shards.sights(hold_id, shards.asked_for(0), op_ids)
+        holders = [shard for shard, sight in sights.items() if sight.hold is not None]
+        ended = await every(
+            _end(shards, hold_id, holders, target, number, each.hold)
+            for target, sight in sights.items()
+            for number, each in enumerate(sight.waiting)
+            if each.hold is not None and each.digest not in spared
+        )
+        if _End.CHANGED not in ended:
+            return sights, _End.LOST in ended
+    raise Unavailable("the hold is moved again and again")
+
+
+async def _end(
+    shards: Shards,
+    hold_id: bytes,
+    holders: Sequence[int],
+    target: int,
+    number: int,
+    waits: Hold,
+) -> _End:
+    """End a transit as far as it is not over."""
+    if waits.state not in (HoldState.PENDING, HoldState.EXPIRED):
+        return _End.NEVER_LEFT
+    place = place_id(hold_id, number)
+    asked = [source for source in holders if source != target]
+    told = await every(leave(shards, source, target, place, hold_id, ()) for source in asked)
+    left = [source for source, it in zip(asked, told, strict=True) if not any(it.status)]
+    have_left = bool(left)
+    if waits.state == HoldState.EXPIRED:
+        return _End.LOST if have_left else _End.NEVER_LEFT
+    answer = await arrive(shards, target, place, hold_id, waits, have_left=have_left)
+    if have_left and any(answer.status):
+        return _End.LOST
+    for source in left:
+        await keep(shards, source, target, place, hold_id, waits, answer.now_ns)
+    return _End.CHANGED

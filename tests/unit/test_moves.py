@@ -1,0 +1,594 @@
+"""Moves of holds over two shards: where they end, whoever dies and whatever comes between."""
+
+import asyncio
+import os
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actors.router import Router
+from engine import limits
+from engine.operations import Answer, Flag, Kind, Request
+from engine.status import Status
+from engine.views import HoldState
+from tests.fakes.shard import FakeShard
+from tests.unit.test_router import MAP, TTL, Town, call, on, order, town
+from tests.unit.test_spanning import (
+    HELD,
+    NEW,
+    OP,
+    Died,
+    Mortal,
+    Operation,
+    check_deaths,
+    hold_five,
+    nothing,
+)
+
+__all__ = ["town"]
+
+
+def a_move(
+    to: int, *lines: tuple[int, int, int], op_id: bytes = OP, hold: bytes = HELD
+) -> Operation:
+    """Lines of (SKU, location that it leaves, quantity); none: all of the hold."""
+    skus, leaves, quantities = zip(*(lines or [(0, 0, 0)]), strict=True)
+    columns = {"sku": skus, "location": to, "quantity": quantities, "value": leaves}
+    request = call(op_id, Kind.MOVE, hold, len(skus), **columns)
+    return lambda router: router.move(request)
+
+
+async def lines_of(town: Town, hold_id: bytes = HELD) -> list[tuple[int, int, int]]:
+    """(SKU, location, pending) of the lines of a hold that have any."""
+    hold = await town.router.hold(hold_id)
+    assert hold is not None
+    pending: Counter[tuple[int, int]] = Counter()
+    for line in hold.lines:
+        pending[line.sku, line.location] += line.pending
+    return sorted((*name, units) for name, units in pending.items() if units)
+
+
+@pytest.mark.parametrize(
+    ("to", "lines", "after"),
+    [
+        (2, [], [(1, 2, 3), (2, 2, 2)]),  # shard 1, where a part of it is
+        (4, [], [(1, 4, 3), (2, 4, 2)]),
+        (3, [], [(1, 3, 3), (2, 3, 2)]),
+        (5, [], [(1, 5, 3), (2, 5, 2)]),  # a location over both shards
+        (4, [(1, 1, 2)], [(1, 1, 1), (1, 4, 2), (2, 2, 2)]),
+        (4, [(1, 1, 0), (2, 2, 0)], [(1, 4, 3), (2, 4, 2)]),
+        (3, [(2, 2, 1)], [(1, 1, 3), (2, 2, 1), (2, 3, 1)]),
+    ],
+)
+async def test_a_hold_moves_to_another_shard(
+    to: int, lines: list[tuple[int, int, int]], after: list[tuple[int, int, int]]
+) -> None:
+    town, answer = await check_deaths(hold_five, a_move(to, *lines), at_least=1)
+    assert not any(answer.status)
+    assert await lines_of(town) == after
+    assert town.reserved == 5
+    hold = await town.router.hold(HELD)
+    assert hold is not None
+    assert hold.state == HoldState.PENDING
+    _, answer = await town.router.on_hold(call(NEW, Kind.COMMIT, HELD))
+    assert list(answer.status) == [Status.OK]
+    assert (town.counted("committed"), town.reserved) == (5, 0)
+
+
+@pytest.mark.parametrize(
+    ("to", "lines", "status"),
+    [
+        (4, [], [Status.INSUFFICIENT_STOCK]),
+        (4, [(1, 1, 2)], [Status.INSUFFICIENT_STOCK]),
+        (4, [(1, 1, 0)], [Status.INSUFFICIENT_STOCK]),
+        (2, [(3, 1, 1)], [Status.NOT_IN_HOLD]),
+        (2, [(3, 1, 0), (1, 3, 1)], [Status.NOT_IN_HOLD] * 2),
+        (2, [(1, 1, 4)], [Status.EXCEEDS_HOLD]),
+        (2, [(1, 1, -1)], [Status.INVALID_QUANTITY]),
+        (99, [], [Status.UNKNOWN_LOCATION]),
+    ],
+)
+async def test_a_move_that_is_refused_changes_nothing(
+    to: int, lines: list[tuple[int, int, int]], status: list[Status]
+) -> None:
+    async def setting(town: Town) -> None:
+        await hold_five(town)
+        await town.router.reserve(order(NEW, [(1, 4)], [9]))
+
+    town, answer = await check_deaths(setting, a_move(to, *lines), at_least=1)
+    assert list(answer.status) == status
+    assert await lines_of(town) == [(1, 1, 3), (2, 2, 2)]
+    assert town.reserved == 14
+
+
+async def test_a_hold_that_is_over_does_not_move(town: Town) -> None:
+    await hold_five(town)
+    for shard in town.shards:
+        shard.now_ns += 2 * TTL * limits.NS_PER_MS
+    _, answer = await a_move(4)(town.router)
+    assert list(answer.status) == [Status.HOLD_EXPIRED]
+    _, answer = await a_move(4, hold=NEW, op_id=NEW)(town.router)
+    assert list(answer.status) == [Status.UNKNOWN_HOLD]
+    await town.router.reserve(order(NEW, [(1, 1)]))
+    for kind in (Kind.RELEASE, Kind.MOVE):
+        columns = {"location": 4} if kind == Kind.MOVE else {}
+        request = call(os.urandom(16), kind, NEW, **columns)
+        send = town.router.move if kind == Kind.MOVE else town.router.on_hold
+        _, answer = await send(request)
+    assert list(answer.status) == [Status.HOLD_RELEASED]
+
+
+async def test_what_is_committed_under_the_hands_of_a_move_stays_where_it_is(town: Town) -> None:
+    await hold_five(town)
+    first = town.shards[0]
+    submit = first.submit
+
+    async def meddle(request: Request) -> Answer:
+        if request.columns["kind"][0] == Kind.RELEASE:
+            await submit(call(os.urandom(16), Kind.COMMIT, HELD))
+        return await submit(request)
+
+    first.submit = meddle  # type: ignore[method-assign]
+    _, answer = await a_move(4, (1, 1, 3))(town.router)
+    assert list(answer.status) == [Status.HOLD_NOT_PENDING]
+    assert (town.counted("committed"), town.reserved) == (3, 2)
+
+
+@pytest.mark.parametrize("lines", [[], [(1, 1, 3)], [(1, 1, 2)]])
+async def test_units_that_have_left_join_the_hold_also_when_the_rest_of_it_is_committed(
+    town: Town, lines: list[tuple[int, int, int]]
+) -> None:
+    """What the hold has at the destination is committed, there alone, right before they arrive."""
+    await hold_five(town)
+    before = await town.router.hold(HELD)
+    assert before is not None
+    second = town.shards[1]
+    submit = second.submit
+
+    async def meddle(request: Request) -> Answer:
+        if Kind.ADD_LINE in request.columns.get("kind", ()):
+            await submit(call(NEW, Kind.COMMIT, HELD))
+        return await submit(request)
+
+    second.submit = meddle  # type: ignore[method-assign]
+    units = lines[0][2] if lines else 3
+    for _ in range(2):
+        _, answer = await a_move(2, *lines)(town.router)
+        assert list(answer.status) == [Status.OK]
+        left = [(1, 1, 3 - units)] if units < 3 else []
+        assert await lines_of(town) == [*left, (1, 2, units)]
+        assert (town.counted("committed"), town.reserved) == (2, 3)
+    after = await town.router.hold(HELD)
+    assert after is not None
+    assert abs(after.deadline_ns - before.deadline_ns) < 2 * limits.NS_PER_MS
+    _, answer = await town.router.on_hold(call(os.urandom(16), Kind.COMMIT, HELD))
+    assert list(answer.status) == [Status.OK]
+    assert (town.counted("committed"), town.reserved) == (5, 0)
+
+
+async def test_a_moved_hold_lives_as_long_as_before(town: Town) -> None:
+    await hold_five(town)
+    before = await town.router.hold(HELD)
+    assert before is not None
+    await a_move(4)(town.router)
+    after = await town.router.hold(HELD)
+    assert after is not None
+    assert abs(after.deadline_ns - before.deadline_ns) < 2 * limits.NS_PER_MS
+
+
+async def test_a_hold_moves_back_to_a_shard_that_it_has_left() -> None:
+    async def away(town: Town) -> None:
+        await hold_five(town)
+        await a_move(4, op_id=NEW)(town.router)
+        assert await lines_of(town) == [(1, 4, 3), (2, 4, 2)]
+
+    town, answer = await check_deaths(away, a_move(1), at_least=2)
+    assert not any(answer.status)
+    assert await lines_of(town) == [(1, 1, 3), (2, 1, 2)]
+    assert town.reserved == 5
+    _, answer = await a_move(4, op_id=os.urandom(16))(town.router)  # and there again
+    assert not any(answer.status)
+    assert await lines_of(town) == [(1, 4, 3), (2, 4, 2)]
+    _, answer = await town.router.on_hold(call(os.urandom(16), Kind.COMMIT, HELD))
+    assert list(answer.status) == [Status.OK]
+    assert (town.counted("committed"), town.reserved) == (5, 0)
+
+
+Meddling = Callable[[Town], Awaitable[Any]]
+
+
+async def pays(town: Town) -> None:
+    await town.router.on_hold(call(NEW, Kind.COMMIT, HELD))
+
+
+async def gives_up(town: Town) -> None:
+    await town.router.on_hold(call(NEW, Kind.RELEASE, HELD))
+
+
+async def buys_the_rest(town: Town) -> None:
+    for cell in ((1, 2), (2, 2), (1, 1), (2, 1)):
+        await town.router.reserve(order(os.urandom(16), [cell], await town.available(*cell)))
+
+
+@pytest.mark.parametrize("meddling", [nothing, pays, gives_up, buys_the_rest])
+@pytest.mark.parametrize("lines", [[], [(1, 1, 5)], [(1, 1, 0)]])
+async def test_whatever_comes_between_two_steps_of_a_move_the_hold_is_in_one_place(
+    meddling: Meddling, lines: list[tuple[int, int, int]]
+) -> None:
+    """The router dies after any step, something else is done, and the move is repeated twice."""
+
+    ends = set()
+    for lives in range(20):
+        town = await Town().stocked()
+        cells, quantities = ([(1, 1), (2, 1)], [3, 2]) if not lines else ([(1, 1)], [5])
+        await town.router.reserve(order(HELD, cells, quantities))
+        left = [lives]
+        links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
+        is_over = False
+        with suppress(Died):
+            await a_move(2, *lines)(Router(links, lambda: MAP))
+            is_over = True
+        await meddling(town)
+        _, answer = await a_move(2, *lines)(town.router)
+        _, again = await a_move(2, *lines)(town.router)
+        assert again.status == answer.status
+        hold = await town.router.hold(HELD)
+        assert hold is not None
+        units = Counter(
+            (line.location, name)
+            for line in hold.lines
+            for name in ("pending", "committed")
+            for _ in range(getattr(line, name))
+        )
+        assert units.total() in {0, 5}
+        assert len(units) <= 1
+        moved = {2: True, 1: False}[next(iter(units), (1,))[0]]
+        assert moved == (not any(answer.status) and units.total() > 0)
+        if meddling is not buys_the_rest:
+            assert town.reserved == hold.state.is_live * sum(line.pending for line in hold.lines)
+        ends.add((answer.status[:1], *units))
+        if is_over:
+            break
+    assert lives >= 3
+    assert len(ends) >= (1 if meddling is nothing else 2)
+
+
+async def test_a_move_that_is_repeated_leaves_alone_what_came_after_it() -> None:
+    """All that is pending goes to shard 1, then on to another place there; repeated, it stays."""
+    town = await Town().stocked()
+    await hold_five(town)
+    await a_move(2)(town.router)
+    await a_move(4, op_id=NEW)(town.router)
+    _, answer = await a_move(2)(town.router)
+    assert answer.status == b"\0"
+    assert await lines_of(town) == [(1, 4, 3), (2, 4, 2)]
+
+
+async def test_lines_are_moved_each_by_itself(town: Town) -> None:
+    await hold_five(town)
+    await town.router.reserve(order(NEW, [(1, 4)], [9]))
+    for _ in range(2):
+        _, answer = await a_move(4, (1, 1, 2), (2, 2, 1))(town.router)
+        assert list(answer.status) == [Status.INSUFFICIENT_STOCK, Status.OK]
+        assert await lines_of(town) == [(1, 1, 3), (2, 2, 1), (2, 4, 1)]
+        assert np.frombuffer(answer.available, "<i8").tolist() == [1, 9]
+
+
+async def test_a_move_within_a_shard_that_is_repeated_leaves_alone_what_came_after_it(
+    town: Town,
+) -> None:
+    """The shard that did it remembers it, also when the hold is on another shard by then."""
+    await town.router.reserve(order(HELD, [(1, 1), (2, 1)], [3, 2]))
+    for lines in ([], [(1, 3, 3)]):
+        first = a_move(3, *lines, op_id=os.urandom(16)) if not lines else a_move(1, *lines)
+        _, answer = await first(town.router)
+        assert answer.status == b"\0"
+        await a_move(4, op_id=os.urandom(16))(town.router)
+        _, again = await first(town.router)
+        assert again == answer
+        assert await lines_of(town) == [(1, 4, 3), (2, 4, 2)]
+        await a_move(3, op_id=os.urandom(16))(town.router)
+
+
+async def test_a_hold_of_so_many_lines_does_not_move(town: Town) -> None:
+    await one_shard_holds(town)
+    await town.router.reserve(order(NEW, [(3, 1)]))
+    for _ in range(limits.MAX_HOLD_LINES):
+        lines = [
+            {"kind": Kind.RELEASE, "flags": Flag.LINKED, **on(NEW)},
+            {"kind": Kind.ADD_LINE, "flags": 0, **on(NEW)},
+        ]
+        columns = {name: np.array([line[name] for line in lines]) for name in lines[0]}
+        handover = Request.of(os.urandom(16), 2, sku=3, location=1, quantity=1, **columns)
+        await town.router.submit(handover)
+    await a_move(2, hold=NEW)(town.router)
+    assert await lines_of(town, NEW) == [(3, 2, 1)]
+    _, answer = await a_move(1, hold=NEW, op_id=OTHER)(town.router)
+    assert list(answer.status) == [Status.TOO_MANY_LINES]
+    assert await lines_of(town, NEW) == [(3, 2, 1)]
+    assert town.reserved == 6
+
+
+# --- two routers ----------------------------------------------------------------------------------
+
+
+class Stage:
+    """Lets the calls of two routers take place one by one, in an order that is given.
+
+    `plan` says how many calls the first one makes, then the second, the first again and so on; after
+    that the next one makes all of its calls, and the other one the rest. A router dies after so many
+    calls as `lives` says. `made` counts the calls.
+    """
+
+    def __init__(self, plan: Sequence[int], lives: Sequence[int]) -> None:
+        self.order = deque((number % 2, calls) for number, calls in enumerate([*plan, 10**6]))
+        self.lives = list(lives)
+        self.made = [0, 0]
+        self.waiting: list[deque[asyncio.Future[None]]] = [deque(), deque()]
+        self.is_over = [False, False]
+
+    async def turn(self, who: int) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waiting[who].append(done)
+        await done
+        if self.made[who] >= self.lives[who]:
+            raise Died
+        self.made[who] += 1
+
+    async def run(self, first: Awaitable[Any], second: Awaitable[Any]) -> list[Any]:
+        """What the two answered; None of one that died."""
+        calls = [asyncio.ensure_future(self._of(who, it)) for who, it in enumerate((first, second))]
+        while not all(self.is_over):
+            await asyncio.sleep(0)
+            if not all(self.waiting[who] or self.is_over[who] for who in (0, 1)):
+                continue  # until each has ended or waits
+            while self.order and (self.order[0][1] == 0 or self.is_over[self.order[0][0]]):
+                self.order.popleft()
+            who, calls_left = self.order[0] if self.order else (int(self.is_over[0]), 1)
+            if self.order:
+                self.order[0] = who, calls_left - 1
+            if self.waiting[who]:
+                self.waiting[who].popleft().set_result(None)
+                await asyncio.sleep(0)
+        return [await each for each in calls]
+
+    async def _of(self, who: int, operation: Awaitable[Any]) -> Any:
+        try:
+            return (await operation)[1]
+        except Died:
+            return None
+        finally:
+            self.is_over[who] = True
+
+
+class Paced:
+    """A shard's link of one of two routers: each call waits for its turn on the stage."""
+
+    def __init__(self, shard: FakeShard, stage: Stage, who: int) -> None:
+        self._shard, self._stage, self._who = shard, stage, who
+
+    def __getattr__(self, name: str) -> Any:
+        async def call(*args: Any, **named: Any) -> Any:
+            await self._stage.turn(self._who)
+            return await getattr(self._shard, name)(*args, **named)
+
+        return call
+
+
+async def two_shards_hold(town: Town) -> None:
+    """3 of SKU 1 and 2 of SKU 2, each on a shard."""
+    await hold_five(town)
+
+
+async def one_shard_holds(town: Town) -> None:
+    await town.router.reserve(order(HELD, [(1, 1), (2, 1)], [3, 2]))
+
+
+def units_of(town: Town) -> Counter[str]:
+    """What the hold has in each state, over all shards."""
+    units: Counter[str] = Counter()
+    for shard in town.shards:
+        hold = shard.machine.hold(HELD)
+        for line in hold.lines if hold else ():
+            units["pending"] += line.pending
+            units["committed"] += line.committed
+    return +units
+
+
+OTHER = bytes([9]) * 16
+
+
+FOREVER = 10**6
+
+
+async def play(
+    setting: Callable[[Town], Awaitable[Any]],
+    first: Operation,
+    second: Operation,
+    plan: Sequence[int],
+    lives: Sequence[int] = (FOREVER, FOREVER),
+) -> tuple[Town, Stage, list[Answer | None]]:
+    """Two routers do something in the order of a plan."""
+    town = await Town().stocked()
+    await setting(town)
+    stage = Stage(plan, lives)
+    first_router, second_router = (
+        Router(
+            {number: Paced(shard, stage, who) for number, shard in enumerate(town.shards)},
+            lambda: MAP,
+        )
+        for who in (0, 1)
+    )
+    answers = await stage.run(first(first_router), second(second_router))
+    return town, stage, answers
+
+
+def commit_held() -> Operation:
+    return lambda router: router.on_hold(call(OTHER, Kind.COMMIT, HELD))
+
+
+async def lengths(
+    setting: Callable[[Town], Awaitable[Any]], first: Operation, second: Operation
+) -> list[int]:
+    """How many calls each of two operations makes when they do not meet, and a few for when they do."""
+    _, stage, _ = await play(setting, first, second, ())
+    return [made + 4 for made in stage.made]
+
+
+MOVES = [[], [(1, 1, 2)]]
+SETTINGS = [two_shards_hold, one_shard_holds]
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("lines", MOVES)
+async def test_a_commit_that_meets_a_move_is_of_all_units(
+    setting: Callable[[Town], Awaitable[Any]], lines: list[tuple[int, int, int]]
+) -> None:
+    """The one comes between any two calls of the other, which goes on after it or after a part of it."""
+    move, pay = a_move(2, *lines), commit_held()
+    ends = set()
+    of_move, of_pay = await lengths(setting, move, pay)
+    plans = [(calls, b) for calls in range(of_move) for b in range(1, of_pay)]
+    plans += [(0, calls, b) for calls in range(of_pay) for b in range(1, of_move)]
+    for plan in plans:
+        town, _, (moved, paid) = await play(setting, move, pay, plan)
+        assert moved is not None
+        assert paid is not None
+        assert paid.status == b"\0"
+        assert units_of(town) == {"committed": 5}
+        assert (town.counted("committed"), town.reserved) == (5, 0)
+        for operation, told in ((move, moved), (pay, paid)):
+            _, again = await operation(town.router)
+            assert again.status == told.status
+        assert units_of(town) == {"committed": 5}
+        ends.add(moved.status)
+    assert len(ends) > 1
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("lines", MOVES)
+async def test_what_is_paid_is_committed_once_whoever_dies_after_any_call(
+    setting: Callable[[Town], Awaitable[Any]], lines: list[tuple[int, int, int]]
+) -> None:
+    """One router dies after any of its calls, the other one comes between any two of them."""
+    move, pay = a_move(2, *lines), commit_held()
+    of_move, of_pay = await lengths(setting, move, pay)
+    deaths = [
+        ((calls,), (lives, FOREVER)) for lives in range(of_move) for calls in range(lives + 1)
+    ]
+    deaths += [
+        ((0, calls), (FOREVER, lives)) for lives in range(of_pay) for calls in range(lives + 1)
+    ]
+    for plan, lives in deaths:
+        town, _, (moved, paid) = await play(setting, move, pay, plan, lives)
+        if paid is not None:  # by its answer, whatever becomes of the move
+            assert paid.status == b"\0"
+            assert units_of(town) == {"committed": 5}
+        for operation, told in ((move, moved), (pay, paid), (move, moved)):
+            _, again = await operation(town.router)
+            assert told is None or again.status == told.status
+        assert units_of(town) == {"committed": 5}
+        assert (town.counted("committed"), town.reserved) == (5, 0)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+async def test_what_is_given_up_while_it_moves_is_given_up_wherever_it_is(
+    setting: Callable[[Town], Awaitable[Any]],
+) -> None:
+    def give_up(router: Router) -> Awaitable[Any]:
+        return router.on_hold(call(OTHER, Kind.RELEASE, HELD))
+
+    move = a_move(2)
+    of_move, of_other = await lengths(setting, move, give_up)
+    for plan in [(calls, b) for calls in range(of_move) for b in range(1, of_other)]:
+        town, _, (_, released) = await play(setting, move, give_up, plan)
+        assert released is not None
+        assert released.status == b"\0"
+        assert (units_of(town), town.reserved) == ({}, 0)
+        _, again = await give_up(town.router)
+        assert again.status == b"\0"
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+async def test_what_is_extended_while_it_moves_lives_longer_wherever_it_is(
+    setting: Callable[[Town], Awaitable[Any]],
+) -> None:
+    def extend(router: Router) -> Awaitable[Any]:
+        return router.on_hold(call(OTHER, Kind.EXTEND, HELD, value=20 * TTL))
+
+    move = a_move(2)
+    of_move, of_other = await lengths(setting, move, extend)
+    for plan in [(calls, b) for calls in range(of_move) for b in range(1, of_other)]:
+        town, _, (moved, extended) = await play(setting, move, extend, plan)
+        assert moved is not None
+        assert extended is not None
+        assert (moved.status, extended.status) == (b"\0", b"\0")
+        hold = await town.router.hold(HELD)
+        assert hold is not None
+        assert hold.deadline_ns >= extended.now_ns + 20 * TTL * limits.NS_PER_MS
+        assert units_of(town) == {"pending": 5}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+async def test_two_moves_that_meet_leave_the_hold_in_one_piece(
+    setting: Callable[[Town], Awaitable[Any]],
+) -> None:
+    here, there = a_move(2), a_move(4, op_id=OTHER)
+    of_here, of_there = await lengths(setting, here, there)
+    for plan in [(calls, b) for calls in range(of_here) for b in range(1, of_there)]:
+        town, _, told = await play(setting, here, there, plan)
+        assert units_of(town) == {"pending": 5}
+        for operation, answer in zip((here, there), told, strict=True):
+            _, again = await operation(town.router)
+            assert answer is not None
+            assert again.status == answer.status
+        assert units_of(town) == {"pending": 5}
+        assert town.reserved == 5
+
+
+@pytest.mark.parametrize("lives", range(12))
+@pytest.mark.parametrize("again", [False, True])
+async def test_a_hold_that_runs_out_on_its_way_is_over(
+    town: Town, lives: int, *, again: bool
+) -> None:
+    """The router dies after any call, nobody comes back in time, and then it is to be paid."""
+    await one_shard_holds(town)
+    left = [lives]
+    links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
+    with suppress(Died):
+        await a_move(2)(Router(links, lambda: MAP))
+    for shard in town.shards:
+        shard.now_ns += limits.MAX_TTL_MS * limits.NS_PER_MS
+    if again:
+        _, answer = await a_move(2)(town.router)
+        assert list(answer.status) == [Status.HOLD_EXPIRED if lives < 6 else Status.OK]
+    for _ in range(2):
+        _, answer = await commit_held()(town.router)
+        assert list(answer.status) == [Status.HOLD_EXPIRED]
+    for shard in town.shards:  # a block that sweeps
+        await shard.submit(Request.of(os.urandom(16), 1, kind=Kind.SALE))
+    assert (units_of(town), town.reserved) == ({}, 0)
+
+
+@pytest.mark.parametrize("shard", [0, 1])
+async def test_a_commit_on_one_shard_alone_loses_nothing_that_moves(shard: int) -> None:
+    """By the shard's own port, so it is about the part there; the rest can be committed after."""
+
+    async def commit_there(router: Router) -> Any:
+        return 0, await router._shards.submit(shard, call(OTHER, Kind.COMMIT, HELD))
+
+    for setting in SETTINGS:
+        of_move, _ = await lengths(setting, a_move(2), commit_there)
+        for calls in range(of_move):
+            town, _, (moved, _) = await play(setting, a_move(2), commit_there, (calls, 1))
+            assert units_of(town).total() == 5
+            _, again = await a_move(2)(town.router)
+            assert moved is not None
+            assert again.status == moved.status
+            await town.router.on_hold(call(NEW, Kind.COMMIT, HELD))
+            assert units_of(town) == {"committed": 5}
+            assert town.reserved == 0
