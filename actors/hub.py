@@ -14,10 +14,8 @@ length, and its marker is the moment.
 """
 
 import asyncio
-import struct
-import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
@@ -25,6 +23,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.tokens import Filter, Tokens
 from engine import limits
 from engine.kernels import CELL_WORDS, KEY
 from engine.mirror import Fields, Mirror, among, place_of, stamp_of
@@ -34,15 +33,11 @@ MAX_FRAME_CELLS: Final = 1 << 16
 FRAME_CELL_BYTES: Final = 36  # six columns
 MAX_SUBSCRIBERS: Final = 4_096
 TOKEN_WAIT_S: Final = 2.0  # for a mirror that is behind what a subscriber has seen elsewhere
-STORE_ID_BYTES: Final = 8
 
 _PIECES: Final = 64  # arrays that a backlog may consist of before they are merged
 _SLACK: Final = 4_096  # rows that it may list twice
 _SWEEPS: Final = 4  # times its own size that a backlog may grow by while it is being sent
-_TOKEN: Final = struct.Struct("<B8sIH")  # version, store, fingerprint of the filter, shards
-_TOKEN_SHARD: Final = struct.Struct("<IQQ")  # shard, epoch, seq
-_TOKEN_CHECK: Final = struct.Struct("<I")  # CRC32 of all before it
-_TOKEN_VERSION: Final = 1
+_TOKEN: Final = (1, "<IQQ")  # of each shard: its number, epoch, seq
 _LOW32: Final = 0xFFFFFFFF
 
 assert MAX_FRAME_CELLS >= limits.MAX_BLOCK_LINES + limits.EXPIRIES_PER_BLOCK, (
@@ -95,52 +90,6 @@ class DeltaFrame:
     cells: NDArray[np.int64] = field(default_factory=lambda: _NO_CELLS)
     block_now_ns: int = 0
     endangered: list[Endangered] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Filter:
-    """Which cells: ids, sorted, each once, at least one; None means all."""
-
-    locations: NDArray[np.int64] | None
-    skus: NDArray[np.int64] | None
-    fields: Fields
-
-    @classmethod
-    def of(
-        cls,
-        locations: Iterable[int] = (),
-        skus: Iterable[int] = (),
-        fields: Fields = Fields.ALL,
-    ) -> "Filter":
-        """Make a filter from ids in any order; none means all.
-
-        Raises ValueError naming the list that is too long or has an id out of range.
-        """
-        return cls(
-            _ids("locations", locations, limits.MAX_LOCATIONS),
-            _ids("skus", skus, limits.MAX_SKUS),
-            fields,
-        )
-
-    @property
-    def fingerprint(self) -> int:
-        """32 bits that tell filters apart: a token is good for the filter that it was made for."""
-        crc = zlib.crc32(bytes((self.fields, self.locations is None, self.skus is None)))
-        for ids in (self.locations, self.skus):
-            if ids is not None:
-                crc = zlib.crc32(ids.tobytes(), crc)
-        return crc
-
-
-def _ids(what: str, given: Iterable[int], most: int) -> NDArray[np.int64] | None:
-    ids = np.unique(np.fromiter(given, np.int64))
-    if not len(ids):
-        return None
-    if len(ids) > limits.MAX_SUBSCRIPTION_NAMES:
-        raise ValueError(f"{what}: {len(ids)}, more than {limits.MAX_SUBSCRIPTION_NAMES}")
-    if ids[0] < 1 or ids[-1] > most:
-        raise ValueError(f"{what}: ids are 1 to {most}")
-    return ids
 
 
 class _Backlog:
@@ -364,13 +313,11 @@ class DeltaHub:
         token_wait_s: float = TOKEN_WAIT_S,
     ) -> None:
         """Raises ValueError when the store's id is not 8 bytes."""
-        if len(store_id) != STORE_ID_BYTES:
-            raise ValueError(f"store_id: {len(store_id)} bytes, must be {STORE_ID_BYTES}")
         self.mirrors: Final = dict(mirrors)
         self.frame_cells: Final = frame_cells
         self.max_subscribers: Final = max_subscribers
         self.stopping = False
-        self._store_id = store_id
+        self._tokens = Tokens(*_TOKEN, store_id)
         self._token_wait_s = token_wait_s
         self._ready: set[int] = set()
         self._subscriptions: set[Subscription] = set()
@@ -559,15 +506,13 @@ class DeltaHub:
             self._places = tuple(
                 (shard, *place_of(mirror.stamp)) for shard, mirror in sorted(self.mirrors.items())
             )
-            self._vector = b"".join(_TOKEN_SHARD.pack(*place) for place in self._places)
+            self._vector = self._tokens.packed(self._places)
         return self._places
 
     def token(self, subscription: Subscription) -> bytes:
         """The resume token of a subscriber that has been told everything."""
-        count = len(self.places)
-        head = _TOKEN.pack(_TOKEN_VERSION, self._store_id, subscription.fingerprint, count)
-        body = head + self._vector
-        return body + _TOKEN_CHECK.pack(zlib.crc32(body))
+        _ = self.places  # makes the vector, if the mirrors have moved
+        return self._tokens.token(subscription.fingerprint, self._vector)
 
     def heartbeat(self, subscription: Subscription) -> DeltaFrame:
         """A frame that says: nothing has changed up to here."""
@@ -578,19 +523,14 @@ class DeltaHub:
 
         None when it was made by another store or for another filter. ValueError if malformed.
         """
+        places = self._tokens.read(token, wanted.fingerprint)
+        if places is None:
+            return None
         try:
-            version, store_id, fingerprint, count = _TOKEN.unpack_from(token)
-            end = _TOKEN.size + count * _TOKEN_SHARD.size
-            whole = version == _TOKEN_VERSION and len(token) == end + _TOKEN_CHECK.size
-            whole = whole and _TOKEN_CHECK.unpack_from(token, end)[0] == zlib.crc32(token[:end])
-            vector = _TOKEN_SHARD.iter_unpack(token[_TOKEN.size : end]) if whole else ()
-            seen = {shard: stamp_of(epoch, seq) for shard, epoch, seq in vector}
-        except (struct.error, ValueError) as error:
+            seen = {shard: stamp_of(epoch, seq) for shard, epoch, seq in places}
+        except ValueError as error:
             raise ValueError("resume_token: not a token of this service") from error
-        if not whole:
-            raise ValueError("resume_token: not a token of this service")
-        foreign = store_id != self._store_id or fingerprint != wanted.fingerprint
-        return None if foreign or not seen.keys() <= self.mirrors.keys() else seen
+        return seen if seen.keys() <= self.mirrors.keys() else None
 
 
 class _Change:

@@ -29,7 +29,7 @@ from actors.ports import (
     ShardLink,
     Unavailable,
 )
-from engine.block import BlockDamaged, crc_of, decode
+from engine.block import Block, BlockDamaged, crc_of, decode
 from engine.kernels import ON_HAND
 from engine.mirror import Mirror, MirrorBroken, key_of, place_of, stamp_of
 from engine.views import Cell
@@ -50,6 +50,16 @@ class Listener(Protocol):
 
     def loaded(self, shard: int) -> None:
         """Hear that the mirror has been loaded, and is no continuation of what it was."""
+
+
+class BlockReader(Protocol):
+    """Who wants each block as such: the hub of events, while somebody asks for them."""
+
+    def block(self, shard: int, before: Position, block: Block) -> None:
+        """Hear of the block after `before`, which is in the mirror now."""
+
+    def jumped(self, shard: int) -> None:
+        """Hear that the mirror was loaded, past blocks that nobody will be told of here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +100,7 @@ class MirrorFeed:
         self._gap_s = gap_s
         self._now_ns = now_ns
         self._listener: Listener | None = None
+        self._reader: BlockReader | None = None
         self._loaded = asyncio.Event()
         self._connected = False
         self._lag_ns = self._blocks = self._loads = 0
@@ -123,6 +134,15 @@ class MirrorFeed:
             await asyncio.sleep(retry_s)
             retry_s = min(2 * retry_s, self._retry_max_s)
 
+    def tell_blocks(self, reader: BlockReader | None) -> None:
+        """Tell somebody of each block from now on, or nobody."""
+        self._reader = reader
+
+    @property
+    def journal(self) -> Journal:
+        """What it reads along in; others may read there too."""
+        return self._journal
+
     def _fail(self, error: Exception, what: str) -> None:
         self._error = f"{type(error).__name__}: {error}"
         _log.warning(what, shard=self.mirror.shard, at=str(self.at), error=self._error)
@@ -144,6 +164,8 @@ class MirrorFeed:
                 self._listener.loaded(mirror.shard)
         elif self._listener is not None:
             self._listener.changed(mirror.shard, rows, before)
+        if self._reader is not None:
+            self._reader.jumped(mirror.shard)
         self._loads += 1
         self._loaded.set()
         self._wake_waiters()
@@ -179,7 +201,10 @@ class MirrorFeed:
                 block = decode(payload)
                 if (block.epoch, block.seq) != (position.epoch, position.seq):
                     raise MirrorBroken(f"{position} holds block {block.epoch}-{block.seq}")
+                before = self.at
                 rows = mirror.apply(block, crc_of(payload))
+                if self._reader is not None:
+                    self._reader.block(mirror.shard, before, block)
                 start += 1
                 self._blocks += 1
                 if len(rows):

@@ -524,7 +524,7 @@ class Shard:
         block = Block(
             self._number, position.epoch, position.seq, now, self._chain, machine.state_hash,
             machine.sku_limit, self._unjournaled, requests, outcome.status, outcome.image,
-            expired=outcome.expired, endangered=outcome.endangered,
+            expired=outcome.expired, endangered=outcome.endangered, traces=outcome.traces,
         )  # fmt: skip
         payload, crc = encode(block)
         self._tip, self._chain, self._unjournaled = position, crc, []

@@ -41,7 +41,7 @@ class Snapshotter:
         every_bytes: int,
         keep_journal_bytes: int,
     ) -> None:
-        """`every_bytes` of journal there is one; so many more are kept for histories."""
+        """`every_bytes` of journal there is one; so many more are kept for histories and events."""
         self._shard = shard
         self._journal = journal
         self._snapshots = snapshots
@@ -125,7 +125,7 @@ class Snapshotter:
             self._task = self._capture = None
 
     def _kept_from(self) -> Position:
-        """From where on the journal is kept for those who ask for histories."""
+        """From where on the journal is kept for those who ask for histories and events."""
         marks = self._marks
         while len(marks) > 1 and self._written - marks[1][1] >= self._keep_journal:
             marks.popleft()

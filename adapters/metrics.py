@@ -68,6 +68,13 @@ class Metrics:
         self.shortages: Gauge = named(Gauge, "shortages", "Cells with available below zero")
         self.cells: Gauge = named(Gauge, "cells", "Cells in the table")
         self.subscribers: Gauge = named(Gauge, "subscribers", "Streams of deltas that are open")
+        self.event_subscribers: Gauge = named(
+            Gauge, "event_subscribers", "Streams of events that are open"
+        )
+        self.recent_events: Gauge = named(
+            Gauge, "recent_event_bytes", "Bytes of decoded blocks that are kept for them"
+        )
+        self._events_told = named(Counter, "events_told", "Events written to streams")
         self._lag = named(
             Gauge, "lag_seconds", "How far the mirror of a shard is behind", ("shard",)
         )
@@ -106,6 +113,10 @@ class Metrics:
     def call_refused(self, method: str, reason: str) -> None:
         """Count a call that ended with a gRPC error."""
         self._refused.labels(method, reason).inc()
+
+    def events_told(self, count: int) -> None:
+        """Count events that were written to a stream."""
+        self._events_told.inc(count)
 
     def mirror_lag(self, shard: int, seconds: float) -> None:
         """Note how far the mirror of a shard is behind."""

@@ -15,6 +15,7 @@ import structlog
 
 from actors.catalogue import CatalogueReader, CatalogueWriter
 from actors.cluster import ClusterError, Host
+from actors.events import EventHub
 from actors.hub import DeltaHub
 from actors.links import RemoteShard, serve_link
 from actors.mirror import MirrorFeed, Mirrors
@@ -28,6 +29,7 @@ from adapters.rpc.availability import AvailabilityServicer
 from adapters.rpc.catalog import CatalogServicer
 from adapters.rpc.deltas import DeltasServicer
 from adapters.rpc.directory import Addresses, DirectoryServicer
+from adapters.rpc.events import EventStreams
 from adapters.rpc.price import PriceServicer
 from adapters.rpc.server import open_server
 from adapters.rpc.stock import StockServicer
@@ -218,6 +220,7 @@ class GatewayService:
         self._mirrors: Mirrors | None = None
         self._hub: DeltaHub | None = None
         self._registry = Registry(config.redis_url, config.prefix)
+        self._events: EventHub | None = None
         self._handles = [host.actor(shard_name(number)) for number in range(config.shards)]
 
     async def start(self) -> None:
@@ -237,15 +240,18 @@ class GatewayService:
             self._open.push_async_callback(link.close)
         feeds = [MirrorFeed(link, self._journal_of(number)) for number, link in links.items()]
         self._mirrors = mirrors = Mirrors(feeds)
-        self._hub = hub = DeltaHub(
-            {feed.mirror.shard: feed.mirror for feed in feeds}, await registry.store_id()
-        )
+        store_id = await registry.store_id()
+        self._hub = hub = DeltaHub({feed.mirror.shard: feed.mirror for feed in feeds}, store_id)
+        self._events = events = EventHub(mirrors.feeds, store_id)
         self._task(mirrors.run(hub))
         metrics.watch(metrics.subscribers, lambda: hub.subscribers)
+        metrics.watch(metrics.event_subscribers, lambda: events.subscribers)
+        metrics.watch(metrics.recent_events, lambda: events.recent_bytes)
         self._task(self._watch_lag(metrics, mirrors))
 
         router = Router(links, lambda: reader.shard_map)
-        deltas = DeltasServicer(hub, reader.catalogue)
+        streams = EventStreams(events, reader.catalogue, told=metrics.events_told)
+        deltas = DeltasServicer(hub, reader.catalogue, streams)
         server = await open_server(
             [
                 partial(add_StockServicer_to_server, StockServicer(router, reader.catalogue)),
@@ -281,7 +287,7 @@ class GatewayService:
 
     async def call(self, method: str, *args: Any) -> Any:
         """Answer the bring-up."""
-        if self._mirrors is None or self._hub is None:
+        if self._mirrors is None or self._hub is None or self._events is None:
             raise Unavailable("the gateway is starting")
         match method:
             case "status":
@@ -289,6 +295,7 @@ class GatewayService:
                 return {
                     "servers": {name: asdict(entry) for name, entry in servers.items()},
                     "subscribers": self._hub.subscribers,
+                    "event_subscribers": self._events.subscribers,
                     "mirrors": [asdict(health) for health in self._mirrors.health],
                 }
             case "reached":  # shard, epoch, seq, timeout in seconds
@@ -336,8 +343,9 @@ class GatewayService:
         }
 
     async def _end_streams(self) -> None:
-        if self._hub is not None:
-            self._hub.stop()
+        for hub in (self._hub, self._events):
+            if hub is not None:
+                hub.stop()
 
     async def _watch_lag(self, metrics: Metrics, mirrors: Mirrors) -> None:
         while True:

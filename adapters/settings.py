@@ -51,7 +51,10 @@ class Settings(BaseSettings):
     )
     ray_address: str | None = Field(None, description="None: a local Ray")
     keep_journal_mb: int = Field(
-        128, ge=0, le=1 << 20, description="of each shard, behind its snapshots, for histories"
+        128,
+        ge=0,
+        le=1 << 20,
+        description="of each shard, behind its snapshots, for histories and events",
     )
     snapshot_every_mb: int = Field(64, ge=1, le=1 << 20, description="of journal, in each shard")
     retention_s: int = Field(

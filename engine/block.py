@@ -23,9 +23,11 @@ from engine import limits, single
 from engine.kernels import CELL_WORDS, INCOMING, ON_HAND, PRICE, VERSION
 from engine.operations import COLUMNS, Request
 from engine.shortages import packed_endangered, unpacked_endangered
+from engine.traces import NO_TRACES, Traces
 from engine.views import Endangered
 
-FORMAT: Final = 2
+FORMAT: Final = 3
+READABLE: Final = (2, FORMAT)  # 2 had no traces, and is the same otherwise
 _LENGTH: Final = struct.Struct("<I")
 _IMAGE_WORDS: Final = range(ON_HAND, CELL_WORDS)
 
@@ -109,6 +111,7 @@ class Block:
     byte a line of all requests, in order. `state_hash` is the shard's after the block. `nonce` is
     set in the opening block of an epoch, which has no lines. `endangered` says which facts left less
     than nothing available, and which holds that endangers; the line is counted over all requests.
+    `traces` are None when the block does not tell: there were too many, or it is of format 2.
     """
 
     shard: int
@@ -125,6 +128,7 @@ class Block:
     nonce: bytes = b""
     expired: int = 0
     endangered: tuple[Endangered, ...] = ()
+    traces: Traces | None = field(default_factory=lambda: NO_TRACES)
 
 
 class _Columns:
@@ -191,6 +195,15 @@ def _add_image(columns: _Columns, image: AfterImage | None) -> None:
         columns.add(f"w{word}", values)
 
 
+def _add_traces(columns: _Columns, traces: Traces) -> None:
+    """The rows of the sweep's are the image's first ones; lines of the others mostly count up."""
+    swept = traces.swept
+    if swept < len(traces):
+        columns.add("t_line", np.diff(traces.line[swept:], prepend=-1))
+        columns.add("t_row", traces.row[swept:])
+    columns.add("t_units", traces.units)
+
+
 def encode(block: Block) -> tuple[bytes, int]:
     """The bytes of a block, and their CRC32C (the next block's `previous_crc`)."""
     body = _single(block) or _general(block)
@@ -205,10 +218,12 @@ def _single(block: Block) -> bytes:
         return b""
     if block.places or block.endangered or block.nonce or len(image.rows) > single.MAX_ROWS:
         return b""
+    if block.traces is None or len(block.traces) > single.MAX_TRACES:
+        return b""
     return single.pack(
         block.shard, block.epoch, block.seq, block.now_ns, block.previous_crc, block.state_hash,
         block.sku_limit, block.expired, requests[0], int(block.status[0]),
-        image.rows, image.first_new, image.new_keys, image.words,
+        image.rows, image.first_new, image.new_keys, image.words, block.traces,
     )  # fmt: skip
 
 
@@ -217,6 +232,8 @@ def _general(block: Block) -> bytes:
     columns, requests = _Columns(), block.requests
     _add_requests(columns, requests, block.status)
     _add_image(columns, block.image)
+    if block.traces:
+        _add_traces(columns, block.traces)
     header: dict[str, Any] = {
         "v": FORMAT,
         "shard": block.shard,
@@ -241,6 +258,10 @@ def _general(block: Block) -> bytes:
         header["first_new"] = block.image.first_new
         header["touched"] = len(block.image.rows)
         header["words"] = list(block.image.words)
+    if block.traces is None:
+        header["untold"] = True
+    elif block.traces:
+        header["traces"] = (len(block.traces), block.traces.swept)
     packed = msgpack.packb(header)
     return b"".join((_LENGTH.pack(len(packed)), packed, *columns.parts))
 
@@ -284,7 +305,7 @@ def _decode(view: memoryview) -> Block:
     if not length:
         return _decode_single(single.unpack(view[:-4]))
     header = msgpack.unpackb(view[4 : 4 + length])
-    if header["v"] != FORMAT:
+    if header["v"] not in READABLE:
         raise BlockDamaged(f"format {header['v']}, this is {FORMAT}")
     packed: dict[str, NDArray[Any]] = {}
     at = 4 + length
@@ -313,6 +334,7 @@ def _decode(view: memoryview) -> Block:
         _full(packed, "status", header["n"], np.dtype(np.uint8)),
         image, header.get("nonce", b""), header["expired"],
         unpacked_endangered(header.get("endangered", ())),
+        _traces(packed, header, image),
     )  # fmt: skip
 
 
@@ -322,7 +344,26 @@ def _decode_single(found: dict[str, Any]) -> Block:
         found["shard"], found["epoch"], found["seq"], found["now_ns"], found["previous_crc"],
         found["state_hash"], found["sku_limit"], [], [found["request"]],
         np.array([found["status"]], np.uint8), image, expired=found["expired"],
+        traces=found["traces"],
     )  # fmt: skip
+
+
+def _traces(
+    packed: dict[str, NDArray[Any]], header: dict[str, Any], image: AfterImage | None
+) -> Traces | None:
+    if header["v"] < FORMAT or "untold" in header:
+        return None
+    if "traces" not in header:
+        return NO_TRACES
+    (count, swept), wide = header["traces"], np.dtype(np.int64)
+    of_lines = count - swept
+    first_rows = np.zeros(0, wide) if image is None else image.rows[:swept]
+    steps = _full(packed, "t_line", of_lines, wide)
+    return Traces(
+        np.concatenate([np.full(swept, -1, wide), np.cumsum(steps) - 1]),
+        np.concatenate([first_rows, _full(packed, "t_row", of_lines, wide)]).astype(wide),
+        _full(packed, "t_units", count, wide),
+    )
 
 
 def _requests(packed: dict[str, NDArray[Any]], count: int, lines: int) -> list[Request]:

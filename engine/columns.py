@@ -50,6 +50,7 @@ class Columns:
             places=_zeros((1, kernels.PLACE_WORDS), np.int32),
             buffers=np.full((1, limits.MAX_CHANNELS), kernels.NO_RULES, np.int32),
             meta=meta,
+            traces=_zeros((limits.MAX_TRACES_OF_BLOCK, kernels.TRACE_WORDS), np.int64),
             sums=_zeros(1, np.uint64),
         )
 

@@ -81,8 +81,17 @@ NOT_SOLD, NO_RULES = -1, -2
     MOVEMENT_ROOM,  # how many movements are remembered at most
     MOVED_RING_HEAD,  # like RING_HEAD, of those by which goods have moved
     MOVED_RING_COUNT,
-) = range(22)
+    LINE,  # the line of the block that is applied now; NONE: the sweep before the first one
+    TRACES,  # entries of `State.traces`; more than there is room for: the rest was not kept
+) = range(24)
 META_SLOTS = 24
+
+# Columns of `State.traces`: what a block did to cells that its lines do not name. The units are
+# more than 0 where a line moved them itself, less where they were given back to the cell: by a hold
+# that ran out, was superseded, was moved away, or is not needed in full. A trace of no units comes
+# before those of a COMMIT that had to reserve again.
+TRACED_LINE, TRACED_ROW, TRACED_UNITS = range(3)
+TRACE_WORDS = 3
 
 # States of a hold or of an incoming record (column STATE of its first line).
 (
@@ -176,6 +185,7 @@ class State(NamedTuple):
     places: np.ndarray  # int32 (locations, PLACE_WORDS)
     buffers: np.ndarray  # int32 (places with rules + 1, MAX_CHANNELS): kept from a channel
     meta: np.ndarray  # int64 (META_SLOTS,)
+    traces: np.ndarray  # int64 (room, TRACE_WORDS): of the newest block; see `trace`
     sums: np.ndarray  # uint64 (1,): sum of the hashes of all cells, counts and live hold lines
 
 
@@ -322,6 +332,39 @@ def finish_block(cells, touched, meta, sums):
         sums[0] += cell_hash(cells, row)
         if available(cells, row) < 0:
             meta[SHORTAGES] += 1
+
+
+@_inlined
+def trace(traces, meta, row, units):
+    """Note what the line that is applied now does to a cell that it does not name by itself."""
+    at = meta[TRACES]
+    if at < len(traces):
+        traces[at, TRACED_LINE] = meta[LINE]
+        traces[at, TRACED_ROW] = row
+        traces[at, TRACED_UNITS] = units
+    meta[TRACES] = at + 1
+
+
+@_inlined
+def trace_swept(cells, touched, meta, sums, traces, row):
+    """Touch a row in the sweep. What is given back to it is known at the sweep's end, by cell.
+
+    So the sweep's traces are those of the rows touched first, in the same order.
+    """
+    at = meta[DIRTY]
+    touch(cells, touched, meta, sums, row)
+    if meta[DIRTY] > at and at < len(traces):
+        traces[at, TRACED_LINE] = NONE
+        traces[at, TRACED_ROW] = row
+        traces[at, TRACED_UNITS] = -cells[row, RESERVED]
+
+
+@_inlined
+def end_sweep(cells, meta, traces):
+    """The sweep is over: what each of its cells has less reserved than before."""
+    for at in range(min(meta[DIRTY], len(traces))):
+        traces[at, TRACED_UNITS] += cells[traces[at, TRACED_ROW], RESERVED]
+    meta[TRACES] = meta[DIRTY]
 
 
 # --- movements ----------------------------------------------------------------------------------
@@ -838,7 +881,7 @@ def settle(holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head, 
 
 @_jit
 def lapse(
-    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head, ends_as
+    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, head, ends_as
 ):  # fmt: skip
     """Everything that is pending in a hold goes back to available.
 
@@ -853,6 +896,8 @@ def lapse(
             touch(cells, touched, meta, sums, row)
             cells[row, RESERVED] -= lines[slot, PENDING]
             meta[CHANGED] |= 1 << RESERVED
+            if meta[LINE] >= 0:
+                trace(traces, meta, row, -np.int64(lines[slot, PENDING]))
         if slot != head:
             lines[slot, NEXT] = lines[slot, PENDING]
         lines[slot, PENDING] = 0
@@ -862,10 +907,12 @@ def lapse(
 
 
 @_inlined
-def expire(cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head):
+def expire(
+    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, head
+):
     """A hold's deadline has passed."""
     lapse(
-        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head,
+        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, head,
         H_EXPIRED,
     )  # fmt: skip
     meta[EXPIRED] += 1
@@ -873,23 +920,23 @@ def expire(cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, me
 
 @_inlined
 def give_up(
-    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, head
+    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, head
 ):  # fmt: skip
     """Release a pending hold; one that is overdue expires."""
     if holds[head, DEADLINE] < now:
         expire(
-            cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head
+            cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, head
         )  # fmt: skip
     else:
         lapse(
-            cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head,
+            cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, head,
             H_RELEASED,
         )  # fmt: skip
 
 
 @_jit
 def sweep(
-    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, budget
+    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, budget
 ):  # fmt: skip
     """Expire the holds whose deadline is before `now`, tick by tick, oldest first within a tick.
 
@@ -914,7 +961,7 @@ def sweep(
                     # One line, all of it pending: what `expire` does, without the walks.
                     sums[0] -= line_hash(holds, lines, slot)
                     row = np.int64(lines[slot, CELL])
-                    touch(cells, touched, meta, sums, row)
+                    trace_swept(cells, touched, meta, sums, traces, row)
                     cells[row, RESERVED] -= lines[slot, PENDING]
                     meta[CHANGED] |= 1 << RESERVED
                     wheel_take(holds, lines, wheel, wheel_bits, meta, slot)
@@ -925,9 +972,15 @@ def sweep(
                     meta[EXPIRED] += 1
                     remember_resolved(holds, lines, hold_index, ring, meta, slot)
                 else:
+                    line = slot
+                    while line >= 0:
+                        if lines[line, PENDING] > 0:
+                            row = np.int64(lines[line, CELL])
+                            trace_swept(cells, touched, meta, sums, traces, row)
+                        line = np.int64(lines[line, NEXT_LINE])
                     expire(
                         cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta,
-                        sums, slot,
+                        sums, traces, slot,
                     )  # fmt: skip
                 done += 1
             slot = after
@@ -1180,7 +1233,7 @@ def judge_whole_order(
 @_jit
 def reserve_order(
     cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places, buffers,
-    meta, sums, now, block, first, end, last_line, hi, lo, rows, units, out_status,
+    meta, sums, traces, now, block, first, end, last_line, hi, lo, rows, units, out_status,
 ):  # fmt: skip
     """The lines [first, end) of one order at one location: all or nothing, in one hold.
 
@@ -1199,8 +1252,9 @@ def reserve_order(
     if status != _OK:
         return
     if old >= 0:
+        meta[LINE] = first
         give_up(
-            cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, old
+            cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, old
         )  # fmt: skip
     serial, number = next_serial(meta), 0
     head, before = np.int64(-1), np.int64(-1)
@@ -1213,6 +1267,9 @@ def reserve_order(
             cells, touched, holds, lines, meta, sums, rows[i], units[i], posted, deadline, hi, lo,
             serial, number,
         )  # fmt: skip
+        if block.flags[i] & _PARTIAL:
+            meta[LINE] = i
+            trace(traces, meta, rows[i], units[i])
         if head < 0:
             head = slot
         else:
@@ -1228,7 +1285,7 @@ def reserve_order(
 
 @_jit
 def called_hold(
-    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, hi, lo
+    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, hi, lo
 ):  # fmt: skip
     """The first slot of the hold that an operation names, or -1.
 
@@ -1239,7 +1296,7 @@ def called_hold(
         return np.int64(-1)  # an incoming record is no hold
     if head >= 0 and lines[head, STATE] == H_PENDING and holds[head, DEADLINE] < now:
         expire(
-            cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head
+            cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, head
         )  # fmt: skip
     return head
 
@@ -1354,7 +1411,7 @@ def judge_on_hold(cells, lines, kind, key, quantity, head):
 
 @_jit
 def on_hold(
-    cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums,
+    cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces,
     now, kind, flags, key, quantity, hi, lo,
 ):  # fmt: skip
     """COMMIT to CANCEL, UNFULFIL: the whole hold, or `quantity` of the lines on one cell.
@@ -1365,12 +1422,12 @@ def on_hold(
     if status != _OK:
         return status, np.int64(-1)
     head = called_hold(
-        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, hi, lo
+        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, hi, lo
     )  # fmt: skip
     if head < 0:
         return _UNKNOWN_HOLD, np.int64(-1)
     if flags & _RE_RESERVE and lines[head, STATE] == H_EXPIRED:
-        return reserve_again(cells, touched, holds, lines, ring, meta, sums, head)
+        return reserve_again(cells, touched, holds, lines, ring, meta, sums, traces, head)
     status = check_hold_state(kind, lines[head, STATE])
     if status != _OK:
         return status, np.int64(lines[head, CELL])
@@ -1394,11 +1451,13 @@ def on_hold(
                 move_units(
                     cells, touched, movements, lines, meta, sums, kind, slot, units
                 )  # fmt: skip
+                trace(traces, meta, np.int64(lines[slot, CELL]), units)
                 left -= units
         if flags & _RELEASE_REST and lines[slot, PENDING] > 0:
             # Whatever is still pending in a matching line is beyond the quantity: it is rest too.
             rest = np.int64(lines[slot, PENDING])
             move_units(cells, touched, movements, lines, meta, sums, _RELEASE, slot, rest)
+            trace(traces, meta, np.int64(lines[slot, CELL]), -rest)
         slot = np.int64(lines[slot, NEXT_LINE])
     settle(
         holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head,
@@ -1439,7 +1498,7 @@ def part_key(cells, lines, block, head, i):
 
 @_jit
 def judge_parts(
-    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, block,
+    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, block,
     first, end, last_line, rows,
 ):  # fmt: skip
     """Find the first of the linked calls [first, end) that must be refused: (line or -1, its status).
@@ -1453,7 +1512,7 @@ def judge_parts(
             return i, status
         if i == first:
             head = called_hold(
-                cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now,
+                cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now,
                 block.hold_hi[i], block.hold_lo[i],
             )  # fmt: skip
         if head < 0:
@@ -1475,7 +1534,7 @@ def judge_parts(
 
 @_jit
 def on_parts(
-    cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now,
+    cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now,
     block, first, end, last_line, rows, out_status,
 ):  # fmt: skip
     """The linked calls [first, end) on parts of one hold: all or none.
@@ -1485,7 +1544,7 @@ def on_parts(
     """
     rows[first:end] = -1
     bad, status = judge_parts(
-        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, block,
+        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, block,
         first, end, last_line, rows,
     )  # fmt: skip
     if bad >= 0:
@@ -1493,16 +1552,17 @@ def on_parts(
         out_status[bad] = status
         return
     for i in range(first, end):
+        meta[LINE] = i
         out_status[i], rows[i] = on_hold(
             cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta,
-            sums, now, np.int64(block.kind[i]), np.int64(block.flags[i]) & ~_LINKED,
+            sums, traces, now, np.int64(block.kind[i]), np.int64(block.flags[i]) & ~_LINKED,
             np.int64(block.location[i]) << 32 | np.int64(block.sku[i]), block.quantity[i],
             block.hold_hi[i], block.hold_lo[i],
         )  # fmt: skip
 
 
 @_jit
-def reserve_again(cells, touched, holds, lines, ring, meta, sums, head):
+def reserve_again(cells, touched, holds, lines, ring, meta, sums, traces, head):
     """Commit an expired hold if all that lapsed is still to be had. Returns (status, row).
 
     As in an order, what one line takes is not there for the next.
@@ -1523,12 +1583,15 @@ def reserve_again(cells, touched, holds, lines, ring, meta, sums, head):
     if short >= 0:
         return _INSUFFICIENT, short
     revive(lines, ring, meta, head)
+    trace(traces, meta, np.int64(lines[head, CELL]), 0)  # says that nothing was pending
     slot = head
     while slot >= 0:
         row = np.int64(lines[slot, CELL])
         touch(cells, touched, meta, sums, row)
         lines[slot, POSTED] = lines[slot, NEXT]
         cells[row, COMMITTED] += lines[slot, NEXT]
+        if lines[slot, NEXT] > 0:
+            trace(traces, meta, row, np.int64(lines[slot, NEXT]))
         slot = np.int64(lines[slot, NEXT_LINE])
     meta[CHANGED] |= 1 << COMMITTED
     add_hash(holds, lines, sums, head)
@@ -1537,7 +1600,7 @@ def reserve_again(cells, touched, holds, lines, ring, meta, sums, head):
 
 @_jit
 def extend(
-    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums,
+    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces,
     now, flags, ttl_ms, hi, lo,
 ):  # fmt: skip
     """EXTEND: a later deadline; an earlier one changes nothing. Returns (status, row or -1).
@@ -1549,7 +1612,7 @@ def extend(
     if ttl_ms < _MIN_TTL or ttl_ms > _MAX_TTL:
         return _INVALID_TTL, np.int64(-1)
     head = called_hold(
-        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, hi, lo
+        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, hi, lo
     )  # fmt: skip
     if head < 0:
         return _UNKNOWN_HOLD, head
@@ -1561,6 +1624,8 @@ def extend(
         slot = head
         while slot >= 0:
             holds[slot, DEADLINE] = deadline
+            if lines[slot, PENDING] > 0:
+                trace(traces, meta, np.int64(lines[slot, CELL]), np.int64(lines[slot, PENDING]))
             slot = np.int64(lines[slot, NEXT_LINE])
         wheel_put(holds, lines, wheel, wheel_bits, meta, head)
         add_hash(holds, lines, sums, head)
@@ -1610,7 +1675,7 @@ def append_line(
 @_jit
 def add_line(
     cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places, buffers,
-    meta, sums, now, flags, sku, location, quantity, ttl_ms, channel, hi, lo,
+    meta, sums, traces, now, flags, sku, location, quantity, ttl_ms, channel, hi, lo,
 ):  # fmt: skip
     """ADD_LINE: one more line for a pending hold, or the first one of a new hold.
 
@@ -1626,7 +1691,7 @@ def add_line(
         return status, np.int64(-1)
     row = find_cell(cells, cell_index, location << 32 | sku)
     head = called_hold(
-        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, hi, lo
+        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, hi, lo
     )  # fmt: skip
     if head >= 0:
         if lines[head, STATE] != H_RELEASED:
@@ -1648,7 +1713,7 @@ def add_line(
 
 @_jit
 def judge_taker(
-    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, block, i,
+    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, block, i,
     end, row,
 ):  # fmt: skip
     """Whether the hold of line `i`, an ADD_LINE, can take what another hold has of a row: a status."""
@@ -1658,7 +1723,7 @@ def judge_taker(
         return _INVALID_FLAGS
     hi, lo = block.hold_hi[i], block.hold_lo[i]
     head = called_hold(
-        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, hi, lo
+        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, hi, lo
     )  # fmt: skip
     if head < 0:  # new, or is the id an incoming record's?
         return _UNKNOWN_HOLD if find_hold(holds, hold_index, hi, lo) >= 0 else _OK
@@ -1669,7 +1734,7 @@ def judge_taker(
 
 @_jit
 def hand_over(
-    cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now,
+    cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now,
     block, first, end, last_line, rows, out_status,
 ):  # fmt: skip
     """A RELEASE that is linked to an ADD_LINE: units go from one pending hold to another.
@@ -1680,23 +1745,25 @@ def hand_over(
     rows[first:end] = -1
     out_status[first:end] = _LINKED_REFUSED
     bad, status = judge_parts(
-        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, block,
+        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, block,
         first, first + 1, last_line, rows,
     )  # fmt: skip
     row = rows[first]
     if bad < 0:
         bad = first + 1
+        meta[LINE] = bad
         status = judge_taker(
-            cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now,
+            cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now,
             block, bad, end, row,
         )  # fmt: skip
     if status != _OK:
         out_status[bad] = status
         return
+    meta[LINE] = first
     giver = find_hold(holds, hold_index, block.hold_hi[first], block.hold_lo[first])
     deadline = holds[giver, DEADLINE]
     out_status[first], rows[first] = on_hold(
-        cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums,
+        cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces,
         now, _RELEASE, 0, cells[row, KEY], block.quantity[first], block.hold_hi[first],
         block.hold_lo[first],
     )  # fmt: skip
@@ -1814,7 +1881,7 @@ def judge_move(cells, cell_index, lines, places, head, sku, location, quantity, 
 @_jit
 def move(
     cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places, meta,
-    sums, now, flags, sku, location, quantity, source, hi, lo,
+    sums, traces, now, flags, sku, location, quantity, source, hi, lo,
 ):  # fmt: skip
     """MOVE: what a hold has pending is held at another location. Returns (status, row or -1).
 
@@ -1824,7 +1891,7 @@ def move(
     if status != _OK:
         return status, np.int64(-1)
     head = called_hold(
-        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, hi, lo
+        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, hi, lo
     )  # fmt: skip
     if head < 0:
         return _UNKNOWN_HOLD, head
@@ -1849,6 +1916,8 @@ def move(
             leaves = np.int64(lines[slot, CELL])
             touch(cells, touched, meta, sums, leaves)
             cells[leaves, RESERVED] -= units
+            trace(traces, meta, leaves, -units)
+            trace(traces, meta, to, units)
             if must_split(lines, slot, units):
                 lines[slot, PENDING] -= units
                 new = hold_line(
@@ -1897,7 +1966,7 @@ def check_linked_move(block, first, i, last_line):
 @_jit
 def judge_moves(
     cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places, meta,
-    sums, now, block, first, end, last_line, rows,
+    sums, traces, now, block, first, end, last_line, rows,
 ):  # fmt: skip
     """Find the first of the linked moves [first, end) that must be refused: (line or -1, its status)."""
     more, head = np.int64(0), np.int64(-1)
@@ -1910,7 +1979,7 @@ def judge_moves(
             return i, status
         if i == first:
             head = called_hold(
-                cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now,
+                cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now,
                 block.hold_hi[i], block.hold_lo[i],
             )  # fmt: skip
         if head < 0:
@@ -1931,22 +2000,23 @@ def judge_moves(
 @_jit
 def move_parts(
     cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places, meta,
-    sums, now, block, first, end, last_line, rows, out_status,
+    sums, traces, now, block, first, end, last_line, rows, out_status,
 ):  # fmt: skip
     """The linked moves [first, end) of SKUs of one hold: all or none."""
     rows[first:end] = -1
     bad, status = judge_moves(
         cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places, meta,
-        sums, now, block, first, end, last_line, rows,
+        sums, traces, now, block, first, end, last_line, rows,
     )  # fmt: skip
     if bad >= 0:
         out_status[first:end] = _LINKED_REFUSED
         out_status[bad] = status
         return
     for i in range(first, end):
+        meta[LINE] = i
         out_status[i], rows[i] = move(
             cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places,
-            meta, sums, now, 0, np.int64(block.sku[i]), np.int64(block.location[i]),
+            meta, sums, traces, now, 0, np.int64(block.sku[i]), np.int64(block.location[i]),
             block.quantity[i], block.value[i], block.hold_hi[i], block.hold_lo[i],
         )  # fmt: skip
 
@@ -2300,7 +2370,7 @@ def judge_returns(
 @_jit
 def exchange(
     cells, cell_index, touched, counted, movements, holds, lines, hold_index, wheel, wheel_bits,
-    ring, places, buffers, meta, sums, now, block, first, end, last_line, hi, lo, rows, units,
+    ring, places, buffers, meta, sums, traces, now, block, first, end, last_line, hi, lo, rows, units,
     out_status,
 ):  # fmt: skip
     """The lines [first, end): returns, then one order, if any, that may take what they restock.
@@ -2345,7 +2415,7 @@ def exchange(
     if middle < end:
         reserve_order(
             cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places,
-            buffers, meta, sums, now, block, middle, end, last_line, hi, lo, rows, units, out_status,
+            buffers, meta, sums, traces, now, block, middle, end, last_line, hi, lo, rows, units, out_status,
         )  # fmt: skip
 
 
@@ -2579,7 +2649,7 @@ def receive_expected(
 
 @_jit
 def cancel_incoming(
-    cells, touched, holds, lines, hold_index, ring, meta, sums, flags, key, quantity, hi, lo
+    cells, touched, holds, lines, hold_index, ring, meta, sums, traces, flags, key, quantity, hi, lo
 ):  # fmt: skip
     """CANCEL_INCOMING: all that is outstanding, or `quantity` of the line on one cell.
 
@@ -2606,10 +2676,13 @@ def cancel_incoming(
     drop_hash(holds, lines, sums, head)
     if quantity > 0:
         take_incoming(cells, touched, lines, meta, sums, called, quantity)
+        trace(traces, meta, row, quantity)
     else:
         while called >= 0:
             units = np.int64(lines[called, PENDING])
             take_incoming(cells, touched, lines, meta, sums, called, units)
+            if units > 0:
+                trace(traces, meta, np.int64(lines[called, CELL]), units)
             called = np.int64(lines[called, NEXT_LINE])
     settle_incoming(holds, lines, hold_index, ring, meta, sums, head)
     return status, row
@@ -2787,10 +2860,11 @@ def apply_block(state, now, budget, block, rows, units, out_status, out_availabl
     `rows` (int64, n) becomes the rows of the lines' cells, or -1. `units` (int64, n) becomes what
     PARTIAL lines were granted, where their status is OK; what it says of other lines means nothing.
     `out_status` (uint8, n) and `out_available` (int64, n) are the answers. The touched rows stand in
-    `touched[:meta[DIRTY]]` afterwards. Returns how many holds the sweep expired.
+    `touched[:meta[DIRTY]]` afterwards, and in `traces[:meta[TRACES]]` what was done to cells that no
+    line names. Returns how many holds the sweep expired.
     """
     (cells, cell_index, touched, counted, movements, holds, lines, hold_index, wheel, wheel_bits,
-     ring, places, buffers, meta, sums) = state  # fmt: skip
+     ring, places, buffers, meta, traces, sums) = state  # fmt: skip
     kinds, flag_bits, skus, locations = block.kind, block.flags, block.sku, block.location
     quantities, values, currencies = block.quantity, block.value, block.currency
     hold_hi, hold_lo, occurred_at = block.hold_hi, block.hold_lo, block.occurred_at_ns
@@ -2799,9 +2873,11 @@ def apply_block(state, now, budget, block, rows, units, out_status, out_availabl
     meta[DIRTY] = 0
     meta[CHANGED] = 0
     meta[NOW_NS] = now
+    meta[LINE] = NONE
     expired = sweep(
-        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, now, budget
+        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, budget
     )  # fmt: skip
+    end_sweep(cells, meta, traces)
     first = 0
     for request in range(len(request_end)):
         end = request_end[request]
@@ -2820,6 +2896,7 @@ def apply_block(state, now, budget, block, rows, units, out_status, out_availabl
                     cells, cell_index, counted, movements, hold_index, meta, block, hi, lo, i, warm
                 )  # fmt: skip
             after = i + 1
+            meta[LINE] = i
             row = np.int64(-1)
             status = _INVALID_KIND
             if (kind == _RESERVE and flags | np.int64(channels[i])) or (
@@ -2830,28 +2907,28 @@ def apply_block(state, now, budget, block, rows, units, out_status, out_availabl
                 if kind == _RESERVE:
                     reserve_order(
                         cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits,
-                        ring, places, buffers, meta, sums, now, block, i, after, end - 1, hi, lo,
+                        ring, places, buffers, meta, sums, traces, now, block, i, after, end - 1, hi, lo,
                         rows, units, out_status,
                     )  # fmt: skip
                 elif kind == _RELEASE and after > i + 1 and kinds[i + 1] == _ADD_LINE:
                     hand_over(
                         cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits,
-                        ring, meta, sums, now, block, i, after, end - 1, rows, out_status,
+                        ring, meta, sums, traces, now, block, i, after, end - 1, rows, out_status,
                     )  # fmt: skip
                 elif kind == _MOVE:
                     move_parts(
                         cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits,
-                        ring, places, meta, sums, now, block, i, after, end - 1, rows, out_status,
+                        ring, places, meta, sums, traces, now, block, i, after, end - 1, rows, out_status,
                     )  # fmt: skip
                 elif kind != _RETURN:
                     on_parts(
                         cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits,
-                        ring, meta, sums, now, block, i, after, end - 1, rows, out_status,
+                        ring, meta, sums, traces, now, block, i, after, end - 1, rows, out_status,
                     )  # fmt: skip
                 else:
                     exchange(
                         cells, cell_index, touched, counted, movements, holds, lines, hold_index,
-                        wheel, wheel_bits, ring, places, buffers, meta, sums, now, block, i, after,
+                        wheel, wheel_bits, ring, places, buffers, meta, sums, traces, now, block, i, after,
                         end - 1, hi, lo, rows, units, out_status,
                     )  # fmt: skip
                 for j in range(i, after):
@@ -2865,7 +2942,7 @@ def apply_block(state, now, budget, block, rows, units, out_status, out_availabl
                 )  # fmt: skip
             elif is_of_parts(kind):
                 status, row = on_hold(
-                    cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums,
+                    cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces,
                     now, kind, flags, location << 32 | sku, quantities[i], hold_hi[i], hold_lo[i],
                 )  # fmt: skip
             elif kind == _EXPECT:
@@ -2883,7 +2960,7 @@ def apply_block(state, now, budget, block, rows, units, out_status, out_availabl
                 )  # fmt: skip
             elif kind == _CANCEL_INCOMING:
                 status, row = cancel_incoming(
-                    cells, touched, holds, lines, hold_index, ring, meta, sums,
+                    cells, touched, holds, lines, hold_index, ring, meta, sums, traces,
                     flags, location << 32 | sku, quantities[i], hold_hi[i], hold_lo[i],
                 )  # fmt: skip
             elif (kind >= _SALE and kind <= _COUNT) or kind == _INSPECT or kind == _WRITE_OFF:
@@ -2905,18 +2982,18 @@ def apply_block(state, now, budget, block, rows, units, out_status, out_availabl
             elif kind == _ADD_LINE:
                 status, row = add_line(
                     cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring,
-                    places, buffers, meta, sums, now, flags, sku, location, quantities[i],
+                    places, buffers, meta, sums, traces, now, flags, sku, location, quantities[i],
                     values[i], np.int64(channels[i]), hold_hi[i], hold_lo[i],
                 )  # fmt: skip
             elif kind == _MOVE:
                 status, row = move(
                     cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring,
-                    places, meta, sums, now, flags, sku, location, quantities[i], values[i],
+                    places, meta, sums, traces, now, flags, sku, location, quantities[i], values[i],
                     hold_hi[i], hold_lo[i],
                 )  # fmt: skip
             elif kind == _EXTEND:
                 status, row = extend(
-                    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums,
+                    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces,
                     now, flags, values[i], hold_hi[i], hold_lo[i],
                 )  # fmt: skip
             rows[i] = row

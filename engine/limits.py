@@ -47,6 +47,10 @@ MAX_BLOCK_BYTES: Final = 16 << 20
 MAX_CELLS: Final = (1 << 31) - 2
 MAX_HOLDS: Final = (1 << 31) - 2
 
+# Cells that the operations of one block change without naming them (those of a hold, or of one that
+# runs out). Of a block with more, subscribers to events are told which cells it changed besides.
+MAX_TRACES_OF_BLOCK: Final = 1 << 17
+
 # What may wait in a shard for the next block; more is refused as overload.
 MAX_QUEUED_LINES: Final = 64 * MAX_BLOCK_LINES
 MAX_QUEUED_REQUESTS: Final = 16_384
@@ -79,11 +83,19 @@ MAX_GTIN_DIGITS: Final = 14
 MAX_SUBSCRIPTION_NAMES: Final = 10_000  # locations or SKUs of one subscription
 MAX_SHARDS: Final = 4_096
 
+# Events. Blocks that were told last are kept for everybody; who is behind them reads the journal.
+MAX_EVENT_SUBSCRIBERS: Final = 512
+MAX_EVENTS_OF_FRAME: Final = 8_192
+RECENT_EVENTS_BYTES: Final = 16 << 20  # of one shard, while somebody asks for events
+JOURNAL_READERS: Final = 4  # subscribers of events that read a journal at one time; others wait
+
 assert MAX_QUANTITY < 1 << 31, "a hold's counters are int32"
 assert 8 * MAX_BALANCE < 1 << 63, "sums of counters must not wrap"
 assert MAX_BATCH_LINES <= MAX_BLOCK_LINES
 assert MAX_ENDANGERED <= MAX_ENDANGERED_OF_BLOCK
 assert 64 * (MAX_ENDANGERED_OF_BLOCK + MAX_BLOCK_LINES) < MAX_BLOCK_BYTES // 4, "they are in blocks"
+assert MAX_TRACES_OF_BLOCK >= 8 * (MAX_BLOCK_LINES + EXPIRIES_PER_BLOCK) // 2
+assert 16 * MAX_TRACES_OF_BLOCK < MAX_BLOCK_BYTES // 4, "they are in blocks"
 assert MAX_HOLD_LINES <= MAX_BATCH_LINES
 assert MAX_HOLD_LINES < 1 << 16, "a line's number in its hold is uint16"
 assert EXPIRIES_PER_BLOCK >= MAX_HOLD_LINES, "a hold's lines expire together"

@@ -8,7 +8,7 @@ block, and takes the after-image. Time is an argument. What the rules are stands
 import struct
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from engine.kernels import CELL_WORDS, KEY, ON_HAND
 from engine.operations import LINE, Flag, Kind, Request, id_to_pair
 from engine.shortages import name_endangered
 from engine.status import Status
+from engine.traces import NO_TRACES, Traces, taken
 from engine.views import (
     Cell,
     DatedIncoming,
@@ -41,6 +42,7 @@ class Outcome:
 
     `granted` (int64, a value a line): how much each line reserved; None when no line is PARTIAL.
     `endangered` has an entry for each line of a fact whose cell it left short, in their order.
+    `traces` are None when they were more than are kept.
     """
 
     status: NDArray[np.uint8]
@@ -49,6 +51,7 @@ class Outcome:
     image: AfterImage
     granted: NDArray[np.int64] | None = None
     endangered: tuple[Endangered, ...] = ()
+    traces: Traces | None = field(default_factory=lambda: NO_TRACES)
 
 
 class Machine:
@@ -324,7 +327,9 @@ class Machine:
                 expired = kernels.apply_block(*given)
                 self._compiled = self._compiled or _compiled()
         granted = _granted(block, status, units)
-        outcome = Outcome(status, available, int(expired), self._image(known), granted)
+        outcome = Outcome(
+            status, available, int(expired), self._image(known), granted, traces=taken(state)
+        )
         if names_endangered and meta[kernels.SHORTAGES]:
             outcome.endangered = name_endangered(state, block, rows, status)
         return outcome

@@ -40,12 +40,20 @@ def status(
     with Running(data_dir, ray_address) as running:
         shards = [running.shard(number) for number in running.shards]
         subscribers, servers = running.gateway["subscribers"], running.gateway["servers"]
+        of_events = running.gateway["event_subscribers"]
     if as_json:
-        print_json({"servers": servers, "subscribers": subscribers, "shards": shards})
+        print_json(
+            {
+                "servers": servers,
+                "subscribers": subscribers,
+                "event_subscribers": of_events,
+                "shards": shards,
+            }
+        )
         return
     for name, entry in sorted(servers.items()):
         out.print(f"{name:<10} gRPC {entry['address']}  metrics {entry['metrics'] or 'off'}")
-    out.print(f"delta subscribers: {subscribers:,}")
+    out.print(f"subscribers: {subscribers:,} to deltas, {of_events:,} to events")
     table = Table(*(name.replace("_", " ") for name in SHOWN))
     for shard in shards:
         table.add_row(*(f"{shard[name]:,}" for name in SHOWN))

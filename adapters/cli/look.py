@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -11,10 +12,12 @@ import typer
 from rich.table import Table
 
 from adapters.cli.options import DEFAULT_DATA_DIR, DataDir, Gateway, JsonOutput, gateway_of
-from adapters.cli.output import CommandFailed, err, out, print_json
+from adapters.cli.output import CommandFailed, err, out, print_json, usage
 
 if TYPE_CHECKING:
-    from adapters.client import Client, Frame
+    from adapters.client import Client, Event, Frame
+
+    Follow = Callable[[Client], Awaitable[None]]
 
 TIMEOUT_S = 5.0  # a person waits
 
@@ -103,9 +106,7 @@ async def _history(gateway: str, hold_id: bytes) -> dict[str, Any]:
         "complete": found.complete,
         "events": [
             {
-                "time": datetime.fromtimestamp(each.now_ns / 1e9, UTC).isoformat(
-                    " ", "milliseconds"
-                ),
+                "time": _time(each.now_ns),
                 "operation": each.kind.name,
                 "flags": str(each.flags.name or ""),
                 "sku": each.sku_code,
@@ -129,21 +130,41 @@ def watch(
     snapshot: Annotated[
         bool, typer.Option("--snapshot", help="Show all cells first, not only changes.")
     ] = False,
+    events: Annotated[
+        bool, typer.Option("--events", help="Show each operation, not what comes of them.")
+    ] = False,
+    oldest: Annotated[
+        bool, typer.Option("--oldest", help="With --events: begin with the oldest in the journal.")
+    ] = False,
 ) -> None:
     """Follow a location: every change of stock and price, live, until Ctrl-C.
 
+    With --events, every operation on it: sold one and restocked one are two.
+
     Example: onhand watch S0367 --json | jq .available
     """
-    asyncio.run(_watch(gateway_of(gateway, data_dir), location, snapshot, as_json))
+    if (snapshot and events) or (oldest and not events):
+        usage("--snapshot goes without --events, --oldest with it")
+    follow = (
+        _watch_events(location, oldest, as_json) if events else _watch(location, snapshot, as_json)
+    )
+    asyncio.run(_following(gateway_of(gateway, data_dir), location, follow))
 
 
-async def _watch(gateway: str, location: str, snapshot: bool, as_json: bool) -> None:
-    from adapters.client import Client, FrameKind
+async def _following(gateway: str, location: str, follow: "Follow") -> None:
+    from adapters.client import Client
 
     async with Client.connect(gateway, timeout_s=TIMEOUT_S) as client:
         known = {each.code for each in await client.list_locations()}
         if location not in known:
             raise CommandFailed(f"location {location!r} is not in the catalogue")
+        await follow(client)
+
+
+def _watch(location: str, snapshot: bool, as_json: bool) -> "Follow":
+    async def follow(client: "Client") -> None:
+        from adapters.client import FrameKind
+
         codes, renames = await _codes(client), 0
         shown = {FrameKind.DELTA} | ({FrameKind.SNAPSHOT} if snapshot else set())
         cells = 0
@@ -157,6 +178,47 @@ async def _watch(gateway: str, location: str, snapshot: bool, as_json: bool) -> 
                     cells += len(frame)
                 elif frame.kind is FrameKind.SNAPSHOT_END:
                     err.print(f"following {cells + len(frame):,} cells of {location}; Ctrl-C ends")
+
+    return follow
+
+
+def _watch_events(location: str, oldest: bool, as_json: bool) -> "Follow":
+    async def follow(client: "Client") -> None:
+        codes, renames = await _codes(client), 0
+        err.print(f"following what is done at {location}; Ctrl-C ends")
+        async with aclosing(client.events(locations=[location], oldest=oldest)) as frames:  # type: ignore[type-var]
+            async for frame in frames:
+                skus = set(frame.columns["sku"].tolist())
+                if frame.renames > renames or not codes.keys() >= skus:
+                    codes, renames = await _codes(client), frame.renames
+                for event in frame:
+                    _show_event(event, codes, as_json)
+
+    return follow
+
+
+def _show_event(event: "Event", codes: dict[int, str], as_json: bool) -> None:
+    told = {
+        "time": _time(event.now_ns),
+        "event": event.kind.name,
+        "sku": codes.get(event.sku, str(event.sku)),
+        "quantity": event.quantity,
+        "value": event.value,
+        "hold": event.hold.hex(),
+        "op_id": event.op_id.hex(),
+        "line": event.line,
+        "channel": event.channel,
+        "at": f"{event.shard}/{event.epoch}-{event.seq}/{event.number}",
+    }
+    if as_json:
+        typer.echo(json.dumps(told))
+    else:
+        shown = ("time", "event", "sku", "quantity", "hold")
+        out.print("  ".join(f"{name} [bold]{told[name]}[/bold]" for name in shown))
+
+
+def _time(now_ns: int) -> str:
+    return datetime.fromtimestamp(now_ns / 1e9, UTC).isoformat(" ", "milliseconds")
 
 
 async def _codes(client: "Client") -> dict[int, str]:

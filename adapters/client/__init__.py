@@ -14,6 +14,7 @@ know Ray, Redis or any servicer.
 from adapters.client.batches import Batch
 from adapters.client.client import Client
 from adapters.client.errors import (
+    EventsGone,
     InvalidArgument,
     OnhandError,
     Overloaded,
@@ -31,6 +32,9 @@ from adapters.client.values import (
     Channel,
     DatedIncoming,
     Endangered,
+    Event,
+    EventFrame,
+    EventKind,
     Fields,
     Frame,
     FrameKind,
@@ -69,6 +73,10 @@ __all__ = [
     "DatedIncoming",
     "Disposition",
     "Endangered",
+    "Event",
+    "EventFrame",
+    "EventKind",
+    "EventsGone",
     "Fields",
     "Flag",
     "Frame",

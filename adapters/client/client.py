@@ -16,6 +16,7 @@ from adapters.client.values import (
     BatchResult,
     Cell,
     CellPage,
+    EventFrame,
     Fields,
     Frame,
     Name,
@@ -163,3 +164,33 @@ class Client(Holds, Goods, Transfers):
             heartbeat_ms=heartbeat_ms,
         )
         return subscription.follow(self._caller, request)
+
+    def events(
+        self,
+        *,
+        locations: Iterable[Name] = (),
+        skus: Iterable[Name] = (),
+        resume_token: bytes = b"",
+        after: Iterable[tuple[int, int, int]] = (),
+        oldest: bool = False,
+        heartbeat_ms: int = 0,
+    ) -> AsyncIterator[EventFrame]:
+        """Follow what is done on cells, for ever: each operation and each hold that runs out, in order.
+
+        It begins where `resume_token` ends; else after the blocks (shard, epoch, seq) that results
+        name, with the `oldest` in the journal, or now. A stream that breaks is taken up again where
+        it was: no event is missed or told twice. Raises EventsGone when the journal does not have
+        them any more. Close the iterator (`aclosing`) to end the subscription early.
+        """
+        request = deltas_pb2.EventsRequest(
+            locations=[messages.location_of(name) for name in locations],
+            skus=[messages.sku_of(name) for name in skus],
+            resume_token=resume_token,
+            after=[
+                availability_pb2.StreamPosition(shard=shard, epoch=epoch, seq=seq)
+                for shard, epoch, seq in after
+            ],
+            oldest=oldest,
+            heartbeat_ms=heartbeat_ms,
+        )
+        return subscription.follow_events(self._caller, request)

@@ -5,6 +5,7 @@
     ├── Unavailable        no answer in time; whether the operation was applied is not known
     │   ├── Overloaded     the servers turned every attempt away
     │   └── TimedOut       the last attempt was not answered in time
+    ├── EventsGone         the journal does not have the events any more that should come next
     └── ServerFailed       any other gRPC error: a bug, or a server of another version
 
 After `Unavailable` send the operation again with the same op_id (`error.op_id`), at any later time
@@ -68,6 +69,13 @@ class TimedOut(Unavailable):
     """The last attempt was not answered in time."""
 
 
+class EventsGone(OnhandError):  # noqa: N818
+    """Events are not in the journal any more, or never were. The message says which, and why.
+
+    Subscribe anew without a token, and read the cells for what was missed.
+    """
+
+
 class ServerFailed(OnhandError):  # noqa: N818
     """Any other gRPC error; `code` is its name, like `INTERNAL`."""
 
@@ -93,6 +101,8 @@ def translate(error: grpc.aio.AioRpcError, where: str) -> OnhandError:
         return Overloaded(told)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return TimedOut(told)
+    if code is grpc.StatusCode.OUT_OF_RANGE:
+        return EventsGone(told)
     if code in RETRYABLE:
         return Unavailable(told)
     return ServerFailed(told, code.name)

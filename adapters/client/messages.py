@@ -1,7 +1,7 @@
 """Between values and the contract's messages. No calls, no decisions."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from adapters.client.values import (
     Channel,
     DatedIncoming,
     Endangered,
+    EventFrame,
     Frame,
     FrameKind,
     History,
@@ -355,6 +356,44 @@ def frame_from(message: deltas_pb2.Frame) -> Frame:
             )
             for each in message.shortages
         ),
+        renames=message.renames,
+    )
+
+
+_EVENT_COLUMNS: Final = {
+    "kind": "u1",
+    "sku": "<u4",
+    "location": "<u4",
+    "quantity": "<i8",
+    "value": "<i8",
+    "line": "<u4",
+    "flags": "u1",
+    "channel": "<u2",
+    "currency": "<u2",
+    "occurred_at_ns": "<i8",
+    "now_ns": "<i8",
+    "epoch": "<u8",
+    "seq": "<u8",
+    "number": "<u4",
+}
+
+
+def event_frame_from(message: deltas_pb2.EventFrame) -> EventFrame:
+    """One frame of events; columns are read-only."""
+    count = message.events
+    columns = {
+        name: np.broadcast_to(_column(getattr(message, name), dtype, count), count)
+        for name, dtype in _EVENT_COLUMNS.items()
+    }
+    for name in ("hold", "op_id"):
+        ids = _column(getattr(message, name), "u1", 16 * count).reshape(-1, 16)
+        columns[name] = np.broadcast_to(ids, (count, 16))
+    return EventFrame(
+        resume_token=message.resume_token,
+        shard=message.shard,
+        columns=columns,
+        at=tuple((place.shard, place.epoch, place.seq) for place in message.at),
+        sent_ns=message.sent_ns,
         renames=message.renames,
     )
 

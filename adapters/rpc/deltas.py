@@ -15,7 +15,8 @@ import grpc.aio
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.hub import DeltaFrame, DeltaHub, Filter, HubFull, HubStopped, NotReady, Subscription
+from actors.hub import DeltaFrame, DeltaHub, HubFull, HubStopped, NotReady, Subscription
+from actors.tokens import Filter
 from adapters.rpc.errors import Context, invalid_argument, resource_exhausted, unavailable
 from adapters.rpc.requests import InvalidField
 from engine import limits
@@ -32,7 +33,6 @@ MIN_GAP_S: Final = 0.02  # between two frames of one stream; the first after a s
 STOPPING: Final = "stopping, resume elsewhere"
 
 _SERVICE: Final = deltas_pb2.DESCRIPTOR.services_by_name["Deltas"]
-_METHOD: Final = _SERVICE.methods_by_name["Subscribe"]
 _LOW32: Final = 0xFFFFFFFF
 
 _Name = common_pb2.Sku | common_pb2.Location
@@ -53,6 +53,13 @@ class Codes(Protocol):
         """How many times a SKU has got a new code."""
 
 
+class Events(Protocol):
+    """The other half of the service (`adapters.rpc.events`)."""
+
+    async def Events(self, request: deltas_pb2.EventsRequest, context: Context) -> None:
+        """Tell events until the call ends."""
+
+
 class _Stuck(Exception):  # noqa: N818
     """The reader did not take a frame in time."""
 
@@ -64,6 +71,7 @@ class DeltasServicer:
         self,
         hub: DeltaHub,
         catalogue: Codes,
+        events: Events,
         *,
         stuck_s: float = STUCK_S,
         min_gap_s: float = MIN_GAP_S,
@@ -71,29 +79,36 @@ class DeltasServicer:
     ) -> None:
         self._hub = hub
         self._catalogue = catalogue
+        self._events = events
         self._stuck_s = stuck_s
         self._min_gap_s = min_gap_s
         self._now_ns = now_ns
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register the service, with replies that are bytes already."""
-        method: Any = grpc.unary_stream_rpc_method_handler(
-            self.Subscribe, request_deserializer=deltas_pb2.SubscribeRequest.FromString
-        )
-        handler = grpc.method_handlers_generic_handler(_SERVICE.full_name, {_METHOD.name: method})
+        methods: dict[str, Any] = {
+            "Subscribe": grpc.unary_stream_rpc_method_handler(
+                self.Subscribe, request_deserializer=deltas_pb2.SubscribeRequest.FromString
+            ),
+            "Events": grpc.unary_stream_rpc_method_handler(
+                self._events.Events, request_deserializer=deltas_pb2.EventsRequest.FromString
+            ),
+        }
+        assert set(methods) == set(_SERVICE.methods_by_name)
+        handler = grpc.method_handlers_generic_handler(_SERVICE.full_name, methods)
         server.add_generic_rpc_handlers((handler,))
 
     async def Subscribe(self, request: deltas_pb2.SubscribeRequest, context: Context) -> None:
         """Tell a snapshot or what was missed, then what changes, until the call ends."""
         try:
             wanted = self._filter(request)
-            heartbeat_s = _heartbeat_s(request.heartbeat_ms)
+            silence_s = heartbeat_s(request.heartbeat_ms)
         except InvalidField as error:
             await invalid_argument(context, error.field, error.description)
         subscription = await self._subscribe(wanted, request.resume_token, context)
         ending, message = grpc.StatusCode.UNAVAILABLE, STOPPING
         try:
-            await self._send(subscription, heartbeat_s, context.write)
+            await self._send(subscription, silence_s, context.write)
         except _Stuck:
             ending = grpc.StatusCode.DEADLINE_EXCEEDED
             message = f"no frame was taken for {self._stuck_s:g} s; resume from the last token"
@@ -119,12 +134,12 @@ class DeltasServicer:
             await unavailable(context, STOPPING)
         raise AssertionError("the call has been ended")
 
-    async def _send(self, subscription: Subscription, heartbeat_s: float, write: Write) -> None:
+    async def _send(self, subscription: Subscription, silence_s: float, write: Write) -> None:
         """Write frame after frame, one at a time. Raises HubStopped or _Stuck."""
         fields = subscription.filter.fields
         clock = asyncio.get_running_loop().time
         while True:
-            frame = await subscription.next(heartbeat_s)
+            frame = await subscription.next(silence_s)
             started = clock()
             try:
                 async with asyncio.timeout(self._stuck_s):
@@ -139,32 +154,37 @@ class DeltasServicer:
     def _filter(self, request: deltas_pb2.SubscribeRequest) -> Filter:
         if not 0 <= request.fields < len(Fields):
             raise InvalidField("fields", f"{request.fields}, must be 0, 1 or 2")
-        locations = self._ids(
-            "locations", request.locations, self._catalogue.location_id, limits.MAX_LOCATIONS
-        )
-        skus = self._ids("skus", request.skus, self._catalogue.sku_id, limits.MAX_SKUS)
+        locations, skus = ids_of(request, self._catalogue)
         return Filter.of(locations, skus, Fields(request.fields))
 
-    @staticmethod
-    def _ids(
-        field: str, names: Sequence[_Name], id_of: Callable[[str], int], most: int
-    ) -> list[int]:
-        if len(names) > limits.MAX_SUBSCRIPTION_NAMES:
-            raise InvalidField(field, f"{len(names)}, at most {limits.MAX_SUBSCRIPTION_NAMES}")
-        ids = []
-        for i, name in enumerate(names):
-            if name.code:
-                if len(name.code) > limits.MAX_CODE_LENGTH or not (number := id_of(name.code)):
-                    raise InvalidField(f"{field}[{i}].code", "not in the catalogue")
-            elif not 1 <= (number := name.id) <= most:
-                raise InvalidField(
-                    f"{field}[{i}].id", f"{number}, must be 1 to {most}, or a code given"
-                )
-            ids.append(number)
-        return ids
+
+def ids_of(
+    request: deltas_pb2.SubscribeRequest | deltas_pb2.EventsRequest, catalogue: Codes
+) -> tuple[list[int], list[int]]:
+    """The locations and the SKUs that a subscription names. Raises InvalidField."""
+    most = limits.MAX_LOCATIONS, limits.MAX_SKUS
+    locations = _ids("locations", request.locations, catalogue.location_id, most[0])
+    return locations, _ids("skus", request.skus, catalogue.sku_id, most[1])
 
 
-def _heartbeat_s(heartbeat_ms: int) -> float:
+def _ids(field: str, names: Sequence[_Name], id_of: Callable[[str], int], most: int) -> list[int]:
+    if len(names) > limits.MAX_SUBSCRIPTION_NAMES:
+        raise InvalidField(field, f"{len(names)}, at most {limits.MAX_SUBSCRIPTION_NAMES}")
+    ids = []
+    for i, name in enumerate(names):
+        if name.code:
+            if len(name.code) > limits.MAX_CODE_LENGTH or not (number := id_of(name.code)):
+                raise InvalidField(f"{field}[{i}].code", "not in the catalogue")
+        elif not 1 <= (number := name.id) <= most:
+            raise InvalidField(
+                f"{field}[{i}].id", f"{number}, must be 1 to {most}, or a code given"
+            )
+        ids.append(number)
+    return ids
+
+
+def heartbeat_s(heartbeat_ms: int) -> float:
+    """How long a stream may be silent, in seconds. Raises InvalidField."""
     if not heartbeat_ms:
         return DEFAULT_HEARTBEAT_MS / 1000
     if not MIN_HEARTBEAT_MS <= heartbeat_ms <= MAX_HEARTBEAT_MS:

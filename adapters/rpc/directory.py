@@ -34,6 +34,8 @@ _LIMITS: Final = directory_pb2.Limits(
     max_clock_skew_ms=limits.MAX_CLOCK_SKEW_MS,
     max_endangered=limits.MAX_ENDANGERED,
     max_old_codes=limits.MAX_OLD_CODES,
+    max_event_subscribers=limits.MAX_EVENT_SUBSCRIBERS,
+    max_events_of_frame=limits.MAX_EVENTS_OF_FRAME,
 )
 
 

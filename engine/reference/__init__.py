@@ -9,7 +9,8 @@ what becomes of holds under them, `shortages` what is told afterwards. All of th
 and nothing else; `lines` and `places` are the checks that they share, `hashes` is for comparing.
 """
 
+from engine.reference.book import Trace
 from engine.reference.lines import Key, Line
 from engine.reference.machine import Answered, Outcome, ReferenceMachine
 
-__all__ = ["Answered", "Key", "Line", "Outcome", "ReferenceMachine"]
+__all__ = ["Answered", "Key", "Line", "Outcome", "ReferenceMachine", "Trace"]

@@ -5,7 +5,7 @@ Nothing is kept here that can be counted from the cells and the holds.
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from engine.block import Place
 from engine.reference.lines import Key
@@ -18,6 +18,17 @@ class Movement(NamedTuple):
     key: Key
     units: int
     moment_ns: int
+
+
+class Trace(NamedTuple):
+    """What a line did to a cell that it does not name; see `engine.traces`."""
+
+    line: int  # among all of the block; SWEEP: before the first one
+    key: Key
+    units: int
+
+
+SWEEP: Final = -1
 
 
 @dataclass
@@ -49,6 +60,13 @@ class Book:
     # The remembered ones, in order of arrival.
     movements: deque[Movement] = field(default_factory=deque)
     forgotten_ns: int = 0  # the latest moment of those that are remembered no more
+    line: int = SWEEP  # the line that is applied now, among all of its block
+    traces: list[Trace] = field(default_factory=list)  # of the newest block
+
+    def trace(self, key: Key, units: int) -> None:
+        """Note what the line that is applied now does to a cell that it does not name."""
+        if units:
+            self.traces.append(Trace(self.line, key, units))
 
     def remember_resolved(self, any_id: bytes) -> None:
         """Keep a hold or record for late calls; the oldest one goes when there are too many."""

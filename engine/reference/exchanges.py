@@ -28,6 +28,7 @@ def exchange(book: Book, hold_id: bytes, lines: list[Line], is_open: bool) -> li
         if status != Status.OK:
             break
     is_brought = answers[-1][0] == Status.OK
+    book.line += len(returns)
     reserved = reserve(book, hold_id, order, is_open) if order and is_brought else []
     statuses = [status for status, _ in answers + reserved]
     is_held = not order or any(status == Status.OK for status, _ in reserved)

@@ -26,7 +26,9 @@ def hand_over(book: Book, lines: list[Line]) -> list[Answer]:
     status, key = judge_part(book, gives, Counter())
     if status != Status.OK:
         return [(status, key), *[refused] * (unseen + 1)]
+    book.line += 1
     status = _judge_taker(book, gives, takes, key)
+    book.line -= 1
     if status != Status.OK:
         return [(Status.LINKED_LINE_REFUSED, key), (status, None), *[refused] * unseen]
     deadline_ns = book.holds[gives.hold_id].deadline_ns

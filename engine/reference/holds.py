@@ -4,7 +4,7 @@ from collections import Counter
 
 from engine import limits
 from engine.operations import Flag, Kind
-from engine.reference.book import Book, key_of
+from engine.reference.book import Book, Trace, key_of
 from engine.reference.life import called_hold, check_hold_state, move_units, revive, settle
 from engine.reference.lines import NO_CELL, Answer, Key, Line, check_hold_call
 from engine.status import Status
@@ -52,7 +52,11 @@ def on_parts(book: Book, lines: list[Line], is_open: bool) -> list[Answer]:
             unseen = [(Status.LINKED_LINE_REFUSED, None)] * (len(lines) - number - 1)
             return [*refused, (status, key), *unseen]
         answers.append((status, key))
-    return [on_hold(book, line._replace(flags=line.flags & ~Flag.LINKED)) for line in lines]
+    first = book.line
+    for number, line in enumerate(lines):
+        book.line = first + number
+        answers[number] = on_hold(book, line._replace(flags=line.flags & ~Flag.LINKED))
+    return answers
 
 
 def judge_part(book: Book, line: Line, demand: Counter[Key]) -> Answer:
@@ -100,9 +104,11 @@ def _move_called(book: Book, line: Line, hold: Hold, called: list[HoldLine]) -> 
     for each in called:
         units = min(left, _usable(line.kind, each))
         move_units(book, line.kind, each, units)
+        book.trace(key_of(each), units)
         left -= units
     if line.flags & Flag.RELEASE_REST:
         for each in hold.lines:
+            book.trace(key_of(each), -each.pending)
             move_units(book, Kind.RELEASE, each, each.pending)
 
 
@@ -115,9 +121,11 @@ def _reserve_again(book: Book, hold_id: bytes, hold: Hold) -> Answer:
         if units and book.cells[key_of(each)].available < demand[key_of(each)]:
             return Status.INSUFFICIENT_STOCK, key_of(each)
     revive(book, hold_id)
+    book.traces.append(Trace(book.line, key_of(hold.lines[0]), 0))  # says that nothing was pending
     for each, units in zip(hold.lines, lapsed, strict=True):
         each.committed = units
         book.cells[key_of(each)].committed += units
+        book.trace(key_of(each), units)
     return Status.OK, key_of(hold.lines[0])
 
 
@@ -134,6 +142,8 @@ def extend(book: Book, line: Line) -> Answer:
     deadline_ns = book.now_ns + line.value * limits.NS_PER_MS
     if status == Status.OK and deadline_ns > hold.deadline_ns:
         hold.deadline_ns = deadline_ns
+        for each in hold.lines:
+            book.trace(key_of(each), each.pending)
         del book.pending[line.hold_id]  # in its new tick it is the last to come
         book.pending[line.hold_id] = None
     return status, key_of(hold.lines[0])

@@ -113,7 +113,9 @@ def cancel_incoming(book: Book, line: Line) -> Answer:
     if line.quantity > called[0].outstanding:
         return Status.EXCEEDS_HOLD, key_of(called[0])
     for each in called:
-        _no_longer_incoming(book, each, line.quantity or each.outstanding)
+        units = line.quantity or each.outstanding
+        book.trace(key_of(each), units)
+        _no_longer_incoming(book, each, units)
     _settle_incoming(book, incoming_id)
     return status, key_of(called[0])
 

@@ -55,6 +55,7 @@ def _expire(book: Book, hold_id: bytes) -> None:
 def _lapse(book: Book, hold_id: bytes, resolved: HoldState) -> None:
     """Everything that is pending in a hold goes back to available."""
     for line in book.holds[hold_id].lines:
+        book.trace(key_of(line), -line.pending)
         move_units(book, Kind.RELEASE, line, line.pending)
     settle(book, hold_id, resolved)
 

@@ -3,6 +3,7 @@
 It gives each line, or the lines that are linked to it, to their rule. It knows no rule itself.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple, TypeAlias
@@ -10,7 +11,7 @@ from typing import Final, NamedTuple, TypeAlias
 from engine import limits
 from engine.block import Place, check_place
 from engine.operations import PART_KINDS, Flag, Kind, Request, line_id
-from engine.reference.book import Book, key_of
+from engine.reference.book import SWEEP, Book, Trace, key_of
 from engine.reference.exchanges import exchange
 from engine.reference.facts import record_fact
 from engine.reference.handover import hand_over
@@ -61,6 +62,7 @@ class Outcome(NamedTuple):
     answers: list[Answered]  # of each request
     expired: int  # holds that the sweep before the first line expired
     endangered: tuple[Endangered, ...] = ()
+    traces: tuple[Trace, ...] = ()
 
 
 class ReferenceMachine:
@@ -111,12 +113,24 @@ class ReferenceMachine:
         if now_ns <= self._book.now_ns:
             raise ValueError(f"now_ns: {now_ns} is not after {self._book.now_ns}")
         self._book.now_ns = now_ns
-        expired = sweep(self._book)
+        expired = self._sweep()
         answers = [self._apply_request(request) for request in requests]
         lines = [line for request in requests for line in lines_of(request)]
         statuses = [status for answer in answers for status in answer.status]
         endangered = tuple(name_endangered(self._book, lines, statuses))
-        return Outcome(answers, expired, endangered)
+        return Outcome(answers, expired, endangered, tuple(self._book.traces))
+
+    def _sweep(self) -> int:
+        """What runs out before the first line is traced by cell, in the order of their first."""
+        book = self._book
+        book.line, book.traces = SWEEP, []
+        expired = sweep(book)
+        units: Counter[Key] = Counter()
+        for trace in book.traces:
+            units[trace.key] += trace.units
+        book.traces = [Trace(SWEEP, *each) for each in units.items()]
+        book.line = 0
+        return expired
 
     def _apply_request(self, request: Request) -> Answered:
         lines = lines_of(request)
@@ -129,7 +143,9 @@ class ReferenceMachine:
             order = linked_lines(lines, first)
             # The last line of a request may ask for one more, in vain.
             is_open = first + len(order) == len(lines) and bool(order[-1].flags & Flag.LINKED)
+            of_block = self._book.line
             answers = _apply_lines(self._book, own_id, order, is_open)
+            self._book.line = of_block + len(order)
             for status, key in answers:
                 statuses.append(status)
                 # As it is after the whole order.

@@ -76,7 +76,11 @@ def move_parts(book: Book, lines: list[Line], is_open: bool) -> list[Answer]:
             unseen = [(Status.LINKED_LINE_REFUSED, None)] * (len(lines) - number - 1)
             return [*refused, (status, key), *unseen]
         answers.append((status, key))
-    return [move_hold(book, _unlinked(line)) for line in lines]
+    first = book.line
+    for number, line in enumerate(lines):
+        book.line = first + number
+        answers[number] = move_hold(book, _unlinked(line))
+    return answers
 
 
 def _unlinked(line: Line) -> Line:
@@ -161,6 +165,8 @@ def _move_part(book: Book, hold: Hold, line: HoldLine, units: int, location: int
     """A line that moves whole changes its cell; of another one a part becomes a line of its own."""
     book.cells[key_of(line)].reserved -= units
     book.cells[line.sku, location].reserved += units
+    book.trace(key_of(line), -units)
+    book.trace((line.sku, location), units)
     if _must_split(line, units):
         line.pending -= units
         hold.lines.append(HoldLine(line.sku, location, pending=units))

@@ -45,6 +45,10 @@ def reserve(book: Book, hold_id: bytes, order: list[Line], is_open: bool) -> lis
         if old:
             give_up(book, old)
         open_hold(book, hold_id, order, units)
+        for line, got in zip(order, units, strict=True):
+            if line.flags & Flag.PARTIAL:
+                book.trace(line.key, got)
+            book.line += 1
     return answers
 
 

@@ -13,10 +13,12 @@ import grpc.aio
 import psutil
 import pytest
 
+from actors.events import EventHub
 from actors.hub import DeltaHub
 from actors.mirror import MirrorFeed
 from adapters.replica import Replica
 from adapters.rpc.deltas import STOPPING, DeltasServicer
+from adapters.rpc.events import EventStreams
 from engine import limits
 from engine.kernels import ON_HAND, PRICE, VERSION
 from engine.mirror import available_of
@@ -58,13 +60,17 @@ class Gateway:
         if not self.hub.ready:
             self.hub.loaded(0)
         self.server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        self.servicer = DeltasServicer(self.hub, Codes(), **options)
+        self.events = EventHub({0: self.feed}, STORE, token_wait_s=0.1)
+        stuck_s = options.get("stuck_s", 20.0)
+        streams = EventStreams(self.events, Codes(), stuck_s=stuck_s)
+        self.servicer = DeltasServicer(self.hub, Codes(), streams, **options)
         self.servicer.add_to(self.server)
         self.port = self.server.add_insecure_port(f"127.0.0.1:{self.port}")
         await self.server.start()
 
     async def stop(self) -> None:
         self.hub.stop()
+        self.events.stop()
         await self.server.stop(1.0)
         assert self.task is not None
         self.task.cancel()

@@ -9,16 +9,38 @@ import numpy as np
 
 from actors.ports import Position
 from actors.recovery import answers_of
-from engine.block import AfterImage
-from engine.kernels import ON_HAND, SHORTAGES
-from engine.machine import Machine
-from engine.operations import LINE, Request
-from engine.reference import Key, ReferenceMachine
+from engine.block import AfterImage, Block, decode, encode
+from engine.events import EXPIRED, events_of
+from engine.kernels import KEY, ON_HAND, SHORTAGES
+from engine.machine import Machine, Outcome
+from engine.operations import LINE, Flag, Kind, Request
+from engine.reference import Key, ReferenceMachine, Trace
 from engine.status import Status
+from engine.traces import Traces
 from engine.views import Cell, Endangered, HoldState
 from tests.property.histories import LOCATIONS, SKUS, Wait
 
 _COUNTERS = [each.name for each in fields(Cell)]
+
+
+_BOOKED: dict[int, dict[str, int]] = {
+    Kind.RESERVE: {"reserved": 1},
+    Kind.ADD_LINE: {"reserved": 1},
+    Kind.COMMIT: {"reserved": -1, "committed": 1},
+    Kind.RELEASE: {"reserved": -1},
+    EXPIRED: {"reserved": -1},
+    Kind.MOVE: {"reserved": 1},
+    Kind.FULFIL: {"committed": -1},
+    Kind.CANCEL: {"committed": -1},
+    Kind.UNFULFIL: {"committed": 1},
+}
+
+
+def booked_as(kind: int, flags: int) -> dict[str, int]:
+    """Which counters an event moves, and which way."""
+    if kind == Kind.RESERVE and flags & Flag.COMMIT_NOW:
+        return {"committed": 1}
+    return _BOOKED.get(kind, {})
 
 
 class Pair:
@@ -44,6 +66,7 @@ class Pair:
         self.endangered: tuple[Endangered, ...] = ()  # by the newest block
         self._ids: dict[bytes, None] = {}  # every hold and every incoming record there ever was
         self._mirror: dict[Key, Cell] = {}  # kept by the after-images alone, as a gateway does
+        self._booked: Counter[tuple[str, Key]] = Counter()  # kept by events alone
         for each in (self.machine, self.reference):
             each.set_sku_limit(SKUS)
             for location, given in LOCATIONS.items():
@@ -58,6 +81,8 @@ class Pair:
         """Bring a counter of a cell where a million operations would."""
         if cell not in self._mirror:
             return
+        if counter in {"reserved", "committed"}:
+            self._booked[counter, cell] = value
         for kept in (self._mirror[cell], self.reference._book.cells[cell]):
             setattr(kept, counter, value)
         state = self.machine.state
@@ -92,8 +117,10 @@ class Pair:
         assert granted == self.granted
         assert outcome.expired == expected.expired
         assert outcome.endangered == expected.endangered
+        self._check_traces(outcome.traces, expected.traces)
         self.endangered = outcome.endangered
         self._reflect(outcome.image)
+        self._keep_books(requests, outcome)
         self.machine.tidy(2)
         self.compare()
         return statuses
@@ -122,6 +149,39 @@ class Pair:
         self._check_next_deadline()
         self._audit(list(cells))
         assert machine.audit() == []
+
+    def _check_traces(self, told: Traces | None, expected: tuple[Trace, ...]) -> None:
+        """The sweep's in order; those of one line in any."""
+        assert told is not None
+        keys = self.machine.state.cells[:, KEY][told.row].tolist()
+        found = [
+            Trace(line, (key & 0xFFFFFFFF, key >> 32), units)
+            for line, key, units in zip(told.line.tolist(), keys, told.units.tolist(), strict=True)
+        ]
+        swept = told.swept
+        assert found[:swept] == list(expected[:swept])
+        assert sorted(found[swept:]) == sorted(expected[swept:])
+        assert [each.line for each in found] == sorted(each.line for each in found)
+
+    def _keep_books(self, requests: Sequence[Request], outcome: Outcome) -> None:
+        """What is promised of each cell follows from the events of the journal's bytes alone."""
+        block = Block(
+            0, 1, 1, self.now_ns, 0, self.machine.state_hash, SKUS, [], list(requests),
+            outcome.status, outcome.image, traces=outcome.traces,
+        )  # fmt: skip
+        events = events_of(decode(encode(block)[0]), self.machine.state.cells[:, KEY])
+        columns = {name: column.tolist() for name, column in events.columns.items()}
+        assert columns["number"] == list(range(len(events)))
+        self.events = [
+            dict(zip(columns, each, strict=True)) for each in zip(*columns.values(), strict=True)
+        ]
+        for event in self.events:
+            key, units = (event["sku"], event["location"]), event["quantity"]
+            for counter, sign in booked_as(event["kind"], event["flags"]).items():
+                self._booked[counter, key] += sign * units
+        for key, cell in self._mirror.items():
+            promised = self._booked["reserved", key], self._booked["committed", key]
+            assert promised == (cell.reserved, cell.committed), key
 
     def _reflect(self, image: AfterImage) -> None:
         assert image.first_new == len(self._mirror)

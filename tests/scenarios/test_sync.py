@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.hub import DeltaHub, Filter
+from actors.hub import DeltaHub
 from actors.mirror import MirrorFeed
 from actors.ports import Compacted, Entry, JournalUnavailable, Position
-from engine.operations import Disposition
+from actors.tokens import Filter
+from engine.events import EXPIRED
+from engine.operations import Disposition, Kind
 from engine.reference import Line
 from engine.status import Status
 from tests.fakes.journal import FakeJournal, MemoryStream
@@ -23,16 +25,19 @@ from tests.property.shop import (
     JAM,
     TEA,
     Shop,
+    cancel,
     comes_back,
     commit,
     count,
     fulfil,
     hold_id,
     receive,
+    release,
     reserve,
     sale,
 )
 from tests.scenarios.market import Market
+from tests.unit.test_event_hub import Stage, reader
 
 OK, AGAIN = Status.OK, Status.ALREADY_RECORDED
 MINUTE = 60_000 * MS
@@ -45,7 +50,8 @@ any_order = pytest.mark.parametrize("seed", range(10))
 async def test_scenario_18_sold_one_restocked_one_is_told_though_the_quantity_is_the_same() -> None:
     """As two deltas to a subscriber who keeps up; as one when both are in one block.
 
-    Deltas are state: a subscriber who does not keep up hears the newest value, once.
+    Deltas are state: a subscriber who does not keep up hears the newest value, once. Who wants
+    each one asks for events.
     """
     async with Market.open(1) as market, watched(market) as (feed, hub):
         await market.stock({TEA: 5})
@@ -72,6 +78,58 @@ async def test_scenario_18_sold_one_restocked_one_is_told_though_the_quantity_is
         assert newest is not None
         assert newest.cells[:, 1].tolist() == [3]
         assert reader.take() is None
+
+
+@any_order
+async def test_scenario_18_who_asks_for_events_is_told_each_one(seed: int) -> None:
+    """Kept up or slow, together or apart, in one block or several: what was done is what is told."""
+    draw = random.Random(seed)
+    async with Stage.open() as stage:
+        quick, slow = [await reader(stage, Filter.of([TEA[1]])) for _ in range(2)]
+        done: list[tuple[int, int]] = []
+        for _ in range(20):
+            lines = []
+            for _ in range(draw.randint(1, 3)):
+                units = draw.randint(1, 3)
+                lines += [sale(units), comes_back(units, Disposition.RESTOCK)]
+                done += [(Kind.SALE, units), (Kind.RETURN, units)]
+            if draw.random() < 0.5:
+                await stage.does(*lines)
+            else:
+                for line in lines:
+                    await stage.does(line)
+            await quick.read()
+        await slow.read()
+        for each in (quick, slow):
+            assert list(zip(each.kinds, each.quantities, strict=True)) == done
+        cell = await stage.market.cell(TEA)
+        assert cell.on_hand == 1_000
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12))
+def test_scenario_18_an_order_that_comes_and_goes_is_told_step_by_step(steps: list[int]) -> None:
+    """On both machines: reserved and given up, or run out, again and again; stock is as before."""
+    shop = Shop(tea=50)
+    told: list[tuple[int, int]] = []
+    expected: list[tuple[int, int]] = []
+    for number, step in enumerate(steps):
+        name = f"o{number}"
+        shop.holds(name, reserve(number + 1))
+        told += [(each["kind"], each["quantity"]) for each in shop.pair.events]
+        expected.append((Kind.RESERVE, number + 1))
+        if step == 0:
+            shop.does(release(name))
+            expected.append((Kind.RELEASE, number + 1))
+        elif step == 1:
+            shop.wait_until(shop.hold(name).deadline_ns + 1)
+            shop.does(count(50))
+            expected += [(EXPIRED, number + 1), (Kind.COUNT, 50)]
+        else:
+            shop.does(commit(name), cancel(name))
+            expected += [(Kind.COMMIT, number + 1), (Kind.CANCEL, number + 1)]
+        told += [(each["kind"], each["quantity"]) for each in shop.pair.events]
+    assert told == expected
+    assert (shop.cell().on_hand, shop.cell().available) == (50, 50)
 
 
 # --- 19: an offline till uploads its day twice ------------------------------------------------------

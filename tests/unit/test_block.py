@@ -25,7 +25,8 @@ from engine.block import (
 )
 from engine.kernels import ON_HAND, RESERVED
 from engine.operations import COLUMNS, LINE, Kind, Request
-from engine.single import MAX_ROWS
+from engine.single import MAX_ROWS, MAX_TRACES
+from engine.traces import NO_TRACES, Traces
 from engine.views import Endangered, EndangeredHold
 
 EDGES = [0, 1, 127, 128, 255, 256, 65_535, 65_536, 2**31 - 1, 2**31, 2**32 - 1]
@@ -78,6 +79,21 @@ def endangered(draw: st.DrawFn) -> tuple[Endangered, ...]:
 
 
 @st.composite
+def traces(draw: st.DrawFn, lines: int, image: AfterImage | None) -> Traces:
+    """Of the sweep first, on the first rows of the image; then in order of lines."""
+    rows = [] if image is None else image.rows.tolist()
+    swept = draw(st.integers(0, len(rows)))
+    of_lines = sorted(draw(st.lists(st.integers(0, lines - 1), max_size=6))) if lines else []
+    called = st.lists(
+        st.integers(0, 2**31 - 2), min_size=len(of_lines), max_size=len(of_lines)
+    )  # fmt: skip
+    count = swept + len(of_lines)
+    units = st.lists(st.integers(-(10**15), 10**15), min_size=count, max_size=count)
+    columns = ([-1] * swept + of_lines, rows[:swept] + draw(called), draw(units))
+    return Traces(*(np.array(column, np.int64) for column in columns))
+
+
+@st.composite
 def blocks(draw: st.DrawFn) -> Block:
     asked = draw(
         st.lists(requests(), max_size=4) | st.lists(packed_requests(), min_size=1, max_size=2)
@@ -99,12 +115,14 @@ def blocks(draw: st.DrawFn) -> Block:
         st.integers(0, 255), buffers,
     )  # fmt: skip
     number = st.integers(0, 2**63)
+    image = draw(st.sampled_from([image, None]))
     return Block(
         draw(st.integers(0, 1000)), draw(number), draw(number), draw(number),
         draw(st.integers(0, 2**32 - 1)), draw(st.integers(0, 2**64 - 1)), draw(number),
         draw(st.just([]) | st.lists(places, max_size=3)), asked, status,
-        draw(st.sampled_from([image, None])), draw(st.sampled_from([b"", b"n" * 16])),
+        image, draw(st.sampled_from([b"", b"n" * 16])),
         draw(number), draw(st.just(()) | endangered()),
+        draw(st.none() | st.just(NO_TRACES) | traces(lines, image)),
     )  # fmt: skip
 
 
@@ -122,6 +140,10 @@ def same(one: Block, other: Block) -> bool:
             left, right = mine.columns.get(name, zeros), its.columns.get(name, zeros)
             assert left.dtype == right.dtype == dtype
             assert np.array_equal(left, right), name
+    assert (one.traces is None) == (other.traces is None)
+    if one.traces is not None and other.traces is not None:
+        for name in ("line", "row", "units"):
+            assert np.array_equal(getattr(one.traces, name), getattr(other.traces, name)), name
     assert (one.image is None) == (other.image is None)
     if one.image is not None and other.image is not None:
         assert np.array_equal(one.image.rows, other.image.rows)
@@ -181,6 +203,17 @@ def test_a_block_of_one_line_is_a_short_record() -> None:
     assert same(single(), decode(payload))
 
 
+@pytest.mark.parametrize("swept", [0, 1, 3])
+def test_a_record_carries_traces(swept: int) -> None:
+    """Of the sweep on its first rows, of the line on any."""
+    line, row = [-1] * swept + [0, 0], [*[0, 7, 14][:swept], 14, 5]
+    told = Traces(*np.array([line, row, [*range(-swept, 0), 9, -3]], np.int64))
+    block = single(3, traces=told)
+    payload, _ = encode(block)
+    assert payload[:4] == bytes(4)
+    assert same(block, decode(payload))
+
+
 @pytest.mark.parametrize(
     "block",
     [
@@ -189,10 +222,12 @@ def test_a_block_of_one_line_is_a_short_record() -> None:
         single(endangered=(Endangered(0, 5, 1, 2, ()),)),
         single(nonce=b"n" * 16),
         single(image=None),
+        single(traces=None),
+        single(traces=Traces(*np.zeros((3, MAX_TRACES + 1), np.int64))),
         single(requests=[Request.of(bytes(16), 1, kind=Kind.SALE, sku=1, location=1, quantity=1)]),
         single(requests=[*single().requests] * 2, status=np.zeros(2, np.uint8)),
     ],
-    ids=["rows", "places", "endangered", "nonce", "image", "not packed", "two"],
+    ids=["rows", "places", "endangered", "nonce", "image", "untold", "traces", "not packed", "two"],
 )
 def test_what_does_not_fit_the_record_is_written_with_a_header(block: Block) -> None:
     payload, _ = encode(block)
@@ -203,10 +238,11 @@ def test_what_does_not_fit_the_record_is_written_with_a_header(block: Block) -> 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda body: body[:4] + b"\x02" + body[5:], "form 2 of single lines"),
+        (lambda body: body[:4] + b"\x03" + body[5:], "form 3 of single lines"),
         (lambda body: body + b"\0", "bytes, .* are needed"),
         (lambda body: body[:6] + b"\xff\xff" + body[8:], "are needed"),
         (lambda body: body[:40], "not a block of format"),
+        (lambda body: body[:-1] + b"\x01", "bytes, [0-9]* are needed"),
     ],
 )
 def test_a_record_that_was_written_otherwise_is_refused(
@@ -215,6 +251,19 @@ def test_a_record_that_was_written_otherwise_is_refused(
     body = change(encode(single())[0][:-4])
     with pytest.raises(BlockDamaged, match=reason):
         decode(body + crc32c(body).to_bytes(4, "little"))
+
+
+def test_what_was_written_before_there_were_traces_is_read_as_it_was() -> None:
+    """And says that it does not tell which cells its calls on holds were about."""
+    body = encode(single())[0][:-4]
+    old = body[:4] + b"\x01" + body[5:-2]
+    assert same(single(traces=None), decode(old + crc32c(old).to_bytes(4, "little")))
+    block = single(places=[Place(1, owned=True, currency=978)])
+
+    def as_of_2(header: dict[str, Any]) -> None:
+        header["v"] = 2
+
+    assert same(replace(block, traces=None), decode(rewritten(encode(block)[0], as_of_2)))
 
 
 def test_a_batch_of_reserves_is_small() -> None:

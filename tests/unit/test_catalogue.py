@@ -135,7 +135,7 @@ def test_a_sku_with_a_new_code_is_the_same_sku() -> None:
     with pytest.raises(InvalidEntry, match="'COLA-33' is counted in EA"):
         catalogue.plan_skus([COLA._replace(unit=Unit.G)])
     assert catalogue.plan_rename(Rename(1, "COLA-330")) is None
-    assert catalogue.codes.renames == 2
+    assert catalogue.renames == 2
 
 
 def test_a_stream_from_before_codes_could_change_still_loads() -> None:

@@ -15,13 +15,13 @@ from actors.hub import (
     MAX_FRAME_CELLS,
     DeltaFrame,
     DeltaHub,
-    Filter,
     FrameKind,
     HubFull,
     HubStopped,
     NotReady,
     Subscription,
 )
+from actors.tokens import Filter
 from adapters.replica import Replica, Seen
 from adapters.rpc.deltas import packed
 from engine import limits

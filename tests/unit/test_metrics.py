@@ -54,6 +54,8 @@ def test_an_empty_block_counts_no_line(metrics: Metrics) -> None:
 
 def test_it_is_served_over_http_while_it_lives(metrics: Metrics) -> None:
     metrics.watch(metrics.holds_open, lambda: 42)
+    metrics.watch(metrics.event_subscribers, lambda: 3)
+    metrics.events_told(7)
     metrics.mirror_lag(1, 0.5)
     metrics.call_observer("Reserve")(0.01)
     metrics.call_refused("Reserve", "Overloaded")
@@ -61,6 +63,8 @@ def test_it_is_served_over_http_while_it_lives(metrics: Metrics) -> None:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
         text = reply.read().decode()
     assert 'onhand_holds_open{number="3",role="shard"} 42.0' in text
+    assert 'onhand_event_subscribers{number="3",role="shard"} 3.0' in text
+    assert 'onhand_events_told_total{number="3",role="shard"} 7.0' in text
     assert 'onhand_lag_seconds{number="3",role="shard",shard="1"} 0.5' in text
     assert 'onhand_calls_refused_total{method="Reserve",number="3",reason="Overloaded"' in text
     metrics.close()
