@@ -92,14 +92,14 @@ def _blanked_part(request: Request, shards: NDArray[np.int64], shard: int) -> Pa
     columns = {name: column[:lines].copy() for name, column in request.columns.items()}
     for column in columns.values():
         column[foreign] = 0
-    return Part(shard, _part(request, lines, columns), places, places)
+    return Part(shard, request.with_lines(lines, columns), places, places)
 
 
 def _compact_part(request: Request, shards: NDArray[np.int64], shard: int) -> Part:
     places = np.flatnonzero(shards == shard)
     columns = {name: column[places] for name, column in request.columns.items()}
     lines = len(places)
-    return Part(shard, _part(request, lines, columns), places, np.arange(lines))
+    return Part(shard, request.with_lines(lines, columns), places, np.arange(lines))
 
 
 def order_part(request: Request, shards: NDArray[np.int64], shard: int, without: int = 0) -> Part:
@@ -126,15 +126,11 @@ def hold_part(request: Request, shards: NDArray[np.int64], shard: int) -> Part:
     return part
 
 
-def _part(request: Request, lines: int, columns: dict[str, NDArray[Any]]) -> Request:
-    return Request(request.op_id, lines, columns, request.want_available, request.digest)
-
-
 def renamed(request: Request, unnamed: list[bool]) -> Request:
     """The request with lines that name no cell made to name one that is in no hold."""
     sku = column_of(request, "sku").copy()
     sku[unnamed] = _NO_SUCH_SKU
-    return _part(request, request.lines, request.columns | {"sku": sku})
+    return request.with_lines(request.lines, request.columns | {"sku": sku})
 
 
 def undone(part: Part, answer: Answer, status: int = Status.LINKED_LINE_REFUSED) -> Answer:

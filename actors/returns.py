@@ -155,7 +155,7 @@ class _Exchange:
     def _blind(self, quantity: NDArray[np.int64]) -> Request:
         """The request with other quantities, naming nothing that goods are of."""
         columns = {name: each for name, each in self.request.columns.items() if "hold" not in name}
-        return replace(self.request, columns=columns | {"quantity": quantity})
+        return self.request.with_lines(self.request.lines, columns | {"quantity": quantity})
 
     async def done(self) -> Parts:
         """Do it, or nothing; what the lines are answered."""

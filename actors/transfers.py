@@ -113,7 +113,7 @@ async def _lose_all(router: Router, request: Request) -> Told:
     numbers = [n for n, record in enumerate(records) if any(map(_is_open, record.lines))]
     numbers = numbers or [max(len(records) - 1, 0)]
     columns = {name: column.repeat(len(numbers)) for name, column in columns.items()}
-    named = replace(_with_records(request, numbers, columns), lines=len(numbers))
+    named = _with_records(request, numbers, columns)
     told = await router.on_each(named, location)
     words = [
         (_SAID.index(Status(status)) if status in _SAID else -1, shard, place)
@@ -161,7 +161,7 @@ def _with_records(
     transfer_id = hold_id_of(request)
     pairs = [on(record_id(transfer_id, number)) for number in numbers]
     halves = {name: np.array([pair[name] for pair in pairs]) for name in ("hold_hi", "hold_lo")}
-    return replace(request, columns=columns | halves)
+    return request.with_lines(len(numbers), columns | halves)
 
 
 async def _records(

@@ -159,6 +159,13 @@ class Request:
         request.digest = request._digest()
         return request
 
+    def with_lines(self, lines: int, columns: dict[str, NDArray[Any]]) -> Self:
+        """The same request, of the same id and digest, about other lines.
+
+        `dataclasses.replace` would keep `packed`, which says what the lines were before.
+        """
+        return type(self)(self.op_id, lines, columns, self.want_available, self.digest)
+
     @property
     def is_partial(self) -> bool:
         """Whether some line may be served in part."""

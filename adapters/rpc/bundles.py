@@ -250,7 +250,7 @@ def expand(
     _set_flags(columns, of)
     _name_sales(columns, numbers, sales)
     # The digest stays that of what the caller sent.
-    expanded = Request(request.op_id, len(of), columns, request.want_available, request.digest)
+    expanded = request.with_lines(len(of), columns)
     return Expanded(expanded, of, np.array(times))
 
 

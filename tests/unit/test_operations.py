@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from engine import limits
+from engine.machine import Machine
 from engine.operations import COLUMNS, LINE, Flag, Kind, Request
+from engine.views import Cell
 
 
 @pytest.mark.parametrize("size", [0, 15, 17])
@@ -83,3 +85,15 @@ def test_a_request_is_partial_when_one_of_its_lines_is() -> None:
     assert Request.of(bytes(16), 2, flags=[Flag.LINKED, Flag.LINKED | Flag.PARTIAL]).is_partial
     assert not Request.of(bytes(16), 2, flags=Flag.LINKED).is_partial
     assert not Request.of(bytes(16), 2).is_partial
+
+
+def test_a_request_about_other_lines_says_nothing_of_those_it_had() -> None:
+    before = Request.one(bytes(16), 5, 0, 0, 0, 0, 1, 1, 0, 0, Kind.RECEIVE, 0)
+    after = before.with_lines(1, before.columns | {"sku": np.array([2], np.uint32)})
+    assert (after.op_id, after.digest, after.want_available) == (before.op_id, before.digest, True)
+    machine = Machine()
+    machine.set_sku_limit(2)
+    machine.set_location(1, owned=True, currency=978)
+    machine.apply(1, [after])
+    assert machine.cell(1, 1) is None
+    assert machine.cell(2, 1) == Cell(on_hand=5)

@@ -10,7 +10,7 @@ import pytest
 from actors import transfers
 from actors.router import Router
 from engine import limits
-from engine.operations import Answer, Flag, Kind, Request
+from engine.operations import Answer, Flag, Kind, Request, id_to_pair, pair_to_id
 from engine.status import Status
 from engine.views import Incoming
 from tests.unit.test_router import MAP, TTL, Town, batch_id, on, town
@@ -321,3 +321,13 @@ def test_the_id_of_a_record_is_as_the_contract_says() -> None:
     named = TRANSFER + b"incoming" + b"\2\0\0\0"
     told = hashlib.blake2b(named, digest_size=16).digest()
     assert transfers.record_id(TRANSFER, 2) == told
+
+
+async def test_one_line_that_came_packed_is_about_the_record_and_not_the_transfer(
+    town: Town,
+) -> None:
+    columns = (2, 0, *id_to_pair(TRANSFER), 0, 1, TO_SAME_SHARD, 0, 0, Kind.RECEIVE, 0)
+    named = await transfers._of_records(town.router, Request.one(os.urandom(16), *columns))
+    halves = (int(named.columns[name][0]) for name in ("hold_hi", "hold_lo"))
+    assert pair_to_id(*halves) == transfers.record_id(TRANSFER, 0)
+    assert not named.packed  # a machine would go by it
