@@ -18,19 +18,25 @@ from engine.status import Status
 from tests.e2e.conftest import Shop
 from tests.e2e.test_kill import dies
 from tests.linear import search, spec
+from tests.linear.convert import CURRENCY
 from tests.linear.crowd import Crowd
-from tests.linear.history import READ, Operation
+from tests.linear.history import LOSE, READ, READS, Operation
 from tests.linear.search import NotLinearizableError
 
 KILLS = 2
-ENOUGH = 1_500  # operations before each kill, and after the last one
+EXPECTED = {
+    Status.INSUFFICIENT_STOCK, Status.HOLD_EXPIRED, Status.EXCEEDS_HOLD, Status.LINKED_LINE_REFUSED,
+}  # fmt: skip
+ENOUGH = 800  # operations before each kill, and after the last one
 
 
 @pytest.fixture
 async def seen(shop: Shop) -> list[Operation]:
     """A history with kills of the shard in it."""
-    goods = await shop.goods(skus=3)
-    crowd = Crowd(shop.gateway.address, [(sku, goods.at) for sku in goods.skus])
+    goods = await shop.goods(skus=3, locations=2, currency=CURRENCY)
+    *travelling, alone = goods.skus
+    joined = [(sku, at) for sku in travelling for at in goods.locations]
+    crowd = Crowd(shop.gateway.address, [*joined, (alone, goods.at)])
     kill = partial(dies, shop.stack, "shard-0")
     assert await crowd.work(kill, KILLS, ENOUGH), "nobody lost patience"
     await shop.audit()
@@ -46,10 +52,17 @@ async def test_every_answer_fits_one_order_of_the_operations(seen: list[Operatio
         f"{checked.operations} operations checked in {took_s:.1f} s: {checked.parts} parts, "
         f"{checked.steps} steps, {lost} never answered"
     )
-    kinds = Counter(call.kind for each in seen for call in each.calls)
-    assert set(kinds) == set(spec.RULES)
-    statuses = Counter(line[0] for each in seen for answer in each.answers or () for line in answer)
-    assert {Status.OK, Status.INSUFFICIENT_STOCK, Status.HOLD_EXPIRED} <= set(statuses), statuses
+    told = [
+        (call, answer)
+        for each in seen
+        if each.answers is not None and not each.is_read
+        for call, answer in zip(each.calls, each.answers, strict=True)
+    ]
+    done = {call.kind for call, answer in told if any(line[0] == Status.OK for line in answer)}
+    assert {call.kind for each in seen for call in each.calls} == set(spec.RULES)
+    assert {*done, *READS, LOSE} == set(spec.RULES)  # what is lost is seldom there to be lost
+    statuses = Counter(line[0] for _, answer in told for line in answer)
+    assert set(statuses) >= EXPECTED, statuses
     # What was seen fits; with one answer changed it does not.
     for spoil in (stock_is_lost, two_reads_are_swapped, an_answer_is_wrong):
         with pytest.raises(NotLinearizableError) as caught:
@@ -58,14 +71,18 @@ async def test_every_answer_fits_one_order_of_the_operations(seen: list[Operatio
 
 
 # --- what the checker must not let pass ------------------------------------------------------------
+# Early, and of the cell that stands alone: it takes long to try in vain all that may have become of
+# calls that nobody was answered.
 
 
 def stock_is_lost(seen: list[Operation]) -> Iterable[Operation]:
-    """The last cell that was read when all was over lacks more than unanswered calls may have sold."""
-    *rest, last = seen
-    (((on_hand, *others),),) = last.answers or ()
-    yield from rest
-    yield replace(last, answers=(((on_hand - 10_000, *others),),))
+    """Some read saw less than was there."""
+    alone = seen[-1].calls
+    reads = [each for each in seen if each.calls == alone]
+    wrong = reads[len(reads) // 6]
+    (((on_hand, *others),),) = wrong.answers or ()
+    for each in seen:
+        yield replace(each, answers=(((on_hand - 10_000, *others),),)) if each is wrong else each
 
 
 def two_reads_are_swapped(seen: list[Operation]) -> Iterable[Operation]:
@@ -83,13 +100,13 @@ def two_reads_are_swapped(seen: list[Operation]) -> Iterable[Operation]:
 
 
 def an_answer_is_wrong(seen: list[Operation]) -> Iterable[Operation]:
-    """Some fact in the midst of it was answered an availability that never was."""
-    facts = [each for each in seen if each.answers and each.calls[0].kind == Kind.SALE]
-    wrong = facts[len(facts) // 2]
+    """Some sale was answered an availability that never was."""
+    alone = seen[-1].calls[0].cells
+    sales = [
+        each
+        for each in seen
+        if each.answers and [(call.kind, call.cells) for call in each.calls] == [(Kind.SALE, alone)]
+    ]
+    wrong = sales[len(sales) // 6]
     for each in seen:
-        if each is wrong:
-            assert each.answers is not None
-            (status, _), *others = each.answers[0]
-            yield replace(each, answers=(((status, 10_000), *others), *each.answers[1:]))
-        else:
-            yield each
+        yield replace(each, answers=(((Status.OK, 10_000),),)) if each is wrong else each

@@ -17,19 +17,25 @@ from actors.router import Router
 from actors.shard import Shard
 from adapters.rpc.availability import AvailabilityServicer
 from adapters.rpc.directory import Addresses, DirectoryServicer
+from adapters.rpc.price import PriceServicer
 from adapters.rpc.server import LOOPBACK, Server, open_server
 from adapters.rpc.stock import StockServicer
-from engine.catalogue import Catalogue
-from engine.machine import Machine, Outcome
+from adapters.rpc.transfer import TransfersServicer
+from engine.catalogue import Catalogue, CatalogueBlock
+from engine.entries import Location
+from engine.machine import Machine
 from engine.memory import AnswerMemory
-from engine.operations import Answer, Kind, Request
+from engine.operations import Answer
 from engine.shard_map import ShardMap
 from engine.views import Cell
 from onhand.v1.availability_pb2_grpc import add_AvailabilityServicer_to_server
 from onhand.v1.directory_pb2_grpc import add_DirectoryServicer_to_server
+from onhand.v1.price_pb2_grpc import add_PriceServicer_to_server
 from onhand.v1.stock_pb2_grpc import add_StockServicer_to_server
+from onhand.v1.transfer_pb2_grpc import add_TransfersServicer_to_server
 from tests.fakes.journal import FakeJournal, MemoryStream
 from tests.fakes.stores import FakeCatalogue, FakeSnapshots
+from tests.linear.convert import CURRENCY
 
 DISK_S: Final = 0.002  # until an append is durable, and again until its writer hears of it
 FAULT_S: Final = 0.03  # how long what is lost, late or stale is so
@@ -68,6 +74,7 @@ class HastyJournal(SlowJournal):
 
     def __init__(self, stream: MemoryStream) -> None:
         super().__init__(stream)
+        self.is_quick = False
         self._on_their_way: set[asyncio.TimerHandle] = set()
 
     async def append(self, position: Position, payload: bytes) -> None:
@@ -75,6 +82,9 @@ class HastyJournal(SlowJournal):
         loop = asyncio.get_running_loop()
         self._on_their_way.add(loop.call_later(FAULT_S, self.stream.add, position, payload))
         self.acknowledged = position
+
+    async def last(self) -> Position | None:
+        return self.acknowledged
 
     def crash(self) -> None:
         for each in self._on_their_way:
@@ -86,21 +96,6 @@ class Forgetful(AnswerMemory):
 
     def recall(self, op_id: bytes) -> tuple[bytes, Answer] | None:
         return None
-
-
-class LateMachine(Machine):
-    """Lets holds live longer than they may."""
-
-    def apply(self, now_ns: int, requests: Sequence[Request], **how: bool) -> Outcome:
-        return super().apply(now_ns, [_longer(request) for request in requests], **how)
-
-
-def _longer(request: Request) -> Request:
-    columns = dict(request.columns)
-    is_reserve = columns["kind"] == Kind.RESERVE
-    if is_reserve.any():
-        columns["value"] = columns["value"] + is_reserve * int(FAULT_S * 1000)
-    return Request(request.op_id, request.lines, columns, request.want_available, request.digest)
 
 
 class DirtyShard(Shard):
@@ -187,16 +182,27 @@ class House:
         self._port = self._server.port
 
     async def _serve(self) -> Server:
-        router, catalogue = Router({0: self._shard}, lambda: _MAP), Catalogue()
+        router, catalogue = Router({0: self._shard}, lambda: _MAP), _catalogue()
+        prices = PriceServicer(router, router, catalogue)
         services: list[Callable[[Any], None]] = [
             partial(add_StockServicer_to_server, StockServicer(router, catalogue)),
             partial(add_AvailabilityServicer_to_server, AvailabilityServicer(router, catalogue)),
+            partial(add_PriceServicer_to_server, prices),
+            partial(add_TransfersServicer_to_server, TransfersServicer(router, catalogue)),
             partial(add_DirectoryServicer_to_server, DirectoryServicer(lambda: _MAP, self._places)),
         ]
         return await open_server(services, port=self._port)
 
     async def _places(self) -> Addresses:
         return {0: (self.address, self._shard.at.epoch)}
+
+
+def _catalogue() -> Catalogue:
+    """What the server knows of the places that `FakeCatalogue` tells the shard of."""
+    catalogue = Catalogue()
+    places = tuple(Location(f"PLACE-{number}", CURRENCY) for number in range(5))
+    catalogue.apply(CatalogueBlock(epoch=1, seq=1, locations=places))
+    return catalogue
 
 
 def _stopped(reason: str) -> NoReturn:

@@ -6,14 +6,17 @@ met before are not tried again. An operation may come next when none that is lef
 before it was invoked, nor is of an earlier block. It knows no stock: that is `spec`'s.
 """
 
+import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from tests.linear import spec
 from tests.linear.history import Operation, parts, shown
+from tests.linear.state import FOREVER, Cell, Changes
 
-MOST_STEPS: Final = 500_000  # of one part; a history that needs more is not decided
+MOST_STEPS: Final = 500_000  # of one search; a part that needs more is not decided
+PATIENCE: Final = 5  # steps for each operation, before other choices are tried
 SHOWN: Final = 8  # operations before the point at which the search got stuck
 
 _NEVER: Final = 1 << 63
@@ -38,17 +41,34 @@ class Checked:
 
 def check(history: Iterable[Operation]) -> Checked:
     """Look at every part of a history. Raises NotLinearizableError or UndecidedError."""
-    found = [Search(part) for part in parts(history)]
-    steps = sum(search.run() for search in found)
-    return Checked(len(found), sum(len(search.operations) for search in found), steps)
+    found = parts(history)
+    steps = sum(map(_steps, reversed(found)))  # what is wrong with a short one shows soon
+    return Checked(len(found), sum(map(len, found)), steps)
+
+
+def _steps(part: list[Operation]) -> int:
+    """Search one part, and tell in how many steps.
+
+    A choice that was wrong may show much later, after others that hide it. So a search that takes
+    long is begun anew with other choices first, and may take twice as long: few are unlucky twice.
+    """
+    attempt, steps, most = 0, 0, min(PATIENCE * len(part), MOST_STEPS)
+    while True:
+        try:
+            return steps + Search(part, random.Random(attempt)).run(most)
+        except UndecidedError:
+            if most == MOST_STEPS:
+                raise
+        attempt, steps, most = attempt + 1, steps + most, min(2 * most, MOST_STEPS)
 
 
 class Search:
     """The search in one part of a history."""
 
-    def __init__(self, operations: list[Operation]) -> None:
-        """`operations` in order of invocation."""
+    def __init__(self, operations: list[Operation], luck: random.Random) -> None:
+        """`operations` in order of invocation; `luck` chooses among those of a block."""
         self.operations = operations
+        self._luck = luck
         count = len(operations)
         self._blocks = sorted(each.at_ns for each in operations if each.at_ns is not None)
         self._left = sum(each.is_answered for each in operations)
@@ -61,12 +81,12 @@ class Search:
         self._state_hash = 0
         self._placed = 0  # a bit for each operation
         self._blocks_placed = 0
-        self._path: list[tuple[int, spec.Changes]] = []  # placed operations, and what they replaced
+        self._path: list[tuple[int, Changes]] = []  # placed operations, and what they replaced
         self._stuck_at = -1
         self._stuck = ""
 
-    def run(self) -> int:
-        """Find an order, and return in how many steps."""
+    def run(self, most: int) -> int:
+        """Find an order, and return in how many steps. Raises what `check` raises."""
         moves = [self._moves()]
         # The states are known by a hash of 64 bits; the placed operations, which go with it, exactly.
         met: set[tuple[int, int]] = set()
@@ -81,8 +101,8 @@ class Search:
                 self._take_back()
                 continue
             steps += 1
-            if steps > MOST_STEPS:
-                raise UndecidedError(f"{MOST_STEPS} steps; it got as far as this. {self._stuck}")
+            if steps > most:
+                raise UndecidedError(f"{most} steps; it got as far as this. {self._stuck}")
             self._place(*move)
             at = (self._placed, self._state_hash)
             if at in met:
@@ -92,31 +112,40 @@ class Search:
             moves.append(self._moves())
         return steps
 
-    def _moves(self) -> Iterator[tuple[int, spec.Changes]]:
+    def _moves(self) -> Iterator[tuple[int, Changes]]:
         """The operations that may come next, with what they change; likely ones first."""
         before_ns = self._next_block_ns()
-        candidates = self._candidates(before_ns)
-        reads = [
-            (each, changes)
-            for each in candidates
-            if (operation := self.operations[each]).is_answered and operation.at_ns is None
-            for changes in spec.effects(self._state, operation, before_ns)
-        ]
-        for each, changes in reads:
-            if not changes:
+        of_read, of_block, timeless, unanswered = self._in_turn(self._candidates(before_ns))
+        for each in of_read:
+            if spec.is_seen(self._state, self.operations[each]):
                 # It takes nothing away from what may come later, so there is no need to try others.
-                yield each, changes
+                yield each, {}
                 return
-        yield from reads
+        yield from self._effects(of_read, before_ns)
+        # Of what has no time, nobody can tell that it is late before something else shows it.
+        yield from self._effects([*of_block, *timeless], before_ns)
+        for each, changes in self._effects(unanswered, before_ns):
+            if changes:
+                yield each, changes
+
+    def _in_turn(self, candidates: Iterable[int]) -> tuple[list[int], ...]:
+        """Candidates by how likely they come next: reads, of a block, without a time, unanswered."""
+        turns: tuple[list[int], ...] = ([], [], [], [])
         for each in candidates:
-            if self.operations[each].at_ns is not None:
-                for changes in spec.effects(self._state, self.operations[each], before_ns):
-                    yield each, changes
-        for each in candidates:
-            if not self.operations[each].is_answered:
-                for changes in spec.effects(self._state, self.operations[each], before_ns):
-                    if changes:
-                        yield each, changes
+            operation = self.operations[each]
+            if not operation.is_answered:
+                turns[3].append(each)
+            elif operation.at_ns is not None:
+                turns[1].append(each)
+            else:
+                turns[0 if operation.is_read else 2].append(each)
+        self._luck.shuffle(turns[1])
+        return turns
+
+    def _effects(self, which: Iterable[int], before_ns: int) -> Iterator[tuple[int, Changes]]:
+        for each in which:
+            for changes in spec.effects(self._state, self.operations[each], before_ns):
+                yield each, changes
 
     def _candidates(self, before_ns: int) -> list[int]:
         found = []
@@ -136,9 +165,9 @@ class Search:
     def _next_block_ns(self) -> int:
         # They are placed in order of their blocks, so the ones that are placed are the first ones.
         left = self._blocks_placed < len(self._blocks)
-        return self._blocks[self._blocks_placed] if left else spec.FOREVER
+        return self._blocks[self._blocks_placed] if left else FOREVER
 
-    def _place(self, each: int, changes: spec.Changes) -> None:
+    def _place(self, each: int, changes: Changes) -> None:
         before, after = self._before[each], self._next[each]
         self._next[before], self._before[after] = after, before
         self._count(each, 1)
@@ -156,7 +185,7 @@ class Search:
         self._left -= by * operation.is_answered
         self._blocks_placed += by * (operation.at_ns is not None)
 
-    def _exchange(self, changes: spec.Changes) -> spec.Changes:
+    def _exchange(self, changes: Changes) -> Changes:
         """Change the state; returns what changes it back."""
         state, replaced = self._state, {}
         for name, value in changes.items():
@@ -182,7 +211,7 @@ class Search:
         cells = [
             f"  {sku}@{at}: {value}, available {value.available}"
             for (sku, at), value in (
-                (name, value) for name, value in self._state.items() if isinstance(value, spec.Cell)
+                (name, value) for name, value in self._state.items() if isinstance(value, Cell)
             )
         ]
         last = [f"  {operations[each].told(since_ns)}" for each, _ in self._path[-SHOWN:]]

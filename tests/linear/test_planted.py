@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from engine.status import Status
+from tests.linear import faults
 from tests.linear.crowd import Crowd
 from tests.linear.history import Operation
 from tests.linear.house import (
@@ -13,17 +14,16 @@ from tests.linear.house import (
     Forgetful,
     HastyJournal,
     House,
-    LateMachine,
     Parts,
     SlowerJournal,
     StaleShard,
 )
 from tests.linear.search import NotLinearizableError, check
 
-CELLS = ((1, 1), (2, 1), (3, 2))
+CELLS = ((1, 1), (2, 1), (1, 2), (2, 2), (3, 1))  # the last one stands alone
 CRASHES = 4
-ENOUGH = 200  # operations before each crash, and after the last one
-CHANCES = 5  # runs in which a fault must show; nearly every one shows it
+ENOUGH = 150  # operations before each crash, and after the last one
+CHANCES = 12  # runs in which a fault must show; most runs show it
 
 
 async def lived(parts: Parts) -> list[Operation]:
@@ -49,11 +49,26 @@ async def test_a_sound_shard_passes() -> None:
     [
         pytest.param(Parts(journal=HastyJournal), id="acknowledges before it is durable"),
         pytest.param(Parts(memory=Forgetful), id="does again what is asked again"),
-        pytest.param(Parts(machine=LateMachine), id="expires late"),
         pytest.param(
             Parts(shard=DirtyShard, journal=SlowerJournal), id="shows what is not durable"
         ),
         pytest.param(Parts(shard=StaleShard), id="reads a stale copy"),
+        pytest.param(Parts(machine=faults.ExtendsExpiredHolds), id="extends expired holds"),
+        pytest.param(Parts(machine=faults.LosesMoves), id="loses moves in a crash"),
+        *(
+            pytest.param(Parts(machine=faults.broken(each)), id=each.__name__.replace("_", " "))
+            for each in (
+                faults.lets_holds_live_longer,
+                faults.doubles_moves,
+                faults.takes_back_more_than_was_handed_over,
+                faults.keeps_the_superseded_hold,
+                faults.keeps_the_rest,
+                faults.counts_as_of_now,
+                faults.takes_returns_of_a_refused_exchange,
+                faults.does_parts_one_by_one,
+                faults.expects_for_ever,
+            )
+        ),
     ],
 )
 async def test_a_fault_is_found(parts: Parts) -> None:

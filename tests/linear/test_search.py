@@ -1,7 +1,7 @@
 """Histories that are linearizable, histories that are not, and both from a real machine's life."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from itertools import permutations
 from typing import Any
 
@@ -9,18 +9,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.operations import HOLD_KINDS, Disposition, Kind, Request
+from engine.currencies import NUMBERS
+from engine.operations import PART_KINDS, Disposition, Flag, Kind, Request
 from engine.reference import ReferenceMachine
 from engine.status import Status
 from engine.views import HoldState
 from tests.linear import convert, search, spec
-from tests.linear.history import LOOK_UP, READ, Call, Key, Operation, parts
+from tests.linear.history import (
+    ARRIVE,
+    HAND_OVER,
+    LOOK_UP,
+    LOOK_UP_INCOMING,
+    READ,
+    SHIP,
+    SHIPPED,
+    Call,
+    Key,
+    Operation,
+    parts,
+)
 from tests.linear.search import Checked, NotLinearizableError, UndecidedError, check
-from tests.linear.spec import Cell
+from tests.linear.state import FOREVER, NS_PER_MS, Cell
+from tests.linear.transfers import record_id
 
-TEA, JAM = (1, 1), (2, 1)
+TEA, JAM, TEA_THERE = (1, 1), (2, 1), (1, 2)
+SETTINGS = (Kind.SET_SAFETY_STOCK, Kind.SET_PRICE, Kind.INSPECT)
 OK, SHORT = Status.OK, Status.INSUFFICIENT_STOCK
-MS = spec.NS_PER_MS
+REFUSED = Status.LINKED_LINE_REFUSED
+MS = NS_PER_MS
 
 
 def does(
@@ -43,8 +59,18 @@ def sale(units: int, began: int, ended: int | None, available: int, **more: Any)
     return does(fact(Kind.SALE, units), began, ended, (OK, available), **more)
 
 
+def _value_of(kind: Kind, units: int) -> int:
+    """What stands in the value of a fact that is drawn: where goods go, a reason, or a price."""
+    return Disposition.DAMAGED * (units % 2) if kind == Kind.INSPECT else units - 1
+
+
 def read(began: int, ended: int, **cell: int) -> Operation:
     return does(Call(READ, ((TEA, 0),)), began, ended, Cell(**cell))
+
+
+def there(began: int, **cell: int) -> Operation:
+    """The other place's tea, at once."""
+    return does(Call(READ, ((TEA_THERE, 0),)), began, began + 1, Cell(**cell))
 
 
 def reserve(units: int, name: bytes, ttl_ms: int = 1000, key: Key = TEA) -> Call:
@@ -102,15 +128,16 @@ def test_a_hold_that_nobody_was_told_of_can_be_committed_and_can_expire() -> Non
 
 
 def test_the_life_of_a_hold() -> None:
+    due = 10 + 1000 * MS
     history = [
         does(fact(Kind.COUNT, 10), 0, 1, (OK, 10)),
         does(fact(Kind.SET_SAFETY_STOCK, 1), 2, 3, (OK, 9)),
         does(reserve(4, b"h"), 4, 5, (OK, 5), at=10),
-        does(Call(Kind.COMMIT, ((TEA, 3),), b"h", release_rest=True), 6, 7, (OK, 6)),
-        does(Call(LOOK_UP, hold=b"h"), 8, 9, (HoldState.COMMITTED,), (0, 3, 0)),
+        does(Call(Kind.COMMIT, ((TEA, 3),), b"h", flags=Flag.RELEASE_REST), 6, 7, (OK, 6)),
+        does(Call(LOOK_UP, hold=b"h"), 8, 9, (HoldState.COMMITTED, due), (*TEA, 0, 3, 0, 0)),
         does(Call(Kind.FULFIL, ((TEA, 1),), b"h"), 10, 11, (OK, 6)),
         does(on_hold(Kind.CANCEL, b"h"), 12, 13, (OK, 8)),
-        does(Call(LOOK_UP, hold=b"h"), 14, 15, (HoldState.FULFILLED,), (0, 0, 1)),
+        does(Call(LOOK_UP, hold=b"h"), 14, 15, (HoldState.FULFILLED, due), (*TEA, 0, 0, 1, 0)),
         does(fact(Kind.RETURN, 1, value=Disposition.DAMAGED), 16, 17, (OK, 8)),
         does(fact(Kind.RETURN, 2, value=Disposition.QUALITY_CONTROL), 18, 19, (OK, 8)),
         does(fact(Kind.ADJUST, -3), 20, 21, (OK, 5)),
@@ -138,6 +165,167 @@ def test_what_is_asked_at_once_is_one_moment() -> None:
     refused([both, read(1, 2, on_hand=1)])
 
 
+def test_a_hold_that_moves_joins_its_cells() -> None:
+    stock = [receive(5, 0, 1, 5), does(fact(Kind.RECEIVE, 4, TEA_THERE), 2, 3, (OK, 4))]
+    held = does(reserve(3, b"h"), 4, 5, (OK, 2))
+    assert len(parts([*stock, held])) == 2
+    for moves in (
+        Call(Kind.MOVE, ((TEA_THERE, 3),), b"h", value=1),
+        Call(Kind.MOVE, (((0, 2), 0),), b"h"),
+    ):
+        moved = does(moves, 6, 7, (OK, 1))
+        assert len(parts([*stock, held, moved])) == 1
+        check([*stock, held, moved, read(8, 9, on_hand=5), there(10, on_hand=4, reserved=3)])
+        twice = there(10, on_hand=4, reserved=4)
+        refused([*stock, held, moved, twice])
+        refused([*stock, held, moved, read(8, 9, on_hand=5, reserved=3)])
+    short = does(Call(Kind.MOVE, (((0, 2), 0),), b"h"), 8, 9, (SHORT, 1))
+    check([*stock, held, does(fact(Kind.SALE, 3, TEA_THERE), 6, 7, (OK, 1)), short])
+    refused([*stock, held, short])
+
+
+def test_an_extended_hold_lives_longer_and_an_expired_one_does_not() -> None:
+    history = [receive(5, 0, 1, 5, at=50), does(reserve(2, b"h", ttl_ms=1), 2, 3, (OK, 3), at=100)]
+    longer = Call(Kind.EXTEND, hold=b"h", value=5)
+    at_once = does(longer, 4, 5, (OK, 3), at=100 + MS)
+    check([*history, at_once, does(on_hold(Kind.COMMIT, b"h"), 6, 7, (OK, 3), at=100 + 6 * MS)])
+    look = does(
+        Call(LOOK_UP, hold=b"h"), 6, 7, (HoldState.PENDING, 100 + 6 * MS), (*TEA, 2, 0, 0, 0)
+    )
+    check([*history, at_once, look])
+    refused([*history, look])
+    refused([*history, does(longer, 4, 5, (OK, 3), at=101 + MS)])
+    check([*history, does(longer, 4, 5, (Status.HOLD_EXPIRED, 5), at=101 + MS)])
+    # Paid too late: it may be had again, as long as nobody else has it.
+    late = Call(Kind.COMMIT, hold=b"h", flags=Flag.RE_RESERVE)
+    check([*history, does(late, 4, 5, (OK, 3), at=101 + MS), read(6, 7, on_hand=5, committed=2)])
+    sold = sale(4, 4, 5, 1, at=101 + MS)
+    check([*history, sold, does(late, 6, 7, (SHORT, 1), at=102 + MS)])
+    refused([*history, sold, does(late, 6, 7, (OK, -1), at=102 + MS)])
+
+
+def test_an_order_in_place_of_another_one() -> None:
+    history = [receive(5, 0, 1, 5), does(reserve(4, b"old"), 2, 3, (OK, 1), at=10)]
+    better = reserve(5, b"new")._replace(flags=Flag.SUPERSEDE, other=b"old")
+    done = does(better, 4, 5, (OK, 0))
+    check([*history, done, does(on_hold(Kind.COMMIT, b"old"), 6, 7, (Status.HOLD_RELEASED, 0))])
+    refused([*history, done, does(on_hold(Kind.COMMIT, b"old"), 6, 7, (OK, 0))])
+    kept = reserve(1, b"new")._replace(flags=Flag.SUPERSEDE, other=b"old")
+    check([*history, does(kept, 4, 5, (OK, 4)), read(6, 7, on_hand=5, reserved=1)])
+    refused([*history, does(kept, 4, 5, (OK, 4)), read(6, 7, on_hand=5, reserved=5)])
+    refused([*history, does(kept, 4, 5, (OK, 0))])
+
+
+def test_less_than_was_asked_for() -> None:
+    some = reserve(7, b"h")._replace(flags=Flag.PARTIAL)
+    for granted in (5, 6):
+        history = [receive(5, 0, 1, 5), does(some, 2, 3, (OK, 0, granted), at=10)]
+        (check if granted == 5 else refused)(history)
+    check([does(some, 2, 3, (SHORT, 0, 0), at=10)])
+
+
+def test_no_more_comes_back_than_was_handed_over() -> None:
+    order = reserve(2, b"h")._replace(flags=Flag.COMMIT_NOW)
+    history = [
+        receive(5, 0, 1, 5),
+        does(order, 2, 3, (OK, 3), at=10),
+        does(on_hold(Kind.FULFIL, b"h"), 4, 5, (OK, 3)),
+    ]
+    back = [
+        does(fact(Kind.RETURN, 1, key)._replace(hold=b"h"), 6, 9, (OK, available))
+        for key, available in ((TEA, 4), (TEA_THERE, 1))
+    ]
+    claim = fact(Kind.CLAIM_RETURN, 1)._replace(hold=b"h")
+    too_much = Status.EXCEEDS_HOLD
+    check([*history, *back, does(claim, 6, 9, (too_much, 0))])
+    check([*history, back[0], does(claim, 6, 9, (OK, 0))])
+    refused([*history, *back, does(claim, 6, 9, (OK, 0))])
+    undone = on_hold(Kind.UNFULFIL, b"h")
+    check([*history, back[0], does(undone, 10, 11, (OK, 4)), read(12, 13, on_hand=5, committed=1)])
+    refused(
+        [*history, back[0], does(undone, 10, 11, (OK, 4)), read(12, 13, on_hand=6, committed=2)]
+    )
+
+
+def test_an_exchange_is_one_step() -> None:
+    back = fact(Kind.RETURN, 2)
+    both = reserve(2, b"h")._replace(returns=(back,))
+    check([does(both, 0, 1, (OK, 0), (OK, 0), at=10)])
+    refused([does(both, 0, 1, (OK, 2), (OK, 0), at=10)])
+    none = does(reserve(3, b"h")._replace(returns=(back,)), 0, 1, (REFUSED, 0), (SHORT, 0), at=10)
+    check([none, read(2, 3)])
+    refused([none, read(2, 3, on_hand=2)])
+
+
+def test_a_count_is_of_its_moment() -> None:
+    stock = receive(9, 0, 1, 9, at=10)
+    sold = sale(2, 2, 3, 7, at=100)
+    for counted_at, on_hand in ((50, 3), (100, 5)):
+        count = fact(Kind.COUNT, 5)._replace(occurred_at_ns=counted_at)
+        check([stock, sold, does(count, 4, 5, (OK, on_hand), at=200)])
+        refused([stock, sold, does(count, 4, 5, (OK, 8 - on_hand), at=200)])
+    # What the count has seen already changes nothing.
+    count = does(fact(Kind.COUNT, 5)._replace(occurred_at_ns=150), 4, 5, (OK, 5), at=200)
+    for sold_at, on_hand in ((149, 5), (150, 4)):
+        late = fact(Kind.SALE, 1)._replace(occurred_at_ns=sold_at)
+        check([stock, sold, count, does(late, 6, 7, (OK, on_hand), at=300)])
+        refused([stock, sold, count, does(late, 6, 7, (OK, 9 - on_hand), at=300)])
+    # When nobody knows when it was sold, it may have been before or after; but it was, or was not.
+    lost = sale(2, 2, None, 0)
+    count = does(fact(Kind.COUNT, 5)._replace(occurred_at_ns=150), 4, 5, (OK, 3), at=200)
+    check([stock, lost, count])
+    check([stock, lost, replace(count, answers=(((OK, 5),),))])
+    refused([stock, lost, replace(count, answers=(((OK, 4),),))])
+
+
+def test_goods_that_are_on_their_way() -> None:
+    expect = fact(Kind.EXPECT, 5)._replace(hold=b"po")
+    receipt = fact(Kind.RECEIVE, 3)._replace(hold=b"po")
+    look = Call(LOOK_UP_INCOMING, hold=b"po")
+    history = [
+        does(receipt, 0, 1, (Status.UNKNOWN_HOLD, 0)),
+        does(expect, 2, 3, (OK, 0)),
+        does(receipt, 4, 5, (OK, 3)),
+        does(look, 6, 7, (HoldState.INCOMING, 0), (*TEA, 5, 2, 3)),
+        does(Call(Kind.CANCEL_INCOMING, hold=b"po"), 8, 9, (OK, 3)),
+        does(expect, 10, 11, (Status.HOLD_NOT_PENDING, 3)),
+        does(look, 12, 13, (HoldState.RECEIVED, 0), (*TEA, 5, 0, 3)),
+    ]
+    check([*history, read(14, 15, on_hand=3)])
+    refused([*history, read(14, 15, on_hand=3, incoming=2)])
+
+
+def test_what_is_shipped_is_expected_later() -> None:
+    order = reserve(3, b"t")._replace(flags=Flag.COMMIT_NOW)
+    stock = [receive(5, 0, 1, 5), does(order, 2, 3, (OK, 2), at=10)]
+    ship = Call(SHIP, ((TEA, 3),), b"t", value=2, other=b"op")
+    arrival = Call(SHIPPED, ((TEA_THERE, 3),), b"t", other=b"op")
+    left = does(ship, 4, 9, (OK, 2))
+    came = does(arrival, 4, 9, (OK,))
+    record = record_id(b"t", 0)
+    take_in = Call(ARRIVE, ((TEA_THERE, 3),), b"t")
+    check([*stock, left, came, does(take_in, 10, 11, (OK, 3)), there(12, on_hand=3)])
+    # In between goods have left and are not on their way, never the other way round.
+    check([*stock, left, came, read(5, 6, on_hand=2), there(7), there(10, incoming=3)])
+    refused([*stock, left, came, there(5, incoming=3), read(7, 8, on_hand=5, committed=3)])
+    refused([*stock, left, came, there(10)])
+    refused([*stock, left, came, does(take_in, 10, 11, (OK, 3)), there(12, on_hand=3, incoming=3)])
+    # When all of a record has come, what is shipped then goes to the next.
+    look = Call(LOOK_UP_INCOMING, hold=record_id(b"t", 1), other=b"t")
+    one = ship._replace(lines=((TEA, 1),))
+    again = [
+        *stock,
+        does(one, 4, 5, (OK, 2)),
+        does(arrival, 4, 5, (OK,)),
+        does(take_in._replace(lines=((TEA_THERE, 1),)), 6, 7, (OK, 1)),
+        does(one._replace(other=b"op2"), 8, 9, (OK, 2)),
+        does(arrival._replace(other=b"op2"), 8, 9, (OK,)),
+    ]
+    check([*again, does(look, 10, 11, (HoldState.INCOMING, 0), (*TEA_THERE, 1, 1, 0))])
+    first = look._replace(hold=record)
+    refused([*again, does(first, 10, 11, (HoldState.INCOMING, 0), (*TEA_THERE, 2, 1, 1))])
+
+
 # --- what is not ----------------------------------------------------------------------------------
 
 
@@ -145,7 +333,7 @@ def test_a_stale_read() -> None:
     told = refused([receive(5, 0, 1, 5), sale(2, 2, 3, 3), read(4, 5, on_hand=5)])
     assert "2 of 3 operations can be placed" in told
     assert "sale 2 of 1@1" in told
-    assert "must be (3 0 0 0 0 0)" in told
+    assert "must be (3 0 0 0 0 0 0 0 0)" in told
 
 
 def test_reads_that_go_back() -> None:
@@ -208,40 +396,122 @@ def test_too_many_orders_are_not_decided(monkeypatch: pytest.MonkeyPatch) -> Non
 # --- a real machine's life ------------------------------------------------------------------------
 
 HOLDS = [bytes(15) + bytes([i]) for i in range(1, 200)]
-CELLS = (TEA, JAM)
-FACTS = (Kind.SALE, Kind.RECEIVE, Kind.RETURN, Kind.ADJUST, Kind.COUNT, Kind.SET_SAFETY_STOCK)
+SALES = [bytes(14) + bytes([1, i]) for i in range(1, 4)]
+RECORDS = [bytes(14) + bytes([2, i]) for i in range(1, 4)]
+NAMED = (*HOLDS[:3], SALES[0], RECORDS[0])  # what there soon is of each
+CELLS = (TEA, JAM, TEA_THERE)
+FACTS = (
+    Kind.SALE, Kind.RECEIVE, Kind.RETURN, Kind.ADJUST, Kind.COUNT, Kind.SET_SAFETY_STOCK,
+    Kind.INSPECT, Kind.WRITE_OFF, Kind.SET_PRICE,
+)  # fmt: skip
 # Whole calls are enumerated and then picked: drawing them part by part takes much longer.
-RESERVES = [
-    Call(Kind.RESERVE, lines, value=ttl_ms)
-    for ttl_ms in (1, 2, 5, 1000)
-    for units in (1, 2, 3)
+ORDERS = [
+    Call(Kind.RESERVE, lines, value=ttl_ms, flags=flags, other=other)
+    for ttl_ms in (2, 1000, 1000)
+    for units in (1, 3, 5)
     for lines in (
         ((TEA, units),), ((JAM, units),), ((TEA, units), (JAM, 1)), ((TEA, units), (TEA, 1)),
     )
+    for flags, other in (
+        (0, b""), (0, b""), (Flag.PARTIAL, b""), (Flag.COMMIT_NOW, b""),
+        *((Flag.SUPERSEDE, hold) for hold in HOLDS[:3]), (Flag.SUPERSEDE | Flag.PARTIAL, HOLDS[1]),
+    )
 ]  # fmt: skip
-CALLS_ON_HOLDS = [
-    Call(kind, lines, hold, release_rest=kind == Kind.COMMIT and units == 2)
-    for kind in (Kind.COMMIT, *HOLD_KINDS)
-    for hold in HOLDS[:6]
-    for units in (0, 1, 2)
-    for lines in (((((TEA, units),), ((JAM, units),))) if units else ((),))
+RETURNS = [
+    fact(Kind.RETURN, units, key, where)._replace(hold=hold, occurred_at_ns=at_ns)
+    for units in (1, 2)
+    for key in (TEA, TEA_THERE)
+    for where in Disposition
+    for hold in (b"", *HOLDS[:2], SALES[0])
+    for at_ns in (0, 60, MS)
+]
+EXCHANGES = [
+    Call(Kind.RESERVE, ((TEA, units),), value=1000, returns=returns, flags=flags)
+    for units in (1, 4)
+    for first, second in zip(RETURNS, RETURNS[7:], strict=False)
+    for returns in ((first,), (first, second))
+    for flags in (0, Flag.COMMIT_NOW)
+]
+WHOLE = [
+    Call(kind, hold=hold, flags=flags, value=value)
+    for kind, flags, value in (
+        *((kind, 0, 0) for kind in PART_KINDS),
+        (Kind.COMMIT, Flag.RE_RESERVE, 0), (Kind.EXTEND, 0, 1), (Kind.EXTEND, 0, 50),
+    )
+    for hold in NAMED
+]  # fmt: skip
+PARTS = [
+    Call(kind, lines, hold, flags=rest if kind == Kind.COMMIT else 0)
+    for kind in PART_KINDS
+    for hold in NAMED
+    for rest in (0, Flag.RELEASE_REST)
+    for lines in (
+        ((TEA, 1),), ((TEA, 2),), ((JAM, 1),), ((TEA_THERE, 1),), ((TEA, 1), (TEA, 2)),
+        ((TEA, 1), (JAM, 1)),
+    )
+]  # fmt: skip
+MOVES = [
+    Call(Kind.MOVE, (((sku, to), units),), hold, value=leaves)
+    for hold in NAMED
+    for sku, leaves, units in ((0, 0, 0), (1, 0, 0), (1, 1, 1), (1, 2, 2), (2, 1, 0))
+    for to in (1, 2)
+]
+OTHERS = [
+    *(
+        Call(HAND_OVER, ((key, units),), hold, other=other)
+        for key in (TEA, JAM)
+        for units in (1, 2)
+        for hold in NAMED
+        for other in (*NAMED[:3], HOLDS[150])
+    ),
+    *(
+        Call(Kind.CLAIM_RETURN, ((TEA, -units),), hold)
+        for units in (1, 2)
+        for hold in (*HOLDS[:3], SALES[0])
+    ),
+    *(
+        first._replace(returns=(second,))
+        for first, second in zip(RETURNS, RETURNS[11:], strict=False)
+    ),
+    *(Call(Kind.SALE, ((TEA, 1),), hold) for hold in (*HOLDS[:2], RECORDS[0])),
+    *(
+        Call(kind, ((key, units),), hold, value=1)
+        for kind in (Kind.ADD_LINE, Kind.CLAIM_RETURN)
+        for key in (TEA, JAM)
+        for units in (1, 2)
+        for hold in NAMED
+    ),
+    *(
+        Call(kind, ((key, units),), record, value=units % 2)
+        for kind in (Kind.EXPECT, Kind.EXPECT, Kind.RECEIVE, Kind.CANCEL_INCOMING)
+        for key in (TEA, JAM)
+        for units in (1, 2, 4)
+        for record in (RECORDS[0], RECORDS[1], HOLDS[0])
+    ),
+    *(Call(Kind.CANCEL_INCOMING, hold=record) for record in (*RECORDS[:2], HOLDS[0])),
 ]
 LOOKS = [
-    *(Call(LOOK_UP, hold=hold) for hold in HOLDS[:6]),
+    *(Call(LOOK_UP, hold=hold) for hold in NAMED),
+    *(Call(LOOK_UP_INCOMING, hold=hold) for hold in (*RECORDS[:2], HOLDS[0])),
     *(Call(READ, lines) for lines in (((TEA, 0),), ((JAM, 0),), ((TEA, 0), (JAM, 0)))),
+    *(Call(READ, ((TEA_THERE, 0),)) for _ in range(2)),
+]
+PLAIN = [
+    fact(kind, units, key, _value_of(kind, units))._replace(
+        hold=SALES[units - 1] if kind == Kind.SALE and at_ns else b"",
+        flags=bucket if kind == Kind.WRITE_OFF else 0,
+        # These have no moment of their own.
+        occurred_at_ns=0 if kind in SETTINGS else at_ns,
+    )
+    for kind in FACTS
+    for key in CELLS
+    for units in (1, 2, 3)
+    for at_ns in (0, 60, MS, 2 * MS)
+    for bucket in (0, Flag.DAMAGED, Flag.QUALITY_CONTROL)
 ]
 CALLS = st.one_of(
-    st.sampled_from(RESERVES),
-    st.sampled_from(CALLS_ON_HOLDS),
-    st.sampled_from(LOOKS),
-    st.sampled_from(
-        [
-            fact(kind, units, key, units - 1)
-            for kind in FACTS
-            for key in CELLS
-            for units in (1, 2, 3)
-        ]
-    ),
+    *map(st.sampled_from, (ORDERS, WHOLE, PARTS, MOVES, OTHERS, LOOKS, PLAIN)),
+    st.sampled_from(EXCHANGES + RETURNS),
 )
 
 
@@ -251,14 +521,15 @@ class Life:
     def __init__(self) -> None:
         self.machine = ReferenceMachine()
         self.machine.set_sku_limit(2)
-        self.machine.set_location(1, owned=True, currency=978)
+        for place in (1, 2):
+            self.machine.set_location(place, owned=True, currency=NUMBERS[convert.CURRENCY])
         self.now_ns, self.numbers, self.held = 100, 0, 0
         self.history: list[Operation] = []
 
     def live(self, call: Call, wait_ns: int) -> None:
         self.now_ns += wait_ns
         self.numbers += 1
-        if call.kind in (READ, LOOK_UP):
+        if call.kind in (READ, LOOK_UP, LOOK_UP_INCOMING):
             # A read is between two blocks; what is overdue may have had a block of its own.
             if wait_ns % 2 == 0:
                 self.machine.apply(self.now_ns, [])
@@ -271,7 +542,8 @@ class Life:
             call = call._replace(hold=op_id)
         request = Request.of(op_id, convert.lines_of(call), **convert.columns([call]))  # type: ignore[arg-type]
         (told,) = self.machine.apply(self.now_ns, [request]).answers
-        (answer,) = convert.answers([call], list(told.status), told.available)
+        status, granted = list(told.status), told.granted
+        (answer,) = convert.answers([call], status, told.available, granted)
         self._note(call, answer, self.now_ns)
 
     def _seen(self, call: Call) -> Any:
@@ -281,11 +553,16 @@ class Life:
                 Cell() if cell is None else Cell(*(getattr(cell, n) for n in Cell._fields))
                 for cell in cells
             )
+        if call.kind == LOOK_UP_INCOMING:
+            record = self.machine.incoming(call.hold)
+            if record is None:
+                return ((None, None),)
+            head = (record.state, record.expected_at_ns // NS_PER_MS)
+            return (head, *((*astuple(line),) for line in record.lines))
         hold = self.machine.hold(call.hold)
         if hold is None:
-            return ((None,),)
-        lines = [(each.pending, each.committed, each.fulfilled) for each in hold.lines]
-        return ((hold.state,), *lines)
+            return ((None, None),)
+        return ((hold.state, hold.deadline_ns), *(astuple(line) for line in hold.lines))
 
     def _note(self, call: Call, answer: Any, at_ns: int | None) -> None:
         second = len(self.history) * 1000
@@ -295,7 +572,8 @@ class Life:
 @st.composite
 def lives(draw: st.DrawFn, most: int) -> list[Operation]:
     life = Life()
-    life.live(fact(Kind.RECEIVE, 6), 1)
+    for key in (TEA, TEA_THERE):
+        life.live(fact(Kind.RECEIVE, 6, key), 1)
     waits = st.sampled_from([1, 2, MS // 2, MS, MS + 1, 3 * MS])
     for call in draw(st.lists(CALLS, min_size=2, max_size=most)):
         life.live(call, draw(waits))
@@ -375,7 +653,7 @@ def orders(part: list[Operation]) -> Iterator[bool]:
 def is_in_order(order: Sequence[Operation]) -> bool:
     return not any(
         (later.answered_ns is not None and later.answered_ns < earlier.invoked_ns)
-        or (later.at_ns or spec.FOREVER) < (earlier.at_ns or 0)
+        or (later.at_ns or FOREVER) < (earlier.at_ns or 0)
         for place, earlier in enumerate(order)
         for later in order[place + 1 :]
     )
@@ -384,7 +662,7 @@ def is_in_order(order: Sequence[Operation]) -> bool:
 def explains(order: list[Operation], state: dict[Any, Any]) -> bool:
     if not order:
         return True
-    before_ns = min((each.at_ns for each in order if each.at_ns is not None), default=spec.FOREVER)
+    before_ns = min((each.at_ns for each in order if each.at_ns is not None), default=FOREVER)
     return any(
         explains(order[1:], state | changes) for changes in spec.effects(state, order[0], before_ns)
     )
