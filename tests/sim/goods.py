@@ -112,9 +112,9 @@ async def transfer(client: Client) -> None:
     chance = client.chance
     source, destination = chance.sample(range(1, LOCATIONS + 1), 2)
     drawn = chance.random()
-    if drawn < 0.4:
+    if drawn < 0.5:
         source, destination = chance.randint(1, LOCATIONS - 1), SPLIT_LOCATION
-    elif drawn < 0.5:
+    elif drawn < 0.6:
         destination = NEW_LOCATION
     skus = chance.sample(range(1, SKUS + 1), chance.randint(1, 3))
     known = Transfer(client.new_id(), Counter({sku: chance.randint(1, 4) for sku in skus}))
@@ -127,16 +127,16 @@ async def transfer(client: Client) -> None:
         return
     client.shop.transfers.append(known)
     losses: list[Request] = []  # calls to give up all that is on its way
-    for _ in range(chance.choice((1, 1, 2, 3))):
+    for _ in range(chance.choice((1, 2, 3))):
         await client.think()
         if not await _ship(client, known, source, destination):
             return
-        if losses and chance.random() < 0.5:  # it is about what was sent before it alone
+        if losses and chance.random() < 0.8:  # it is about what was sent before it alone
             await client.write("lose", chance.choice(losses))
         await client.think()
         if not await _receive(client, known, destination):
             return
-        if chance.random() < 0.4 and not await _lose(client, known, destination, losses):
+        if chance.random() < 0.6 and not await _lose(client, known, destination, losses):
             return
     known.is_known = chance.random() < 0.5 or await _cancel(client, known, source)
 

@@ -78,10 +78,8 @@ async def _move(client: Client, known: Journey, lines: list[Line]) -> None:
 
 
 async def _repeat(client: Client, known: Journey, places: Places | None) -> None:
-    """Send a move again, if there was no other after it: it has no second effect."""
-    move, *others = known.moves
-    if others:
-        return
+    """Send a move again: it has no second effect."""
+    move = client.chance.choice(known.moves)
     answer = await client.write("move", move.request, patient=True)
     assert answer is not None
     known.looks.append(Look(client.ends(), places, is_unchanged=True))

@@ -26,7 +26,7 @@ from tests.sim.workload import opening, work
 from tests.sim.world import LOCATIONS, SKUS, World
 
 CLIENTS: Final = 5
-ACTIVITIES: Final = 7  # of each client
+ACTIVITIES: Final = 5  # of each client
 WORKING_MOST_S: Final = 30.0  # of virtual time, then something hangs
 RECOVERING_MOST_S: Final = 10.0
 QUIET_S: Final = max(TTLS_MS) / 1000 + 1.5  # until the last hold has expired, clocks being apart
