@@ -34,6 +34,7 @@ from tests.property.shop import (
     instead_of,
     move,
     receive,
+    receive_of,
     release,
     reserve,
     sale,
@@ -206,6 +207,10 @@ def test_what_is_expected_no_more_is_told_by_cell() -> None:
         (Kind.CANCEL_INCOMING, TEA, 5, b"po"),
         (Kind.CANCEL_INCOMING, JAM, 1, b"po"),
     ]
+    shop.does(expect(3), expect(2, JAM, "p1"), name="p1")
+    shop.does(receive_of("p1", 3))
+    shop.does(cancel_incoming("p1"))  # of the line that has come, nothing is outstanding
+    assert told(shop) == [(Kind.CANCEL_INCOMING, JAM, 2, b"p1")]
     shop.does(expect(3), name="p2")
     shop.does(cancel_incoming("p2", 2, TEA))
     assert told(shop) == [(Kind.CANCEL_INCOMING, TEA, 2, b"p2")]
