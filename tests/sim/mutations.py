@@ -34,6 +34,7 @@ from actors.recovery import Recovered, snapshot_name
 from actors.router import Router
 from actors.shard import Shard
 from actors.shards import Shards
+from actors.snapshotting import Snapshotter
 from actors.transits import sight_of
 from adapters.journal import RedisJournal
 from engine import kernels, snapshot, wire
@@ -244,19 +245,18 @@ def the_journal_is_opened_after_the_replay() -> Iterator[None]:
 
 def _store_with(save: Callable[..., Any]) -> AbstractContextManager[Any]:
     """Shards whose snapshots are saved by `save(store, name, chunks, position)`."""
-    original = Shard.__init__
+    original = Snapshotter.__init__
 
-    def init(self: Shard, *args: Any, **how: Any) -> None:
+    def init(self: Snapshotter, *args: Any, **how: Any) -> None:
         original(self, *args, **how)
         self._snapshots = _Store(self._snapshots, save)
 
-    return replaced(Shard, "__init__", init)
+    return replaced(Snapshotter, "__init__", init)
 
 
 class _Store:
     def __init__(self, store: Any, save: Callable[..., Any]) -> None:
         self.save = partial(save, store)
-        self.load_latest, self.newest = store.load_latest, store.newest
 
 
 @mutation
@@ -274,7 +274,7 @@ def a_snapshot_has_what_is_not_written() -> Iterator[None]:
     original = Shard.read
 
     async def read(self: Shard, look: Callable[[], Any], *, sure: bool = False) -> Any:
-        return look() if look.__name__ == "finish" else await original(self, look, sure=sure)
+        return look() if look.__name__ == "rest" else await original(self, look, sure=sure)
 
     with replaced(Shard, "read", read), replaced(recovery, "_check", lambda *_: None):
         yield
