@@ -17,6 +17,7 @@ from engine.operations import Kind, Request
 from engine.status import Status
 from engine.views import Hold, HoldState
 from tests.sim.oracle import Ledger
+from tests.sim.world import SPLIT_LOCATION
 
 Ledgers = Mapping[int, Ledger]
 Places = Counter[tuple[int, int]]
@@ -69,6 +70,11 @@ class Move(NamedTuple):
     @property
     def is_whole(self) -> bool:
         return "sku" not in self.request.columns
+
+    @property
+    def may_be_in_part(self) -> bool:
+        """Whether each of several shards of the destination has judged its own part."""
+        return self.is_whole and self.to == SPLIT_LOCATION
 
     @property
     def to(self) -> int:
@@ -163,14 +169,15 @@ def _judge_refused(journey: Journey, ledgers: Ledgers) -> Iterator[str]:
     """Nothing of it was ever where no move was done to.
 
     But that it has expired is also said by a repeat that comes when the move was done; and all of a
-    hold over several shards may be moved in part, when another call is about the rest.
+    hold over several shards may be moved in part, when another call is about the rest, or to a
+    location that is split.
     """
     may_be_done = {Status.OK, Status.HOLD_EXPIRED}
     known = {location for _, location in journey.home}
     others = [each.span for each in (*journey.said, *journey.moves)]
     for move in journey.moves:
         is_raced = move.is_whole and sum(move.span.overlaps(span) for span in others) > 1
-        if is_raced or may_be_done & set(move.status):
+        if is_raced or move.may_be_in_part or may_be_done & set(move.status):
             known.add(move.to)
     for ledger in ledgers.values():
         for _, hold in _versions(journey, ledger):
@@ -180,11 +187,19 @@ def _judge_refused(journey: Journey, ledgers: Ledgers) -> Iterator[str]:
 
 
 def _judge_end(journey: Journey, sold: Places) -> Iterator[str]:
-    """A commit that was acknowledged is of all; one that was refused, of nothing."""
+    """A commit that was acknowledged is of all; one that was refused, of nothing.
+
+    But of two at one time, the one that is refused cancels what it has committed, and the other one
+    may have counted on that.
+    """
     commits = journey.said_of(Kind.COMMIT)
     takers = journey.said_of(*_TAKING)
     is_taken = any(each.is_done or each.kind == Kind.RESERVE for each in takers)
-    is_paid = any(each.is_done and each.is_whole for each in commits)
+    refused = [each.span for each in commits if each.is_whole and not each.is_done]
+    is_paid = any(
+        each.is_done and each.is_whole and not any(map(each.span.overlaps, refused))
+        for each in commits
+    )
     if is_paid and not is_taken and _by_sku(sold) != journey.units:
         yield f"its commit was acknowledged, and of {dict(journey.units)} are sold {dict(sold)}"
     if not any(each.is_done for each in commits) and sold:
