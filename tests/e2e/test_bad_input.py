@@ -700,7 +700,7 @@ METHODS = [
     for file in (stock_pb2, price_pb2, availability_pb2, catalog_pb2, directory_pb2, deltas_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
-    if method.name not in {"Subscribe", "ListCells"}
+    if not method.server_streaming
 ]
 
 
