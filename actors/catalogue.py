@@ -22,6 +22,7 @@ from actors.ports import (
 )
 from engine.block import BlockDamaged, Place, crc_of
 from engine.catalogue import Catalogue, CatalogueBlock, decode, encode
+from engine.changes import Asked, asked_for
 from engine.entries import Channel, Location, Rename, Sku
 from engine.shard_map import ShardMap
 
@@ -123,6 +124,7 @@ class CatalogueReader:
         shard_map: ShardMap | None = None,
         channel: Channel | None = None,
         rename: Rename | None = None,
+        asked: Asked | None = None,
     ) -> tuple[Position, bytes]:
         """The block that would follow what was read: where it stands, and its bytes."""
         position = self._at.next()
@@ -137,6 +139,7 @@ class CatalogueReader:
             b"" if shard_map is None else shard_map.encode(),
             channel=channel,
             rename=rename,
+            asked=asked,
         )
         return position, encode(block)
 
@@ -233,19 +236,22 @@ class CatalogueWriter:
         """Give locations their ids, as `add_skus` does."""
         return await self._carry_out(self._add_locations(entries))
 
-    async def set_channel(self, entry: Channel) -> tuple[int, bool]:
+    async def set_channel(self, op_id: bytes, entry: Channel) -> tuple[int, bool]:
         """Give a channel its rules, all of them: its number, and whether anything changed.
 
-        Every shard that serves judges by them when this returns. Raises what `add_skus` does.
+        Every shard that serves judges by them when this returns. The same again changes nothing and
+        gets the same answer, whatever has changed since. Raises what `add_skus` does, and
+        InvalidEntry when the op_id came with something else.
         """
-        return await self._carry_out(self._set_channel(entry))
+        return await self._carry_out(self._set_channel(op_id, entry))
 
-    async def rename_sku(self, entry: Rename) -> bool:
+    async def rename_sku(self, op_id: bytes, entry: Rename) -> bool:
         """Give a SKU a new code; the one that it had stays known. Whether anything changed.
 
-        Every shard that serves knows the new code when this returns. Raises what `add_skus` does.
+        Every shard that serves knows the new code when this returns. Repeats as `set_channel` does,
+        and raises the same.
         """
-        return await self._carry_out(self._rename_sku(entry))
+        return await self._carry_out(self._rename_sku(op_id, entry))
 
     async def ended(self) -> JournalError:
         """Wait until the writer has lost its stream, and tell how."""
@@ -275,21 +281,27 @@ class CatalogueWriter:
         await self._announce()
         return ids, len(new)
 
-    async def _set_channel(self, entry: Channel) -> tuple[int, bool]:
+    async def _set_channel(self, op_id: bytes, entry: Channel) -> tuple[int, bool]:
+        catalogue, asked = self._reader.catalogue, asked_for(op_id, entry)
         async with self._writing:
-            number, changed = self._reader.catalogue.plan_channel(entry)
-            if changed is not None:
-                await self._append(channel=changed)
+            known = catalogue.changes.recall(asked)
+            if known is None:
+                _, planned = catalogue.plan_channel(entry)
+                await self._append(channel=planned, asked=asked)
+                known = planned is not None
         await self._announce()
-        return number, changed is not None
+        return catalogue.channel_number(entry.code), known
 
-    async def _rename_sku(self, entry: Rename) -> bool:
+    async def _rename_sku(self, op_id: bytes, entry: Rename) -> bool:
+        catalogue, asked = self._reader.catalogue, asked_for(op_id, entry)
         async with self._writing:
-            renamed = self._reader.catalogue.plan_rename(entry)
-            if renamed is not None:
-                await self._append(rename=renamed)
+            known = catalogue.changes.recall(asked)
+            if known is None:
+                planned = catalogue.plan_rename(entry)
+                await self._append(rename=planned, asked=asked)
+                known = planned is not None
         await self._announce()
-        return renamed is not None
+        return known
 
     async def _carry_out(self, addition: Coroutine[Any, Any, _T]) -> _T:
         """Run an addition to its end, also when its caller gives up.
@@ -318,6 +330,7 @@ class CatalogueWriter:
         shard_map: ShardMap | None = None,
         channel: Channel | None = None,
         rename: Rename | None = None,
+        asked: Asked | None = None,
     ) -> None:
         """Make a block durable and take it in; the caller holds the lock."""
         if self._end is None and self._reader.at.epoch != self._epoch:
@@ -325,7 +338,12 @@ class CatalogueWriter:
         if self._end is not None:
             raise self._end
         position, payload = self._reader.following(
-            skus=skus, locations=locations, shard_map=shard_map, channel=channel, rename=rename
+            skus=skus,
+            locations=locations,
+            shard_map=shard_map,
+            channel=channel,
+            rename=rename,
+            asked=asked,
         )
         try:
             await self._journal.append(position, payload)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from engine import currencies, limits
 from engine.block import BlockDamaged, crc_of
+from engine.changes import Asked, ChangeMemory
 from engine.channels import Channels
 from engine.codes import SkuCodes
 from engine.entries import (
@@ -39,8 +40,8 @@ from engine.entries import (
     check_sku,
 )
 
-FORMAT: Final = 3  # 1 knew neither channels nor bundles
-READABLE: Final = (2, FORMAT)  # 2 knew no new codes of SKUs, and is the same otherwise
+FORMAT: Final = 4  # 1 knew neither channels nor bundles
+READABLE: Final = (2, 3, FORMAT)  # 2 knew no new codes of SKUs, 3 no op_ids; the same otherwise
 _LENGTH: Final = struct.Struct("<I")
 
 
@@ -50,6 +51,7 @@ class Catalogue:
     def __init__(self) -> None:
         self.channels: Final = Channels()
         self.codes: Final = SkuCodes()
+        self.changes: Final = ChangeMemory()
         # Index 0 is nobody, so that an id is an index.
         self._units = bytearray(1)
         self._descriptions = [""]
@@ -234,6 +236,9 @@ class Catalogue:
             self.channels.set(block.channel)
         if block.rename is not None:
             self.codes.rename(block.rename)
+        if block.asked is not None:
+            is_change = block.channel is not None or block.rename is not None
+            self.changes.remember(block.asked, changed=is_change)
 
     def _check_fits(self, block: "CatalogueBlock") -> None:
         if (block.known_skus, block.known_locations) != (self.skus, self.locations):
@@ -325,7 +330,9 @@ class CatalogueBlock:
 
     `known_skus` and `known_locations` count what the catalogue held before, so the first new SKU
     has the id known_skus + 1. `channel` is one that is new or has new rules; it may name locations
-    that were there before. `rename` gives a SKU that was there before a new code. `shard_map` is a new shard map as `engine.shard_map` encodes it.
+    that were there before. `rename` gives a SKU that was there before a new code. `asked`
+    is the request that either was made for; alone, one that found all as it asked for. `shard_map` is a
+    new shard map as `engine.shard_map` encodes it.
     `nonce` is set in the opening block of an epoch, which adds nothing and whose writer does not yet
     know what came before: its counts and `previous_crc` are 0.
     """
@@ -341,6 +348,7 @@ class CatalogueBlock:
     nonce: bytes = b""
     channel: Channel | None = None
     rename: Rename | None = None
+    asked: Asked | None = None
 
     @property
     def opens_epoch(self) -> bool:
@@ -365,6 +373,7 @@ def encode(block: CatalogueBlock) -> bytes:
             "nonce": block.nonce,
             "channel": block.channel,
             "rename": block.rename,
+            "asked": block.asked,
         }
     )
     parts = [entry.components for entry in block.skus]
@@ -408,7 +417,7 @@ def _decode(view: memoryview) -> CatalogueBlock:
     header = msgpack.unpackb(view[_LENGTH.size : start])
     if header["v"] not in READABLE:
         raise BlockDamaged(f"format {header['v']}, this is {FORMAT}")
-    rename = header.get("rename")
+    rename, asked = header.get("rename"), header.get("asked")
     known_skus, known_locations = header["known"]
     skus, locations = header["added"]
     columns = msgpack.unpackb(view[start:-4])
@@ -450,6 +459,7 @@ def _decode(view: memoryview) -> CatalogueBlock:
         header["nonce"],
         _channel(header["channel"]),
         None if rename is None else Rename(*rename),
+        None if asked is None else Asked(*asked),
     )
 
 

@@ -4,7 +4,6 @@ A channel's number never changes or comes back; its rules do, and `version` then
 knows of locations only that they have ids from 1.
 """
 
-from operator import itemgetter
 from typing import Final
 
 import numpy as np
@@ -88,7 +87,7 @@ class Channels:
         number = self._numbers.get(entry.code, len(self._entries))
         if number == limits.MAX_CHANNELS:
             raise CatalogueFull(f"{limits.MAX_CHANNELS - 1} channels is the most")
-        entry = entry._replace(locations=tuple(sorted(entry.locations, key=itemgetter(0))))
+        entry = entry.in_order()
         is_so = number < len(self._entries) and self._entries[number] == entry
         return number, None if is_so else entry
 

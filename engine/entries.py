@@ -5,6 +5,7 @@ What it takes to know the others (a barcode that is taken, a component that is a
 """
 
 from enum import IntEnum
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from engine import currencies, limits
@@ -70,6 +71,10 @@ class Channel(NamedTuple):
     buffer: int = 0
     only_listed: bool = False
     locations: tuple[tuple[int, int | None], ...] = ()
+
+    def in_order(self) -> "Channel":
+        """The same rules, with the locations in order of id."""
+        return self._replace(locations=tuple(sorted(self.locations, key=itemgetter(0))))
 
 
 class InvalidEntry(ValueError):  # noqa: N818 - one of the refusals that the edge passes on

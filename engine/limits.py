@@ -78,6 +78,9 @@ MAX_CATALOG_BYTES: Final = 6 << 20  # of one request that adds: fewer entries wh
 MAX_BUNDLE_COMPONENTS: Final = 16  # SKUs that one bundle is made of
 MAX_GTINS: Final = 16  # barcodes of one SKU
 MAX_OLD_CODES: Final = 16  # codes that a SKU had before and that still mean it
+REMEMBERED_CHANGES: Final = (
+    1 << 14
+)  # the last new codes and rules of channels whose op_ids are known
 MIN_GTIN_DIGITS: Final = 8
 MAX_GTIN_DIGITS: Final = 14
 MAX_SUBSCRIPTION_NAMES: Final = 10_000  # locations or SKUs of one subscription

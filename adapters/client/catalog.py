@@ -1,12 +1,15 @@
 """SKUs, locations and channels by way of the client: adding, listing, from a code to its id."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from adapters.client import messages
 from adapters.client.calls import Caller
 from adapters.client.errors import OnhandError
+from adapters.client.ids import id_of
+from adapters.client.peers import Peer
 from adapters.client.values import Channel, Location, Name, Sku
 from onhand.v1 import catalog_pb2
 
@@ -40,15 +43,17 @@ class CatalogCalls:
         self._location_ids.update(zip(codes, reply.ids, strict=True))
         return list(reply.ids)
 
-    async def rename_sku(self, sku: Name, code: str) -> bool:
+    async def rename_sku(self, sku: Name, code: str, *, op_id: bytes | None = None) -> bool:
         """Give a SKU a new code; it keeps its id, and the code that it had goes on meaning it.
 
         Whether anything changed. InvalidArgument when another SKU has or had the new code, or no more
         of its old ones can be kept.
         """
-        request = catalog_pb2.RenameSkuRequest(sku=messages.sku_of(sku), code=code)
-        reply = await self._caller.call(lambda peer: peer.catalog.RenameSku, request)
-        return reply.changed
+        request = catalog_pb2.RenameSkuRequest(
+            op_id=id_of(op_id), sku=messages.sku_of(sku), code=code
+        )
+        reply = await self._change(lambda peer: peer.catalog.RenameSku, request)
+        return bool(reply.changed)
 
     async def list_skus(self, from_id: int = 1) -> AsyncIterator[Sku]:
         """Yield every SKU from an id on, in order of id."""
@@ -65,14 +70,16 @@ class CatalogCalls:
         reply = await self._caller.call(lambda peer: peer.catalog.ListLocations, request)
         return messages.locations_from(reply.locations)
 
-    async def set_channel(self, channel: Channel) -> int:
+    async def set_channel(self, channel: Channel, *, op_id: bytes | None = None) -> int:
         """Make a channel, or give one all its rules anew; its number.
 
         Answered when every shard judges by the new rules.
         """
-        request = catalog_pb2.SetChannelRequest(channel=messages.channel_entry_of(channel))
-        reply = await self._caller.call(lambda peer: peer.catalog.SetChannel, request)
-        return reply.number
+        request = catalog_pb2.SetChannelRequest(
+            op_id=id_of(op_id), channel=messages.channel_entry_of(channel)
+        )
+        reply = await self._change(lambda peer: peer.catalog.SetChannel, request)
+        return int(reply.number)
 
     async def list_channels(self) -> list[Channel]:
         """Every channel with its rules, in order of number."""
@@ -83,6 +90,14 @@ class CatalogCalls:
             channels += messages.channels_from(reply.channels)
             at = reply.next_number
         return channels
+
+    async def _change(self, rpc: Callable[[Peer], Any], request: Any) -> Any:
+        """Send a change, with the same op_id until it is answered; OnhandError names that."""
+        try:
+            return await self._caller.call(rpc, request)
+        except OnhandError as error:
+            error.op_id = request.op_id
+            raise
 
     async def _location_id(self, name: Name) -> int:
         """The id of a location; 0 for a code that is not known here.

@@ -10,7 +10,7 @@ from adapters.client.batches import Batch
 from adapters.client.calls import DEFAULT_TIMEOUT_S, Caller
 from adapters.client.goods import Goods
 from adapters.client.holds import Holds
-from adapters.client.operations import id_of
+from adapters.client.ids import id_of
 from adapters.client.transfers import Transfers
 from adapters.client.values import (
     BatchResult,

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from adapters.client import messages
-from adapters.client.operations import NamedCell, Operations, id_of, named
+from adapters.client.ids import id_of
+from adapters.client.operations import NamedCell, Operations, named
 from adapters.client.values import (
     Bucket,
     DatedIncoming,

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 from adapters.client import messages
+from adapters.client.ids import id_of
 from adapters.client.operations import (
     Operations,
     hold_id_of,
     hold_request,
-    id_of,
     named,
     place_of,
 )

@@ -50,6 +50,11 @@ def check_op_id(op_id: bytes) -> bytes:
     return op_id
 
 
+def id_of(op_id: bytes | None) -> bytes:
+    """The caller's op_id, or a fresh one. ValueError unless it has 16 bytes."""
+    return new_op_id() if op_id is None else check_op_id(op_id)
+
+
 def check_batch_id(op_id: bytes) -> bytes:
     """Give a Submit's op_id back. ValueError unless it has 16 bytes, the last two zero."""
     if check_op_id(op_id)[-_INDEX_BYTES:] != bytes(_INDEX_BYTES):

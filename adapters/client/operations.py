@@ -8,7 +8,7 @@ import grpc.aio
 from adapters.client import messages
 from adapters.client.catalog import CatalogCalls
 from adapters.client.errors import OnhandError
-from adapters.client.ids import check_op_id, new_op_id
+from adapters.client.ids import id_of
 from adapters.client.peers import Peer
 from adapters.client.shard_map import NO_SHARD
 from adapters.client.values import Lines, Name, Result
@@ -73,11 +73,6 @@ class Operations(CatalogCalls):
 def named(location: Name | None) -> list[NamedCell]:
     """A location as cells, to find its owner; none when it is not given."""
     return [] if location is None else [(0, location)]
-
-
-def id_of(op_id: bytes | None) -> bytes:
-    """The caller's op_id, or a fresh one. ValueError unless it has 16 bytes."""
-    return new_op_id() if op_id is None else check_op_id(op_id)
 
 
 def hold_id_of(hold: bytes | Result) -> bytes:

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from adapters.client import messages
-from adapters.client.operations import Operations, id_of
+from adapters.client.ids import id_of
+from adapters.client.operations import Operations
 from adapters.client.values import Name, Result, Transfer
 from onhand.v1 import transfer_pb2
 

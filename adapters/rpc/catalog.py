@@ -72,6 +72,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
     ) -> catalog_pb2.SetChannelReply:
         """Give a channel its rules; answer when they are durable and every shard knows them."""
         writer = await self._owner(context)
+        requests.check_id("op_id", request.op_id)
         await _check_bytes(request, "channel", context)
         channel, catalogue = request.channel, self._reader.catalogue
         locations = tuple(
@@ -84,7 +85,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
             for i, listed in enumerate(channel.locations)
         )
         entry = Channel(channel.code, channel.buffer, channel.only_listed, locations)
-        number, changed = await _added(writer.set_channel(entry), context)
+        number, changed = await _added(writer.set_channel(request.op_id, entry), context)
         return catalog_pb2.SetChannelReply(number=number, changed=changed)
 
     async def RenameSku(
@@ -92,8 +93,10 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
     ) -> catalog_pb2.RenameSkuReply:
         """Give a SKU a new code; answer when it is durable and every shard knows it."""
         writer = await self._owner(context)
+        requests.check_id("op_id", request.op_id)
         sku = requests.sku_id("sku", request.sku, self._reader.catalogue)
-        changed = await _added(writer.rename_sku(Rename(sku, request.code)), context)
+        entry = Rename(sku, request.code)
+        changed = await _added(writer.rename_sku(request.op_id, entry), context)
         return catalog_pb2.RenameSkuReply(id=sku, changed=changed)
 
     async def ListSkus(

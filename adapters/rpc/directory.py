@@ -36,6 +36,7 @@ _LIMITS: Final = directory_pb2.Limits(
     max_old_codes=limits.MAX_OLD_CODES,
     max_event_subscribers=limits.MAX_EVENT_SUBSCRIBERS,
     max_events_of_frame=limits.MAX_EVENTS_OF_FRAME,
+    remembered_changes=limits.REMEMBERED_CHANGES,
 )
 
 

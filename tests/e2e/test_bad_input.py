@@ -486,6 +486,16 @@ async def test_locations_that_make_no_sense(
     assert description
 
 
+async def test_a_change_of_the_catalogue_has_an_id(shop: Shop, unchanged: Goods) -> None:
+    named, web = common_pb2.Sku(id=unchanged.sku), catalog_pb2.Channel(code="without an id")
+    for op_id in (b"", b"x" * 15, b"x" * 17):
+        told = ("op_id", f"{len(op_id)} bytes, must be 16")
+        rename = catalog_pb2.RenameSkuRequest(op_id=op_id, sku=named, code="without an id")
+        assert await refused(shop.gateway.catalog.RenameSku(rename)) == told
+        channel = catalog_pb2.SetChannelRequest(op_id=op_id, channel=web)
+        assert await refused(shop.gateway.catalog.SetChannel(channel)) == told
+
+
 async def test_too_much_of_a_catalogue(shop: Shop, unchanged: Goods) -> None:
     for count in (0, limits.MAX_CATALOG_ENTRIES + 1):
         told = f"{count} entries, must be 1 to 10000"

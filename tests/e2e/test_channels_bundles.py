@@ -33,7 +33,8 @@ async def channel_of(shop: Shop, code: str = "", **rules: object) -> tuple[str, 
     """Set a channel that no other test knows, or one that there is: its code and number."""
     code = code or f"marketplace:{next(_numbers)}"
     channel = catalog_pb2.Channel(code=code, **rules)  # type: ignore[arg-type]
-    reply = await shop.gateway.catalog.SetChannel(catalog_pb2.SetChannelRequest(channel=channel))
+    request = catalog_pb2.SetChannelRequest(op_id=op(), channel=channel)
+    reply = await shop.gateway.catalog.SetChannel(request)
     return code, reply.number
 
 

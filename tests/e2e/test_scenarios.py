@@ -135,10 +135,23 @@ async def test_scenario_17_a_code_that_changes_between_order_and_return(
         deltas_pb2.SubscribeRequest(skus=[common_pb2.Sku(code=old)], heartbeat_ms=100)
     )
     renames = (await watching.read()).renames
-    renaming = catalog_pb2.RenameSkuRequest(sku=common_pb2.Sku(code=old), code=new)
-    for changed in (True, False):
-        renamed = await shop.gateway.catalog.RenameSku(renaming)
-        assert (renamed.id, renamed.changed) == (goods.sku, changed)
+
+    async def renamed(code: str, op_id: bytes) -> bool:
+        named = common_pb2.Sku(code=old)
+        request = catalog_pb2.RenameSkuRequest(op_id=op_id, sku=named, code=code)
+        reply = await shop.gateway.catalog.RenameSku(request)
+        assert reply.id == goods.sku
+        return reply.changed
+
+    late, newest = op(), op()
+    assert await renamed(f"{old}-between", late)
+    assert await renamed(new, newest)
+    assert not await renamed(new, op())
+    # An attempt that comes late undoes nothing: the code stays what it was renamed to last.
+    assert await renamed(f"{old}-between", late)
+    with pytest.raises(grpc.aio.AioRpcError) as reused:
+        await renamed(new, late)
+    assert violation(reused.value)[0] == "op_id"
     while (await watching.read()).renames == renames:
         pass
     watching.cancel()
@@ -149,7 +162,7 @@ async def test_scenario_17_a_code_that_changes_between_order_and_return(
         )
     )
     assert list(added.ids[:2]) == [goods.sku, goods.sku] != [added.ids[2], goods.sku]
-    taken = catalog_pb2.RenameSkuRequest(sku=common_pb2.Sku(code=other), code=old)
+    taken = catalog_pb2.RenameSkuRequest(op_id=op(), sku=common_pb2.Sku(code=other), code=old)
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await shop.gateway.catalog.RenameSku(taken)
     assert violation(refused.value)[0] == "code"

@@ -21,6 +21,7 @@ from actors.ports import (
     Position,
     Unavailable,
 )
+from adapters.client import new_op_id
 from adapters.journal import RedisJournal
 from adapters.rpc import catalog
 from adapters.rpc.server import OPTIONS
@@ -36,6 +37,10 @@ COLA, HAM, MILK = Sku("COLA", Unit.EA), Sku("HAM", Unit.G), Sku("MILK", Unit.ML)
 OSLO, ROME = Location("OSL-1", "NOK"), Location("ROM-1", "EUR")
 
 Opener = Callable[[], Journal]
+
+
+def op(number: int) -> bytes:
+    return number.to_bytes(16, "big")
 
 
 @pytest.fixture(params=["fake", "real"])
@@ -96,12 +101,12 @@ async def test_a_new_code_reaches_every_reader_and_survives_a_restart(open_journ
     early = CatalogueReader(open_journal())
     writer = await start(open_journal())
     await writer.add_skus([COLA, HAM])
-    assert await writer.rename_sku(Rename(1, "COLA-33"))
-    assert not await writer.rename_sku(Rename(1, "COLA-33"))
-    assert await early.refresh() == Position(1, 3)
+    assert await writer.rename_sku(op(1), Rename(1, "COLA-33"))
+    assert not await writer.rename_sku(op(2), Rename(1, "COLA-33"))
+    assert await early.refresh() == Position(1, 4)
     restarted = await start(open_journal())
     with pytest.raises(InvalidEntry, match="an old code"):
-        await restarted.rename_sku(Rename(2, "COLA"))
+        await restarted.rename_sku(op(3), Rename(2, "COLA"))
     assert await restarted.add_skus([COLA, MILK]) == ([1, 3], 1)
     late = CatalogueReader(open_journal())
     assert await early.refresh() == await late.refresh() == Position(2, 1)
@@ -580,7 +585,9 @@ async def test_a_renamed_sku_is_listed_with_its_old_codes(gateway: Service) -> N
 
     def rename(old: str, new: str) -> Awaitable[Any]:
         named = common_pb2.Sku(code=old)
-        return gateway.stub.RenameSku(catalog_pb2.RenameSkuRequest(sku=named, code=new))
+        return gateway.stub.RenameSku(
+            catalog_pb2.RenameSkuRequest(op_id=new_op_id(), sku=named, code=new)
+        )
 
     for old, new, changed in (
         ("COLA", "COLA-33", True),
@@ -602,6 +609,47 @@ async def test_a_renamed_sku_is_listed_with_its_old_codes(gateway: Service) -> N
     assert (await violation(rename("HAM", "x" * 65)))[0] == "code"
 
 
+async def test_a_change_that_is_sent_again_undoes_nothing_that_has_changed_since(
+    open_journal: Opener,
+) -> None:
+    """Also when another owner is asked, and when the first attempt found nothing to change."""
+    early = CatalogueReader(open_journal())
+    writer = await start(open_journal())
+    await writer.add_skus([COLA, HAM])
+    assert await writer.rename_sku(op(1), Rename(1, "COLA-33"))
+    assert not await writer.rename_sku(op(2), Rename(1, "COLA-33"))
+    assert await writer.rename_sku(op(3), Rename(1, "COLA-330"))
+    assert await writer.set_channel(op(4), Channel("app")) == (1, True)
+    assert await writer.set_channel(op(5), Channel("web", 1)) == (2, True)
+    assert await writer.set_channel(op(6), Channel("web", 2)) == (2, True)
+    for owner in (writer, await start(open_journal())):
+        assert await owner.rename_sku(op(1), Rename(1, "COLA-33"))
+        assert not await owner.rename_sku(op(2), Rename(1, "COLA-33"))
+        assert await owner.set_channel(op(5), Channel("web", 1)) == (2, True)
+        for other in (Rename(1, "COLA"), Rename(2, "COLA-33")):
+            with pytest.raises(InvalidEntry, match="op_id: was used by a request with other"):
+                await owner.rename_sku(op(1), other)
+        for number, channel in ((5, Channel("web", 3)), (1, Channel("web", 1))):
+            with pytest.raises(InvalidEntry, match="op_id: was used by a request with other"):
+                await owner.set_channel(op(number), channel)
+    await early.refresh()
+    assert early.catalogue.sku(1).code == "COLA-330"
+    assert early.catalogue.channels.channel(2) == Channel("web", 2)
+
+
+async def test_an_id_is_of_one_change_whichever_call_it_came_with(gateway: Service) -> None:
+    await gateway.stub.AddSkus(catalog_pb2.AddSkusRequest(skus=[entry("COLA")]))
+    web = catalog_pb2.SetChannelRequest(op_id=op(7), channel=catalog_pb2.Channel(code="web"))
+    replies = [await gateway.stub.SetChannel(web) for _ in range(2)]
+    assert replies == [catalog_pb2.SetChannelReply(number=1, changed=True)] * 2
+    cola = common_pb2.Sku(code="COLA")
+    renaming = catalog_pb2.RenameSkuRequest(op_id=op(7), sku=cola, code="COLA-33")
+    told = ("op_id", "was used by a request with other content")
+    assert await violation(gateway.stub.RenameSku(renaming)) == told
+    listed = await gateway.stub.ListSkus(catalog_pb2.ListSkusRequest())
+    assert [sku.code for sku in listed.skus] == ["COLA"]
+
+
 async def test_a_channel_is_set_and_listed(
     gateway: Service, serve: Serve, stream: MemoryStream
 ) -> None:
@@ -612,7 +660,9 @@ async def test_a_channel_is_set_and_listed(
     web.locations.add(location=common_pb2.Location(id=1))
     app = catalog_pb2.Channel(code="app", only_listed=True)
     for channel, answer in ((web, (1, True)), (app, (2, True)), (web, (1, False))):
-        reply = await gateway.stub.SetChannel(catalog_pb2.SetChannelRequest(channel=channel))
+        reply = await gateway.stub.SetChannel(
+            catalog_pb2.SetChannelRequest(op_id=new_op_id(), channel=channel)
+        )
         assert (reply.number, reply.changed) == answer
     reader = CatalogueReader(FakeJournal(stream))
     await reader.refresh()
@@ -635,7 +685,7 @@ async def test_a_channel_is_set_and_listed(
 async def test_channels_that_make_no_sense_are_told_what_is_wrong(gateway: Service) -> None:
     async def told(**fields: Any) -> tuple[str, str]:
         channel = catalog_pb2.Channel(**fields)
-        request = catalog_pb2.SetChannelRequest(channel=channel)
+        request = catalog_pb2.SetChannelRequest(op_id=new_op_id(), channel=channel)
         return await violation(gateway.stub.SetChannel(request))
 
     assert (await told())[0] == "channel.code"
@@ -652,7 +702,7 @@ async def test_channels_that_make_no_sense_are_told_what_is_wrong(gateway: Servi
 async def test_channels_come_in_pages(gateway: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     assert gateway.writer is not None
     for n in range(5):
-        await gateway.writer.set_channel(Channel(f"c{n}"))
+        await gateway.writer.set_channel(op(n), Channel(f"c{n}"))
     monkeypatch.setattr(catalog, "PAGE_BYTES", 12)  # two channels of six bytes
     numbers, at = [], 1
     while at:
@@ -673,11 +723,11 @@ async def test_rules_of_channels_are_read_by_every_shard_before_they_are_answere
     writer = CatalogueWriter(CatalogueReader(FakeJournal(stream)), shards=1, on_change=tell)
     await writer.start()
     await writer.add_locations([OSLO])
-    assert await writer.set_channel(Channel("web", 4)) == (1, True)
+    assert await writer.set_channel(op(1), Channel("web", 4)) == (1, True)
     assert [place.buffers for place in shard.places(0)] == [(0, 4)]
-    assert await writer.set_channel(Channel("web", 4)) == (1, False)
+    assert await writer.set_channel(op(2), Channel("web", 4)) == (1, False)
     assert told[-1][0] == told[-1][1] == stream.last
-    assert len(told) == 2
+    assert len(told) == 3
 
 
 async def test_a_request_that_is_too_long_says_so(gateway: Service) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from engine import currencies, limits
 from engine.block import NOT_SOLD, BlockDamaged
 from engine.catalogue import Catalogue, CatalogueBlock, decode, encode
+from engine.changes import Asked, asked_for
 from engine.channels import NO_SUCH_CHANNEL
 from engine.entries import (
     CatalogueFull,
@@ -147,6 +148,32 @@ def test_a_stream_from_before_codes_could_change_still_loads() -> None:
 
     old = rewritten(encode(block), as_of_2)
     assert decode(old) == block
+
+
+def test_a_stream_from_before_changes_had_ids_still_loads() -> None:
+    block = CatalogueBlock(1, 3, 7, 1, 0, [], [], rename=Rename(1, "COLA"))
+
+    def as_of_3(header: dict[str, Any], _: list[Any]) -> None:
+        header["v"] = 3
+        del header["asked"]
+
+    assert decode(rewritten(encode(block), as_of_3)) == block
+    catalogue = Catalogue()
+    add(catalogue, COLA)
+    catalogue.apply(block)
+    assert (catalogue.sku(1).code, len(catalogue.changes)) == ("COLA", 0)
+
+
+def test_a_block_tells_which_request_its_change_was_for_and_what_it_was_answered() -> None:
+    catalogue = Catalogue()
+    add(catalogue, COLA)
+    entry = Rename(1, "COLA")
+    first, again = asked_for(b"1" * 16, entry), asked_for(b"2" * 16, entry)
+    catalogue.apply(following(catalogue, rename=entry, asked=first))
+    assert catalogue.plan_rename(entry) is None
+    catalogue.apply(decode(encode(following(catalogue, asked=again))))
+    assert [catalogue.changes.recall(each) for each in (first, again)] == [True, False]
+    assert catalogue.renames == 1
 
 
 def test_a_plan_changes_nothing() -> None:
@@ -469,6 +496,7 @@ blocks = st.builds(
     st.binary(max_size=16),
     st.none() | channels,
     st.none() | st.builds(Rename, st.integers(1, (1 << 31) - 2), codes),
+    st.none() | st.builds(Asked, st.binary(min_size=16, max_size=16), st.binary(max_size=8)),
 )
 
 
@@ -497,7 +525,7 @@ def test_a_block_of_another_format_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("engine.catalogue.FORMAT", 1)
     payload = encode(CatalogueBlock(1, 0))
     monkeypatch.undo()
-    with pytest.raises(BlockDamaged, match="format 1, this is 3"):
+    with pytest.raises(BlockDamaged, match="format 1, this is 4"):
         decode(payload)
 
 
@@ -514,10 +542,11 @@ def rewritten(payload: bytes, change: Callable[[dict[str, Any], list[Any]], None
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda header, _: header.pop("known"), "not a catalogue block of format 3: 'known'"),
-        (lambda header, _: header.update(channel=[1]), "not a catalogue block of format 3"),
+        (lambda header, _: header.pop("known"), "not a catalogue block of format 4: 'known'"),
+        (lambda header, _: header.update(channel=[1]), "not a catalogue block of format 4"),
         (lambda header, _: header.update(added=[3, 0]), "a column has 2 values, should have 3"),
-        (lambda header, _: header.update(rename=[1]), "catalogue block of format 3: Rename"),
+        (lambda header, _: header.update(rename=[1]), "catalogue block of format 4: Rename"),
+        (lambda header, _: header.update(asked=[b""]), "catalogue block of format 4: Asked"),
         (lambda _, columns: columns[5].append(1), "5 numbers are not 2 components"),
         (lambda _, columns: columns.__setitem__(3, ["1"]), "a column has 1 values, should have 2"),
     ],

@@ -17,6 +17,7 @@ from grpc_status import rpc_status
 from adapters.client import (
     Batch,
     Bucket,
+    Channel,
     Client,
     DatedIncoming,
     Disposition,
@@ -83,6 +84,8 @@ REQUESTS: dict[str, Any] = {
     "GetShardMap": directory_pb2.GetShardMapRequest,
     "ListLocations": catalog_pb2.ListLocationsRequest,
     "AddSkus": catalog_pb2.AddSkusRequest,
+    "RenameSku": catalog_pb2.RenameSkuRequest,
+    "SetChannel": catalog_pb2.SetChannelRequest,
     "Subscribe": deltas_pb2.SubscribeRequest,
 }
 STREAMS = {"ListCells", "Subscribe"}
@@ -378,6 +381,26 @@ async def test_retries_end_with_the_deadline_and_leave_the_op_id(
             await client.sale([(7, 1, 1)], op_id=op_id)
     assert raised.value.op_id == op_id
     assert len(store.first.got) > 1
+
+
+async def test_changes_of_the_catalogue_are_repeated_with_their_op_id(store: Store) -> None:
+    renamed, set_ = new_op_id(), new_op_id()
+    gateway = store.gateway
+    gateway.usual["RenameSku"] = lambda _: catalog_pb2.RenameSkuReply(id=7, changed=True)
+    gateway.usual["SetChannel"] = lambda _: catalog_pb2.SetChannelReply(number=3)
+    for method in ("RenameSku", "SetChannel"):
+        gateway.fates[method].append(fail(grpc.StatusCode.UNAVAILABLE))
+    async with Client.connect(gateway.address, timeout_s=0.4) as client:
+        assert await client.rename_sku(7, "TEA", op_id=renamed)
+        assert await client.set_channel(Channel("web"), op_id=set_) == 3
+        for method, op_id in (("RenameSku", renamed), ("SetChannel", set_)):
+            assert [request.op_id for request in gateway.requests(method)] == [op_id] * 2
+        await client.rename_sku(7, "TEA")
+        assert gateway.requests("RenameSku")[-1].op_id not in (b"", renamed)
+        gateway.fates["RenameSku"].extend([fail(grpc.StatusCode.UNAVAILABLE)] * 100)
+        with pytest.raises(Unavailable) as raised:
+            await client.rename_sku(7, "TEA", op_id=renamed)
+    assert raised.value.op_id == renamed
 
 
 async def test_a_gateway_that_is_not_there_is_unavailable() -> None:
