@@ -186,6 +186,7 @@ class Shard:
         self._rules = -1  # the version of the channels' rules by which locations were looked at,
         self._looked_at = 0  # up to this one
         self._wake = asyncio.Event()
+        self._plenty = asyncio.Event()  # waits, or the append is over: see `_settle_or_plenty`
         self._lone_blocks = 0  # in a row, during which one request came and no other
         self._lone: list[tuple[_Staged, float, float]] = []  # at once: since when, answered when
         self._proving = False  # the journal is asked for its last block
@@ -371,8 +372,7 @@ class Shard:
         try:
             while self._serving or self._queue or self._appending is not None:
                 await self._wait_for_work()
-                if not self._may_run_ahead():
-                    await self._settle()
+                await self._settle_or_plenty()
                 if self._appending is None:
                     await self._gather()
                     await self._prove_ownership()
@@ -385,6 +385,10 @@ class Shard:
                     # successor was on its way already could leave one.
                     await self._settle()
                     self._begin_append(staged)
+                    # Two rounds of the loop, in which the block is sent. The next one may be applied
+                    # after that, and the loop stands still until it is.
+                    await asyncio.sleep(0)
+                    await asyncio.sleep(0)
                     self._machine.tidy(TIDY_HOLDS)  # while the block is being written
                 else:
                     await self._settle()  # what waits may wait for the answers of that block
@@ -411,6 +415,15 @@ class Shard:
             and self._queued_lines >= GATHER_LINES
             and not self._reads
         )
+
+    async def _settle_or_plenty(self) -> None:
+        """Wait until the last block is answered, or so much waits that the next one may run ahead."""
+        while self._appending is not None and not self._may_run_ahead():
+            if self._appending.done():
+                await self._settle()
+                return
+            self._plenty.clear()
+            await self._plenty.wait()
 
     async def _settle(self) -> None:
         """Wait until the last block is durable and answered; raises what its append raised."""
@@ -536,6 +549,7 @@ class Shard:
     def _begin_append(self, staged: _Staged) -> None:
         self._unanswered.update(request.op_id for request in staged.requests)
         self._appending = asyncio.create_task(self._append(staged))
+        self._appending.add_done_callback(lambda _: self._plenty.set())
 
     async def _append(self, staged: _Staged) -> None:
         """Make a block durable, and answer it."""
@@ -578,6 +592,8 @@ class Shard:
         self._queue.append(_Waiting(request, answer, since))
         self._queued_lines += request.lines
         self._wake.set()
+        if self._queued_lines >= GATHER_LINES:
+            self._plenty.set()
         return answer
 
     # --- a caller who is alone -----------------------------------------------------------------

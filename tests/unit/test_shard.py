@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
@@ -21,7 +21,7 @@ from actors.shard import (
 )
 from engine import limits
 from engine.block import decode, encode
-from engine.machine import Machine
+from engine.machine import Machine, Outcome
 from engine.memory import AnswerMemory
 from engine.operations import Answer, Kind, Request
 from engine.status import Status
@@ -524,13 +524,49 @@ async def test_a_missing_block_is_noticed(world: World) -> None:
 # -------------------------------------------------------------------------- a caller who is alone --
 
 
+def batch() -> Request:
+    """So many lines that they are worth a block of their own."""
+    lines = limits.MAX_BATCH_LINES
+    return Request.of(new_id(), lines, kind=Kind.RECEIVE, sku=1, location=1, quantity=1)
+
+
+async def test_a_batch_is_applied_while_the_one_before_is_being_written(world: World) -> None:
+    told: list[str] = []
+    sent = asyncio.Event()
+
+    async def delay() -> None:
+        told.append("sent")
+        sent.set()
+        await asyncio.sleep(0.3)
+        told.append("written")
+
+    class Watched(Machine):
+        def apply(self, now_ns: int, requests: Sequence[Request], **how: Any) -> Outcome:
+            if requests:
+                told.append("applied")
+            return super().apply(now_ns, requests, **how)
+
+    journal = FakeJournal(world.stream, delay)
+    async with world.serving(journal=journal, machine=Watched()) as shard:
+        told.clear()  # the block that opens the epoch
+        await asyncio.gather(shard.submit(batch()), shard.submit(batch()))
+        assert told[:4] == ["applied", "sent", "applied", "written"], "both are there at once"
+        told.clear()
+        sent.clear()
+        first = asyncio.create_task(shard.submit(batch()))
+        await sent.wait()
+        await shard.submit(batch())
+        assert told[:4] == ["applied", "sent", "applied", "written"], "the second one comes later"
+        assert first.done()
+
+
 async def alone(shard: Shard, calls: int) -> list[Answer]:
     """Calls one after the other, each when the one before is answered and nothing is under way."""
     answers = []
     for _ in range(calls):
         answers.append(await shard.submit(receive(1, 1)))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        for _ in range(5):  # between a reply and the next call there are hundreds of times that
+            await asyncio.sleep(0)
     return answers
 
 
