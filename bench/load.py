@@ -9,6 +9,7 @@ import itertools
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -67,14 +68,15 @@ class SubmitMeasured:
 
 @dataclass(frozen=True, slots=True)
 class UnaryLoad:
-    """Single calls to two servers in turn: slices of time, at each concurrency."""
+    """Single calls to servers in turn: slices of time, at each concurrency.
 
-    ours: str
-    echo: str
+    `servers`: by concurrency, the addresses of those that are called at it.
+    """
+
+    servers: dict[int, tuple[str, ...]]
     cells: Cells
     slices: int
     slice_s: float
-    concurrencies: tuple[int, ...]
     ttl_ms: int
 
 
@@ -163,7 +165,7 @@ def _ok_lines(reply: bytes, lines: int) -> int:
 
 
 def run_unary(load: UnaryLoad) -> dict[tuple[str, int], UnaryMeasured]:
-    """Call both servers in turn; the result is by (address, concurrency)."""
+    """Call all servers in turn; the result is by (address, concurrency)."""
     return uvloop.run(_unary(load))
 
 
@@ -175,14 +177,19 @@ async def _unary(load: UnaryLoad) -> dict[tuple[str, int], UnaryMeasured]:
     ids = fresh_ids(low_zeros=0)
     requests = (with_id(next(ids), next(templates)) for _ in itertools.count())
     found: dict[tuple[str, int], list[UnaryMeasured]] = {}
-    async with open_channel(load.ours) as ours, open_channel(load.echo) as echo:
-        sends = {load.echo: _raw(echo, RESERVE), load.ours: _raw(ours, RESERVE)}
-        for send in sends.values():  # connect, and warm both up
-            await _slice(send, requests, 8, min(load.slice_s, 0.3))
+    async with AsyncExitStack() as channels:
+        sends: dict[str, Callable[..., Any]] = {}
+        for concurrency, addresses in load.servers.items():
+            for address in addresses:
+                if address not in sends:
+                    channel = await channels.enter_async_context(open_channel(address))
+                    sends[address] = _raw(channel, RESERVE)
+                # Connect, and warm up.
+                await _slice(sends[address], requests, concurrency, min(load.slice_s, 0.3))
         for _ in range(load.slices):
-            for concurrency in load.concurrencies:
-                for address, send in sends.items():
-                    measured = await _slice(send, requests, concurrency, load.slice_s)
+            for concurrency, addresses in load.servers.items():
+                for address in addresses:
+                    measured = await _slice(sends[address], requests, concurrency, load.slice_s)
                     found.setdefault((address, concurrency), []).append(measured)
     return {key: _joined(slices) for key, slices in found.items()}
 

@@ -1,12 +1,13 @@
-"""Single reserves on the direct path, against a gRPC echo that does nothing.
+"""Single reserves on the direct path, against a gRPC echo that does nothing, and one that is durable.
 
     python -m bench.unary [--seconds N] [--json FILE] [--cells N]
 
-Echo and shard are actors of one Ray, and one client process calls both in turn: slices of time
-(echo at concurrency 1, ours at 1, echo at 64, ours at 64, and again), so that the machine's noise
-meets both alike. Same client code, same request bytes, replies of the same length; every one of our
-calls is durable before it is answered. Closed loop: each caller waits for its answer, so latencies
-are a waiting caller's.
+Shard and echoes are actors of one Ray, and one client process calls them in turn: slices of time
+(both echoes at concurrency 1, ours at 1, the empty echo at 64, ours at 64, and again), so that the
+machine's noise meets all alike. Same client code, same request bytes, replies of the same length;
+every one of our calls is durable before it is answered. Closed loop: each caller waits for its
+answer, so latencies are a waiting caller's. `durable_echo_p50_ms_c1` is of an echo that does one
+durable append and nothing else: no server that keeps a journal in this store answers sooner.
 """
 
 import asyncio
@@ -30,16 +31,17 @@ from bench.load import (
 CONCURRENCY = 64
 SLICE_S = 0.5
 ECHO = "bench-echo"
+DURABLE_ECHO = "bench-durable-echo"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the bench; the exit code is 1 when stock is not conserved."""
-    parser = arguments("Single reserves on the direct path, against a gRPC echo.", seconds=16.0)
+    parser = arguments("Single reserves on the direct path, against a gRPC echo.", seconds=20.0)
     options = parser.parse_args(argv)
     screen = Screen()
     load_before = os.getloadavg()[0]
     with screen.progress(), world(screen, options.cells) as found:
-        ours, echo = _measure(screen, found, options)
+        ours, echo, durable = _measure(screen, found, options)
         with screen.step("auditing"):
             audit = found.stack.audit()
     calls_per_s = ours[CONCURRENCY].calls / ours[CONCURRENCY].seconds
@@ -55,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         "p99_ms_c1": percentile(ours[1].call_ms, 99),
         "p50_ms_c64": percentile(ours[CONCURRENCY].call_ms, 50),
         "p99_ms_c64": percentile(ours[CONCURRENCY].call_ms, 99),
+        "durable_echo_p50_ms_c1": percentile(durable[1].call_ms, 50),
         "refused_calls": sum(each.refused for each in ours.values()),
         "concurrency": CONCURRENCY,
         "cells": options.cells,
@@ -65,33 +68,34 @@ def main(argv: list[str] | None = None) -> int:
     return report(screen, "Unary Reserve, direct path, fsync always", result, options.json)
 
 
-def _measure(
-    screen: Screen, found: World, options: Any
-) -> tuple[dict[int, UnaryMeasured], dict[int, UnaryMeasured]]:
-    """Call the shard and an echo: what came of each, by concurrency."""
-    with screen.step("starting the echo"):
+def _measure(screen: Screen, found: World, options: Any) -> list[dict[int, UnaryMeasured]]:
+    """Call the shard, an empty echo and a durable one: what came of each, by concurrency."""
+    with screen.step("starting the echoes"):
         reply = asyncio.run(_one_reply(found, options.ttl_ms))
-        port = _free_port()
         cluster = found.stack.cluster
-        cluster.start_shard(ECHO, make_echo, EchoConfig(port, reply)).ready_sync()
-    # Two servers at two concurrencies share the time.
-    slices = max(1, round(options.seconds / (4 * SLICE_S)))
+        addresses = [found.shard_address]
+        for name, store in ((ECHO, ""), (DURABLE_ECHO, found.stack.redis_url)):
+            port = _free_port()
+            cluster.start_shard(name, make_echo, EchoConfig(port, reply, store)).ready_sync()
+            addresses.append(f"127.0.0.1:{port}")
+    ours, echo, durable = addresses
+    servers = {1: (echo, durable, ours), CONCURRENCY: (echo, ours)}
+    turns = sum(map(len, servers.values()))
+    slices = max(1, round(options.seconds / (turns * SLICE_S)))
     load = UnaryLoad(
-        ours=found.shard_address,
-        echo=f"127.0.0.1:{port}",
+        servers=servers,
         cells=found.cells,
         slices=slices,
-        slice_s=options.seconds / (4 * slices),
-        concurrencies=(1, CONCURRENCY),
+        slice_s=options.seconds / (turns * slices),
         ttl_ms=options.ttl_ms,
     )
-    measured = in_own_process(screen, "calling both in turn", run_unary, load, options.seconds)
-    cluster.stop(ECHO)
-    ours, echo = (
-        {concurrency: measured[address, concurrency] for concurrency in load.concurrencies}
-        for address in (load.ours, load.echo)
-    )
-    return ours, echo
+    measured = in_own_process(screen, "calling all in turn", run_unary, load, options.seconds)
+    for name in (ECHO, DURABLE_ECHO):
+        cluster.stop(name)
+    return [
+        {at: measured[address, at] for at in servers if (address, at) in measured}
+        for address in addresses
+    ]
 
 
 async def _one_reply(found: World, ttl_ms: int) -> bytes:

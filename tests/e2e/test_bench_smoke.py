@@ -39,6 +39,7 @@ def test_single_calls_against_an_echo(tmp_path: Path) -> None:
     assert result["state_hash"]
     assert result["calls_per_s"] > 0
     assert 0 < result["echo_p50_ms_c1"] < result["p50_ms_c1"] * 2
+    assert 0 < result["durable_echo_p50_ms_c1"] < result["p50_ms_c1"] * 2
     assert result["ratio_echo"] == pytest.approx(
         result["calls_per_s"] / result["echo_calls_per_s"], abs=0.001
     )
