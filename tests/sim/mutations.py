@@ -5,7 +5,7 @@ the compensation between shards. Rules run compiled, so what breaks a rule is pl
 enter the machine (`Machine.apply`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -52,6 +52,12 @@ class Mutation:
     name: str
     plant: Callable[[], AbstractContextManager[Any]]
     seeds: int
+    found_by: int
+
+    def to_try(self) -> Iterable[int]:
+        """All of its seeds, beginning with the one that is known to find it."""
+        yield self.found_by
+        yield from (seed for seed in range(self.seeds) if seed != self.found_by)
 
 
 MUTATIONS: Final[list[Mutation]] = []
@@ -59,15 +65,20 @@ MUTATIONS: Final[list[Mutation]] = []
 Plant = Callable[[], Iterator[None]]
 
 
-def mutation(plant: Plant, seeds: int = 200) -> Plant:
-    """Put a planted bug on the list, under the name of its function."""
-    MUTATIONS.append(Mutation(plant.__name__, contextmanager(plant), seeds))
+def mutation(plant: Plant | None = None, *, seeds: int = 200, found_by: int = 0) -> Any:
+    """Put a planted bug on the list, under the name of its function.
+
+    `found_by` is the seed that is tried first: it saves time, and nothing is expected of it. When the
+    simulation has changed and that seed finds the bug no more, all the others are tried.
+    """
+    if plant is None:
+        return partial(mutation, seeds=seeds, found_by=found_by)
+    MUTATIONS.append(Mutation(plant.__name__, contextmanager(plant), seeds, found_by))
     return plant
 
 
-def rare_mutation(plant: Plant) -> Plant:
-    """One that shows only when several things go wrong at once."""
-    return mutation(plant, seeds=1_000)
+# One that shows only when several things go wrong at once.
+rare_mutation: Final = partial(mutation, seeds=1_000)
 
 
 def replaced(owner: Any, name: str, by: Any) -> AbstractContextManager[Any]:
@@ -119,7 +130,7 @@ def answers_leave_before_the_append() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=7)
 def an_append_in_doubt_counts_as_done() -> Iterator[None]:
     original = RedisJournal.append
 
@@ -133,7 +144,7 @@ def an_append_in_doubt_counts_as_done() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=3)
 def an_append_that_was_refused_counts_as_done() -> Iterator[None]:
     original = RedisJournal.append
 
@@ -147,13 +158,13 @@ def an_append_that_was_refused_counts_as_done() -> Iterator[None]:
         yield
 
 
-@rare_mutation
+@rare_mutation(found_by=50)
 def reads_need_no_proof() -> Iterator[None]:
     with replaced(shard_module, "LEASE_S", 1e9):
         yield
 
 
-@rare_mutation
+@rare_mutation(found_by=44)
 def proof_is_dated_when_it_arrives() -> Iterator[None]:
     original = Shard._append
 
@@ -195,7 +206,7 @@ def calls_on_holds_trust_an_owner_that_was_replaced() -> Iterator[None]:
 # --- recovery -------------------------------------------------------------------------------------
 
 
-@mutation
+@mutation(found_by=5)
 def the_last_block_is_lost() -> Iterator[None]:
     original = RedisJournal.read
 
@@ -210,7 +221,7 @@ def the_last_block_is_lost() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=1)
 def the_journal_is_opened_after_the_replay() -> Iterator[None]:
     async def recover(
         shard: int,
@@ -269,7 +280,7 @@ def a_snapshot_says_it_is_newer() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=16)
 def a_snapshot_has_what_is_not_written() -> Iterator[None]:
     original = Shard.read
 
@@ -286,7 +297,7 @@ def a_snapshot_misses_what_changes_while_it_is_made() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=3)
 def the_journal_is_trimmed_up_to_the_newest_snapshot() -> Iterator[None]:
     async def save(store: Any, name: str, chunks: Any, position: Callable[[], Position]) -> Saved:
         saved: Saved = await store.save(name, chunks, position)
@@ -317,7 +328,7 @@ def a_repeated_request_is_applied_again() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=1)
 def a_request_under_way_is_applied_again() -> Iterator[None]:
     with replaced(Shard, "_is_unanswered", lambda *_: False):
         yield
@@ -334,13 +345,13 @@ def answers_are_forgotten_in_a_replay() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=18)
 def answers_are_forgotten_in_a_snapshot() -> Iterator[None]:
     with replaced(AnswerMemory, "load", lambda *_: None):
         yield
 
 
-@mutation
+@mutation(found_by=1)
 def content_of_a_repeated_request_is_not_compared() -> Iterator[None]:
     def remembered(self: Shard, request: Request) -> Answer | None:
         found = self._memory.recall(request.op_id)
@@ -374,7 +385,7 @@ def _has(request: Request, kind: Kind) -> bool:
     return bool((request.columns["kind"] == kind).any())
 
 
-@mutation
+@mutation(found_by=8)
 def holds_expire_late() -> Iterator[None]:
     def change(_: Machine, now_ns: int, requests: Sequence[Request]) -> Any:
         return now_ns, [
@@ -388,7 +399,7 @@ def holds_expire_late() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=7)
 def commits_ignore_the_deadline() -> Iterator[None]:
     def change(machine: Machine, now_ns: int, requests: Sequence[Request]) -> Any:
         commits = any(_has(request, Kind.COMMIT) for request in requests)
@@ -398,13 +409,13 @@ def commits_ignore_the_deadline() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=7)
 def holds_expire_only_when_others_call() -> Iterator[None]:
     with replaced(Machine, "next_deadline_ns", lambda _: -1):
         yield
 
 
-@mutation
+@mutation(found_by=17)
 def time_goes_back_with_the_clock() -> Iterator[None]:
     def greatest(*values: Any, **how: Any) -> Any:
         return values[0] if len(values) > 1 else max(*values, **how)
@@ -416,7 +427,7 @@ def time_goes_back_with_the_clock() -> Iterator[None]:
 # --- rules ----------------------------------------------------------------------------------------
 
 
-@mutation
+@mutation(found_by=9)
 def units_are_released_twice() -> Iterator[None]:
     original = Machine.apply
 
@@ -442,7 +453,7 @@ def units_are_released_twice() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=5)
 def linked_lines_are_judged_one_by_one() -> Iterator[None]:
     def change(_: Machine, now_ns: int, requests: Sequence[Request]) -> Any:
         return now_ns, [
@@ -456,7 +467,7 @@ def linked_lines_are_judged_one_by_one() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=8)
 def a_request_is_left_out_of_the_block() -> Iterator[None]:
     def shortened(block: Block) -> tuple[bytes, int]:
         if len(block.requests) > 1:
@@ -503,7 +514,7 @@ def _without_column(name: str, kind: Kind) -> AbstractContextManager[Any]:
     return _apply_with(change)
 
 
-@mutation
+@mutation(found_by=5)
 def superseding_leaves_both() -> Iterator[None]:
     with _without_flags(Kind.RESERVE, Flag.SUPERSEDE):
         yield
@@ -521,7 +532,7 @@ def the_id_of_a_sale_is_forgotten() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=9)
 def a_count_is_as_of_when_it_was_told() -> Iterator[None]:
     with _without_column("occurred_at_ns", Kind.COUNT):
         yield
@@ -640,7 +651,7 @@ def _steps_as(room: Any, name: str, change: Callable[[Request], Request]) -> Any
     return replaced(room, "step_of", step_of)
 
 
-@mutation
+@mutation(found_by=12)
 def the_other_parts_stay_committed() -> Iterator[None]:
     original = Shards.submit
     left_out: set[bytes] = set()
@@ -662,7 +673,7 @@ def the_other_parts_stay_committed() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=18)
 def the_older_hold_is_superseded_on_some_shards_only() -> Iterator[None]:
     with _steps_as(spanning, "supersede", lambda step: _changed(step, hold_lo=np.zeros(1, "<u8"))):
         yield
@@ -706,7 +717,7 @@ def moved_units_are_doubled() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=17)
 def a_repeated_move_is_another_one() -> Iterator[None]:
     original, tries = Router.move, count()
 
@@ -718,7 +729,7 @@ def a_repeated_move_is_another_one() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=42)
 def what_waits_for_a_move_that_is_refused_stays() -> Iterator[None]:
     async def give_back(*_: Any) -> None:
         """Keep it."""
@@ -740,7 +751,7 @@ def the_claim_of_a_return_is_skipped() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=11)
 def goods_are_expected_again_by_a_retry() -> Iterator[None]:
     tries = count()
 
@@ -751,7 +762,7 @@ def goods_are_expected_again_by_a_retry() -> Iterator[None]:
         yield
 
 
-@rare_mutation
+@rare_mutation(found_by=252)
 def a_loss_is_told_only_to_shards_that_have_some() -> Iterator[None]:
     async def on_each(self: Router, request: Request, location: int) -> dict[int, Answer]:
         asked = self._shards.asked_for(location)
@@ -777,7 +788,7 @@ def parts_that_were_undone_are_told_as_held() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=16)
 def a_commit_in_part_is_told_as_done() -> Iterator[None]:
     async def commit(shards: Shards, request: Request, sights: dict[int, Any]) -> Any:
         every = [whole(request, shard) for shard in calls.holders_of(sights)]
@@ -787,7 +798,7 @@ def a_commit_in_part_is_told_as_done() -> Iterator[None]:
         yield
 
 
-@rare_mutation
+@rare_mutation(found_by=10)
 def answers_of_a_batch_of_calls_are_mixed_up() -> Iterator[None]:
     original = wire.encode_answers
     with replaced(wire, "encode_answers", lambda answers: original(answers[::-1])):
