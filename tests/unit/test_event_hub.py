@@ -305,12 +305,12 @@ async def test_a_block_is_decoded_once_for_all_and_not_at_all_for_nobody(
 
 
 async def test_hundreds_of_slow_readers_cost_nothing_and_hold_nobody_up() -> None:
-    most = 20_000
+    most = 6_000
     async with Stage.open(recent_bytes=most) as stage:
         slow = [await reader(stage) for _ in range(200)]
         quick = await reader(stage)
         await quick.read()
-        for number in range(120):
+        for number in range(40):
             await stage.does(*(sale(1) for _ in range(5)))
             await quick.read()
             assert len(quick.names) == 5 * (number + 1)
