@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from actors import fates
+from actors.fates import fate_of
 from actors.parts import (
     NOTHING_LEFT,
     Part,
@@ -38,24 +40,31 @@ Told = tuple[int, Answer]
 _Units = Counter[tuple[int, int]]  # of each (SKU, location)
 
 
+def asked_by(request: Request) -> list[bytes]:
+    """The op_ids whose digests a commit must know of each shard when it begins; its own is the first."""
+    steps = [step_id(request.op_id, f"extend {number}") for number in (0, 1)]
+    return [request.op_id, *fates.asked_by(request), *steps]
+
+
 async def commit(shards: Shards, request: Request, sights: Mapping[int, Sight]) -> Told:
     """Commit all that is pending of a hold, wherever it is, or nothing.
 
     What was on its way is looked for after the parts that were seen are committed: then nothing more
     can leave them. So one look is enough, though the shards are not asked at the same moment; what is
     found is committed in another round. When a part refuses after others were committed, these are
-    cancelled. Between steps a reader sees a hold of which some shards' parts are committed and the
-    others pending. `sights` have the digests of the request's op_id.
+    cancelled, unless another commit has counted on them (`actors.fates`): then it has seen all of the
+    hold committed while this one was under way, which is what this one answers too. Between steps a
+    reader sees a hold of which some shards' parts are committed and the others pending. `sights` have
+    the digests of `asked_by`.
     """
     hold_id = hold_id_of(request)
-    # What an earlier attempt, whose router died, has committed.
-    asked = [
-        whole(request, shard) for shard, sight in sights.items() if sight.digests[0] is not None
-    ]
-    answers = await shards.submit_parts(asked)
-    done = {part.shard for part, it in zip(asked, answers, strict=True) if not it.status[0]}
+    fate = await fate_of(shards, request, sights)
+    done: set[int] = set()
     for number in range(ROUNDS):
-        before = holders_of(sights)
+        done |= await _done_before(shards, request, sights, done)
+        if not number and done and (fate.is_kept or _was_at_once(sights)):
+            return await _done_told(shards, request, done)
+        before, seen = holders_of(sights), sights
         told, committed = await _commit_round(shards, request, sights, done, number)
         done |= committed
         refusal = told[1].status[0]
@@ -68,13 +77,67 @@ async def commit(shards: Shards, request: Request, sights: Mapping[int, Sight]) 
             break
         is_pending = any(hold.state == HoldState.PENDING for hold in after.values())
         if not refusal and not is_pending:
-            return told
+            if not number and committed and _is_at_once(seen, sights):
+                return told
+            decided = await fate.decide(shards, Status.OK)
+            if decided == Status.OK:
+                return told
+            told = told[0], refused_with(request, Status(decided))
+            break
         if refusal and not committed and _lines(before) == _lines(after):
             break
     else:
         raise Unavailable("the hold is moved again and again")
+    if done and await fate.decide(shards, told[1].status[0]) == Status.OK:
+        return await _done_told(shards, request, done)
     await _cancel(shards, request, done)
     return told
+
+
+async def _done_before(
+    shards: Shards, request: Request, sights: Mapping[int, Sight], done: Collection[int]
+) -> set[int]:
+    """Shards that have done it for an attempt whose router died, or that is under way too."""
+    asked = [
+        whole(request, shard)
+        for shard, sight in sights.items()
+        if sight.digests[0] is not None and shard not in done
+    ]
+    answers = await shards.submit_parts(asked)
+    return {part.shard for part, it in zip(asked, answers, strict=True) if not it.status[0]}
+
+
+async def _done_told(shards: Shards, request: Request, done: Collection[int]) -> Told:
+    """The answer of a commit by what the shards have answered that have done it."""
+    parts = [whole(request, shard) for shard in sorted(done)]
+    shard, answer = joined(request, parts, await shards.submit_parts(parts))
+    return shard, replace(answer, status=bytes(request.lines))  # done by a later step, maybe
+
+
+def _is_at_once(before: Mapping[int, Sight], after: Mapping[int, Sight]) -> bool:
+    """Whether one step has committed all of a hold, which never was on another shard: nothing to decide.
+
+    The units are compared, since another commit may have been quicker and some come since.
+    """
+    if len(holders_of(after)) > 1 or _has_moved(after):
+        return False
+    was, is_ = (next(iter(holders_of(sights).values())) for sights in (before, after))
+    return not _units(was, "committed") and _units(was, "pending") == _units(is_, "committed")
+
+
+def _was_at_once(sights: Mapping[int, Sight]) -> bool:
+    """Whether an earlier attempt has committed all that there was by one step, so this is a repetition.
+
+    With parts on other shards it would have made time first.
+    """
+    tried = [sight for sight in sights.values() if sight.digests[0] is not None]
+    has_made_time = any(any(sight.digests[3:]) for sight in sights.values())
+    return len(tried) == 1 and not has_made_time and not _has_moved(sights)
+
+
+def _has_moved(sights: Mapping[int, Sight]) -> bool:
+    """Whether any units of a hold have ever gone from one shard to another."""
+    return any(sight.waiting for sight in sights.values())
 
 
 async def _commit_round(
@@ -90,8 +153,7 @@ async def _commit_round(
         times = await make_time(shards, request, list(holders), GRACE_MS, f"extend {number}")
         parts, told = that_matter(request, holders, times, done)
         if not parts:  # this request has committed all that there is
-            answers = await shards.submit_parts([whole(request, shard) for shard in sorted(done)])
-            return (min(done), answers[0]), set()
+            return await _done_told(shards, request, done), set()
         is_again = column_of(request, "flags")[0] & Flag.RE_RESERVE
         may_have_expired = {Status.HOLD_EXPIRED} if is_again else set()
         if any(answer.status[0] not in {_OK, *may_have_expired} for answer in told):
@@ -206,12 +268,12 @@ def _lines(holders: Mapping[int, Hold]) -> dict[int, list[HoldLine]]:
     return {shard: hold.lines for shard, hold in holders.items()}
 
 
-def _committed(hold: Hold) -> _Units:
+def _units(hold: Hold, name: str) -> _Units:
+    """How many units of each cell are `pending`, or `committed`."""
     units: _Units = Counter()
     for line in hold.lines:
-        if line.committed:
-            units[line.sku, line.location] += line.committed
-    return units
+        units[line.sku, line.location] += getattr(line, name)
+    return +units
 
 
 # --- taking a commit back -------------------------------------------------------------------------
@@ -227,7 +289,7 @@ async def _note(shards: Shards, request: Request, sights: Mapping[int, Sight]) -
     for shard, sight in sights.items():
         if sight.hold is None or sight.digests[0] is not None:
             continue
-        for cell, units in _committed(sight.hold).items():
+        for cell, units in _units(sight.hold, "committed").items():
             note = Request.of(_note_id(request, cell), 1)
             note.digest = units.to_bytes(8, "little")
             notes.append(shards.submit(shard, note))
@@ -261,7 +323,7 @@ async def _cancel(shards: Shards, request: Request, done: Collection[int]) -> No
 
 async def _gained(shards: Shards, request: Request, shard: int, hold: Hold) -> _Units:
     """What is committed of a part of a hold and was not before this request."""
-    now = _committed(hold)
+    now = _units(hold, "committed")
     notes = [_note_id(request, cell) for cell in now]
     sight = await shards.link(shard).sight(hold_id_of(request), notes)
     before = [int.from_bytes(digest or b"", "little") for digest in sight.digests]

@@ -319,7 +319,8 @@ class Router:
     async def _on_all_pending(self, request: Request) -> tuple[int, Answer]:
         """Apply a call on all that is pending of a hold, wherever it is or is going."""
         asked = self._shards.asked_for(0)
-        sights = await self._shards.sights(hold_id_of(request), asked, [request.op_id])
+        op_ids = calls.asked_by(request)
+        sights = await self._shards.sights(hold_id_of(request), asked, op_ids)
         if not calls.holders_of(sights):
             return asked[0], await self._shards.submit(asked[0], request)
         apply = {

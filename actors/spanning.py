@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.fates import Fate
 from actors.parts import (
     Part,
     column_of,
@@ -87,7 +88,8 @@ async def _commit_held(
 ) -> dict[int, int]:
     """Commit what an order holds; what has run out (a retry came late) is held again.
 
-    When a part refuses, those that were committed are cancelled, and the refusals are told.
+    When a part refuses, those that were committed are cancelled, and the refusals are told; unless a
+    commit of all of the hold has counted on them.
     """
     held = {part.shard: place for place, part in enumerate(parts) if _holds(answers[place])}
     commit = step_of(
@@ -95,9 +97,12 @@ async def _commit_held(
     )
     told = await shards.submit_each(dict.fromkeys(held, commit))
     refused = {held[shard]: answer.status[0] for shard, answer in told.items() if answer.status[0]}
-    if refused:
+    done = [shard for shard, place in held.items() if place not in refused]
+    if refused and done:
+        why = next(iter(refused.values()))
+        if await Fate(request.op_id, 0).decide(shards, why) == _OK:
+            return {}
         cancel = step_of(request, "cancel", kind=Kind.CANCEL, **on(request.op_id))
-        done = [shard for shard, place in held.items() if place not in refused]
         await shards.submit_each(dict.fromkeys(done, cancel))
     return refused
 

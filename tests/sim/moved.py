@@ -187,19 +187,11 @@ def _judge_refused(journey: Journey, ledgers: Ledgers) -> Iterator[str]:
 
 
 def _judge_end(journey: Journey, sold: Places) -> Iterator[str]:
-    """A commit that was acknowledged is of all; one that was refused, of nothing.
-
-    But of two at one time, the one that is refused cancels what it has committed, and the other one
-    may have counted on that.
-    """
+    """A commit that was acknowledged is of all; one that was refused, of nothing."""
     commits = journey.said_of(Kind.COMMIT)
     takers = journey.said_of(*_TAKING)
     is_taken = any(each.is_done or each.kind == Kind.RESERVE for each in takers)
-    refused = [each.span for each in commits if each.is_whole and not each.is_done]
-    is_paid = any(
-        each.is_done and each.is_whole and not any(map(each.span.overlaps, refused))
-        for each in commits
-    )
+    is_paid = any(each.is_done and each.is_whole for each in commits)
     if is_paid and not is_taken and _by_sku(sold) != journey.units:
         yield f"its commit was acknowledged, and of {dict(journey.units)} are sold {dict(sold)}"
     if not any(each.is_done for each in commits) and sold:

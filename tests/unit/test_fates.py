@@ -1,0 +1,135 @@
+"""Two commits of all of a hold at one time: what is acknowledged stays committed, whoever is refused."""
+
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from actors.fates import Fate
+from actors.router import Router
+from engine import limits
+from engine.operations import Answer, Flag, Kind, Request
+from engine.status import Status
+from tests.unit.test_moves import FOREVER, OTHER, lengths, play
+from tests.unit.test_router import MAP, TTL, Town, call, order
+from tests.unit.test_spanning import HELD, NEW, OP, Died, Mortal, Operation, an_order, hold_five
+
+Setting = Callable[[Town], Awaitable[Any]]
+BUYER = bytes([8]) * 16
+
+
+def runs_out_under_the_first_commit(town: Town) -> None:
+    """What shard 1 has runs out and is bought by another, who gives it up again right after that."""
+    second = town.shards[1]
+    submit = second.submit
+
+    async def meddle(request: Request) -> Answer:
+        if Kind.COMMIT not in request.columns.get("kind", ()):
+            return await submit(request)
+        second.submit = submit  # type: ignore[method-assign]
+        second.now_ns += 2 * TTL * limits.NS_PER_MS
+        units = (await second.cells([(2, 2)]))[0]
+        assert units is not None
+        await submit(order(BUYER, [(2, 2)], units.on_hand))
+        answer = await submit(request)
+        await submit(call(os.urandom(16), Kind.RELEASE, BUYER))
+        return answer
+
+    second.submit = meddle  # type: ignore[method-assign]
+
+
+async def holds(town: Town) -> None:
+    await hold_five(town)
+    runs_out_under_the_first_commit(town)
+
+
+async def holds_in_part(town: Town) -> None:
+    """One unit of it is committed already, by itself."""
+    await hold_five(town)
+    await town.router.on_hold(call(NEW, Kind.COMMIT, HELD, sku=1, location=1, quantity=1))
+    runs_out_under_the_first_commit(town)
+
+
+async def buys_and_dies(town: Town) -> None:
+    """All of an order is held, and its router dies before it commits any."""
+    left = [2]
+    links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
+    with suppress(Died):
+        await BUYS_AND_PAYS[0](Router(links, lambda: MAP))
+    assert town.reserved == 5
+    runs_out_under_the_first_commit(town)
+
+
+def pay(op_id: bytes, hold_id: bytes = HELD) -> Operation:
+    request = call(op_id, Kind.COMMIT, hold_id, flags=Flag.RE_RESERVE)
+    return lambda router: router.on_hold(request)
+
+
+PAYS = pay(OP), pay(OTHER)
+BUYS_AND_PAYS = an_order([(1, 1), (2, 2)], [3, 2], Flag.COMMIT_NOW), pay(OTHER, NEW)
+CASES = [(holds, PAYS, 0), (holds_in_part, PAYS, 1), (buys_and_dies, BUYS_AND_PAYS, 0)]
+
+
+async def check(
+    setting: Setting,
+    operations: tuple[Operation, Operation],
+    before: int,
+    plan: Sequence[int],
+    lives: tuple[int, int] = (FOREVER, FOREVER),
+) -> list[bool]:
+    """Whether each of two was acknowledged; what is acknowledged, at once and at last, is all of it."""
+    town, _, told = await play(setting, *operations, plan, lives)
+    is_done = [answer is not None and not any(answer.status) for answer in told]
+    if any(is_done):
+        assert town.counted("committed") == 5
+    for operation, answer in zip(operations, told, strict=True):
+        _, again = await operation(town.router)
+        assert answer is None or any(again.status) == any(answer.status)
+    ends = [any((await operation(town.router))[1].status) for operation in operations]
+    if any(is_done):
+        assert (town.counted("committed"), town.reserved) == (5, 0)
+    elif all(ends):
+        assert (town.counted("committed"), town.reserved) == (before, 0)
+    return is_done
+
+
+@pytest.mark.parametrize(("setting", "operations", "before"), CASES)
+async def test_what_one_commit_has_counted_on_is_not_taken_back_by_another(
+    setting: Setting, operations: tuple[Operation, Operation], before: int
+) -> None:
+    """The one comes between any two calls of the other, which goes on after it or after a part of it."""
+    of_first, of_second = await lengths(setting, *operations)
+    plans = [(calls, b) for calls in range(of_first) for b in range(1, of_second)]
+    plans += [(0, calls, b) for calls in range(of_second) for b in range(1, of_first)]
+    ends = {tuple(await check(setting, operations, before, plan)) for plan in plans}
+    assert {(False, False), (True, True)} <= ends
+
+
+@pytest.mark.parametrize(("setting", "operations", "before"), CASES)
+async def test_a_commit_that_is_acknowledged_stays_whoever_dies_after_any_call(
+    setting: Setting, operations: tuple[Operation, Operation], before: int
+) -> None:
+    of_first, of_second = await lengths(setting, *operations)
+    deaths = [((n,), (lives, FOREVER)) for lives in range(of_first) for n in range(lives + 1)]
+    deaths += [((0, n), (FOREVER, lives)) for lives in range(of_second) for n in range(lives + 1)]
+    for plan, lives in deaths:
+        await check(setting, operations, before, plan, lives)
+
+
+async def test_units_that_are_added_to_a_paid_hold_have_a_fate_of_their_own() -> None:
+    """What was kept before says nothing of a commit that begins later, and is refused."""
+
+    async def paid_and_added_to(town: Town) -> None:
+        await hold_five(town)
+        await Fate(HELD, 0).decide(town.router._shards, Status.OK)
+        runs_out_under_the_first_commit(town)
+
+    _, _, told = await play(paid_and_added_to, *PAYS, ())
+    assert all(answer is not None and any(answer.status) for answer in told)
+    await check(paid_and_added_to, PAYS, 0, ())
+    of_first, of_second = await lengths(paid_and_added_to, *PAYS)
+    for calls in range(of_first):
+        for b in range(1, of_second):
+            await check(paid_and_added_to, PAYS, 0, (calls, b))
