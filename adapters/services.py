@@ -36,6 +36,7 @@ from adapters.rpc.stock import StockServicer
 from adapters.rpc.transfer import TransfersServicer
 from adapters.snapshots import RedisSnapshots
 from engine.block import Place
+from engine.machine import Machine
 from onhand.v1.availability_pb2_grpc import add_AvailabilityServicer_to_server
 from onhand.v1.catalog_pb2_grpc import add_CatalogServicer_to_server
 from onhand.v1.directory_pb2_grpc import add_DirectoryServicer_to_server
@@ -61,6 +62,8 @@ class ActorConfig:
     metrics_port_base: int  # of the gateway, then the shards'; 0: any free ones
     snapshot_every_bytes: int
     keep_journal_bytes: int
+    room_for_cells: int  # of each shard, from its start
+    room_for_holds: int
     stop_grace_s: float  # what calls under way get when a server stops
 
     @property
@@ -145,6 +148,11 @@ class ShardService:
         metrics = Metrics("shard", number)
         snapshots = RedisSnapshots(config.redis_url, config.prefix)
         self._open.push_async_callback(snapshots.close)
+        machine = Machine()
+        try:
+            machine.make_room(config.room_for_cells, config.room_for_holds)
+        except MemoryError as error:
+            raise ValueError(f"room_for_cells, room_for_holds: {error}") from error
         shard = Shard(
             number,
             config.shard_journal(number),
@@ -154,11 +162,11 @@ class ShardService:
             snapshot_every_bytes=config.snapshot_every_bytes,
             keep_journal_bytes=config.keep_journal_bytes,
             observe=metrics.block_done,
+            machine=machine,
         )
         self._open.push_async_callback(shard.stop)
         await shard.start()
         self._shard = shard
-        machine = shard.machine
         metrics.watch(metrics.holds_open, lambda: machine.holds_open)
         metrics.watch(metrics.shortages, lambda: machine.shortages)
         metrics.watch(metrics.cells, lambda: machine.cells)

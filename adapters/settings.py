@@ -57,9 +57,13 @@ class Settings(BaseSettings):
         description="of each shard, behind its snapshots, for histories and events",
     )
     snapshot_every_mb: int = Field(64, ge=1, le=1 << 20, description="of journal, in each shard")
-    retention_s: int = Field(
-        600, ge=0, le=30 * 24 * 3600, description="how long resume tokens stay good"
+    room_for_cells: int = Field(
+        0,
+        ge=0,
+        le=limits.MAX_CELLS,
+        description="that each shard begins with: up to it tables never pause to grow",
     )
+    room_for_holds: int = Field(0, ge=0, le=limits.MAX_HOLDS, description="likewise")
     stop_grace_s: float = Field(5.0, ge=0, le=600)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

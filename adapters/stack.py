@@ -120,6 +120,8 @@ class Stack:
             metrics_port_base=settings.metrics_port_base,
             snapshot_every_bytes=settings.snapshot_every_mb << 20,
             keep_journal_bytes=settings.keep_journal_mb << 20,
+            room_for_cells=settings.room_for_cells,
+            room_for_holds=settings.room_for_holds,
             stop_grace_s=settings.stop_grace_s,
         )
         self._config = config

@@ -127,15 +127,17 @@ def _zeros(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """Zero pages, resident only once written; huge ones when there are enough, where Linux allows.
 
     Random rows of a large table miss the TLB on nearly every access: with huge pages a reserve line
-    takes a third less time.
+    takes a third less time. Raises MemoryError when the machine has not so much.
     """
     size = prod(shape) if isinstance(shape, tuple) else shape
     nbytes = size * np.dtype(dtype).itemsize
     if nbytes < _HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return np.zeros(shape, dtype)
-    pages = mmap.mmap(
-        -1, -(-nbytes // _HUGE_PAGE) * _HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    )
+    whole = -(-nbytes // _HUGE_PAGE) * _HUGE_PAGE
+    try:
+        pages = mmap.mmap(-1, whole, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"no {whole} bytes: {error}") from error
     pages.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(pages, dtype, size).reshape(shape)
 

@@ -356,6 +356,16 @@ class Machine:
         block.request_lo[0] = low
         return block
 
+    def make_room(self, cells: int, holds: int) -> None:
+        """Have room for so many cells and hold lines in all: up to them no block waits for more.
+
+        Costs addresses, and memory only as rows are used. Raises MemoryError beyond the limits of a
+        shard.
+        """
+        with _wrapping():
+            self._columns.make_room_for_cells(cells)
+            self._columns.make_room_for_holds(holds)
+
     def room_for_cells(self, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The first rows of cells and of the moments of their counts, to be filled before `restore`."""
         with _wrapping():
