@@ -24,6 +24,7 @@ from actors.parts import (
     step_of,
     undone,
 )
+from actors.replacing import Replacement, own_lines, wanted_of
 from actors.shards import Shards
 from engine.operations import Answer, Flag, Kind, Request
 from engine.status import Status
@@ -113,8 +114,10 @@ async def _supersede(
     """Hold an order in place of an older hold of the same owner; `plain` are its parts without that.
 
     A shard frees the older hold's part in the step in which it holds the new one's, so a part that
-    needs this goes last: when it refuses, all of the older hold still stands. Only with several such
-    parts can the older one lose some of them. Elsewhere the older hold is released at the end.
+    needs this goes last: when it refuses, all of the older hold still stands. With several such parts
+    each keeps also what the older hold had and the new one does not need, until all are held: so when
+    a later one is refused, the earlier ones are given back, whatever others have bought meanwhile.
+    Elsewhere the older hold is released at the end.
     """
     older_id = hold_id_of(request)
     older = await shards.holds(older_id, shards.asked_for(0))
@@ -129,22 +132,27 @@ async def _supersede(
             if await _needs(shards, plain[place], pending[parts[place].shard])
         ]
     first = [place for place in range(len(parts)) if place not in last]
+    replacement = Replacement(shards, request, older)
     answers = [_unasked(part, Status.LINKED_LINE_REFUSED) for part in parts]
     told = await shards.submit_parts([plain[place] for place in first])
     for place, answer in zip(first, told, strict=True):
-        answers[place] = answer
+        answers[place] = own_lines(plain[place], answer)
     for place in last:
         if any(_is_refused(plain[each], answers[each]) for each in first):
-            return answers, {}
-        answers[place] = await shards.submit(parts[place].shard, parts[place].request)
+            break
+        answers[place] = await replacement.hold(parts[place])
         first.append(place)
     if any(map(_is_refused, plain, answers)) or not any(map(_holds, answers)):
+        await replacement.give_back()
         return answers, {}  # less was allowed, but nothing is no better than the older hold
     release = step_of(request, "supersede", kind=Kind.RELEASE, **on(older_id))
     gone = await shards.submit_each(dict.fromkeys(pending, release))
-    is_committed = any(told.status[0] == Status.HOLD_NOT_PENDING for told in gone.values())
-    # Committed meanwhile: then the older one stays, and not this one.
-    return answers, {0: Status.HOLD_NOT_PENDING} if is_committed else {}
+    if any(told.status[0] == Status.HOLD_NOT_PENDING for told in gone.values()):
+        # Committed meanwhile: then the older one stays, and not this one.
+        await replacement.give_back()
+        return answers, {0: Status.HOLD_NOT_PENDING}
+    await replacement.give_up_rest({part.shard: part for part in plain})
+    return answers, {}
 
 
 def _is_order(hold: Hold) -> bool:
@@ -158,10 +166,7 @@ async def _needs(shards: Shards, part: Part, older: Hold) -> bool:
 
     What cannot be held either way had better say so before anything is freed.
     """
-    wanted: Counter[tuple[int, int]] = Counter()
-    columns = (column_of(part.request, name).tolist() for name in ("sku", "location", "quantity"))
-    for sku, location, quantity in zip(*columns, strict=True):
-        wanted[sku, location] += quantity
+    wanted = wanted_of(part.request)
     cells = await shards.link(part.shard).cells(list(wanted))
     missing = Counter(
         {

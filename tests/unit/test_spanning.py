@@ -1,6 +1,7 @@
 """Operations over two shards: what they do, and that they end the same whenever the router dies."""
 
 import os
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -362,6 +363,61 @@ async def test_an_order_that_is_refused_leaves_the_older_one(
         assert any(answer.status)
         assert town.reserved == 12
         assert [shard.machine.hold(HELD) for shard in town.shards] == before
+
+
+def bought_under_the_last_step(town: Town, *cells: tuple[int, int]) -> None:
+    """Before shard 1 frees its part of the older hold, another one buys all that he can get."""
+    second = town.shards[1]
+    submit = second.submit
+
+    async def meddle(request: Request) -> Answer:
+        if request.op_id == NEW:
+            second.submit = submit  # type: ignore[method-assign]
+            for number, cell in enumerate(cells):
+                found = (await town.router.cells([cell]))[0]
+                assert found is not None
+                if found.available:
+                    buyer = bytes([8, number] * 8)
+                    await town.router.reserve(order(buyer, [cell], found.available))
+        return await submit(request)
+
+    second.submit = meddle  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("quantity", [[10, 10], [7, 10]])
+@pytest.mark.parametrize("flags", [0, Flag.COMMIT_NOW])
+async def test_what_was_freed_is_given_back_when_a_later_part_is_refused(
+    quantity: list[int], flags: int
+) -> None:
+    """Both parts need the older hold's stock; whoever buys gets none of what that had."""
+
+    async def setting(town: Town) -> None:
+        await holds_all(town)
+        bought_under_the_last_step(town, (1, 1), (2, 2))
+
+    operation = an_order([(1, 1), (2, 2)], quantity, flags, older=HELD)
+    town, answer = await check_deaths(setting, operation, at_least=4)
+    assert list(answer.status) == [Status.LINKED_LINE_REFUSED, Status.INSUFFICIENT_STOCK]
+    assert await pending_of(town, HELD) == {(1, 1): 10, (2, 2): 2}
+    assert (await pending_of(town, NEW), town.reserved) == ({}, 20)
+    older = town.shards[0].machine.holds[HELD]
+    assert older.deadline_ns >= town.shards[1].machine.holds[HELD].deadline_ns
+
+
+async def test_an_order_keeps_no_more_than_it_asked_for() -> None:
+    operation = an_order([(1, 1), (2, 2)], [7, 10], older=HELD)
+    town, answer = await check_deaths(holds_all, operation)
+    assert not any(answer.status)
+    assert await pending_of(town, NEW) == {(1, 1): 7, (2, 2): 10}
+    assert (await pending_of(town, HELD), town.reserved) == ({}, 17)
+
+
+async def pending_of(town: Town, hold_id: bytes) -> dict[tuple[int, int], int]:
+    units: Counter[tuple[int, int]] = Counter()
+    hold = await town.router.hold(hold_id)
+    for line in hold.lines if hold else ():
+        units[line.sku, line.location] += line.pending
+    return dict(+units)
 
 
 async def test_an_order_does_not_take_the_place_of_one_that_is_paid(town: Town) -> None:
