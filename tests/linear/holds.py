@@ -344,45 +344,65 @@ def _reserve_again(draft: Draft, call: Call, hold: Hold) -> Judged:
 
 
 def move(draft: Draft, call: Call, moment: Moment) -> Answer:
-    """What a hold has pending is held at another location: all that is meant, or nothing."""
-    (((sku, to), units),) = call.lines
+    """What a hold has pending is held at another location: all that is meant, or nothing.
+
+    Linked moves are each of another SKU, so none of them changes what another finds.
+    """
+    judged: list[Judged] = []
+    parts: list[tuple[dict[int, int], int]] = []
+    for (sku, to), units in call.lines:
+        status, key, going = _judge_move(draft, call, sku, to, units)
+        judged.append((status, key))
+        parts.append((going, to))
+        if status != Status.OK:
+            return told(draft, *refused(judged, len(call.lines)))
+    for going, to in parts:
+        _relocate(draft, call.hold, going, to)
+    return told(draft, *judged)
+
+
+def _judge_move(
+    draft: Draft, call: Call, sku: int, to: int, units: int
+) -> tuple[Status, Key | None, dict[int, int]]:
+    """Whether units of a SKU (0: of each) can go; and how many of which of the hold's lines do."""
     hold = draft.hold(call.hold)
     if hold is None:
-        return told(draft, (Status.UNKNOWN_HOLD, None))
+        return Status.UNKNOWN_HOLD, None, {}
     status = _closed(call.kind, hold)
     if status != Status.OK:
-        return told(draft, (status, hold.lines[0].cell))
+        return status, hold.lines[0].cell, {}
     called = [
         place
         for place, line in enumerate(hold.lines)
         if sku in (0, line.cell[0]) and call.value in (0, line.cell[1])
     ]
     if not called:
-        return told(draft, (Status.NOT_IN_HOLD, None))
+        return Status.NOT_IN_HOLD, None, {}
     key = hold.lines[called[0]].cell[0], to
     if not any(hold.lines[place].pending for place in called):
-        return told(draft, (Status.HOLD_NOT_PENDING, key))
+        return Status.HOLD_NOT_PENDING, key, {}
     going = [place for place in called if hold.lines[place].cell[1] != to]
     left = units or sum(hold.lines[place].pending for place in going)
-    parts = {}
+    parts: dict[int, int] = {}
     for place in going:
         if part := min(left, hold.lines[place].pending):
             parts[place] = part
             left -= part
     if left:
-        return told(draft, (Status.EXCEEDS_HOLD, key))
+        return Status.EXCEEDS_HOLD, key, {}
     demand: Counter[Key] = Counter()
     for place, part in parts.items():
         there = hold.lines[place].cell[0], to
         demand[there] += part
         if draft.available(there) < demand[there]:
-            return told(draft, (Status.INSUFFICIENT_STOCK, there))
-    _relocate(draft, call.hold, hold, parts, to)
-    return told(draft, (Status.OK, key))
+            return Status.INSUFFICIENT_STOCK, there, {}
+    return Status.OK, key, parts
 
 
-def _relocate(draft: Draft, hold_id: bytes, hold: Hold, parts: dict[int, int], to: int) -> None:
+def _relocate(draft: Draft, hold_id: bytes, parts: dict[int, int], to: int) -> None:
     """Hold parts of a hold's lines elsewhere. A line of which something stays is two lines then."""
+    hold = draft.hold(hold_id)
+    assert hold is not None
     lines = list(hold.lines)
     for place, units in parts.items():
         line = lines[place]

@@ -32,7 +32,7 @@ from tests.linear.search import Checked, NotLinearizableError, UndecidedError, c
 from tests.linear.state import FOREVER, NS_PER_MS, Cell
 from tests.linear.transfers import record_id
 
-TEA, JAM, TEA_THERE = (1, 1), (2, 1), (1, 2)
+TEA, JAM, TEA_THERE, JAM_THERE = (1, 1), (2, 1), (1, 2), (2, 2)
 SETTINGS = (Kind.SET_SAFETY_STOCK, Kind.SET_PRICE, Kind.INSPECT)
 OK, SHORT = Status.OK, Status.INSUFFICIENT_STOCK
 REFUSED = Status.LINKED_LINE_REFUSED
@@ -182,6 +182,26 @@ def test_a_hold_that_moves_joins_its_cells() -> None:
     short = does(Call(Kind.MOVE, (((0, 2), 0),), b"h"), 8, 9, (SHORT, 1))
     check([*stock, held, does(fact(Kind.SALE, 3, TEA_THERE), 6, 7, (OK, 1)), short])
     refused([*stock, held, short])
+
+
+def test_linked_moves_are_all_done_or_none() -> None:
+    cells = (TEA, JAM, TEA_THERE, JAM_THERE)
+    stock = [
+        does(fact(Kind.RECEIVE, 5, key), 2 * at, 2 * at + 1, (OK, 5))
+        for at, key in enumerate(cells)
+    ]
+    order = Call(Kind.RESERVE, ((TEA, 2), (JAM, 1)), hold=b"h", value=1000)
+    history = [*stock, does(order, 10, 11, (OK, 3), (OK, 4))]
+    moves = Call(Kind.MOVE, ((TEA_THERE, 2), (JAM_THERE, 1)), b"h")
+    moved = does(moves, 12, 13, (OK, 3), (OK, 4))
+    check([*history, moved, read(14, 15, on_hand=5), there(16, on_hand=5, reserved=2)])
+    refused([*history, moved, read(14, 15, on_hand=5, reserved=2)])
+    # One of them cannot go, so neither does.
+    sold = does(fact(Kind.SALE, 5, JAM_THERE), 11, 12, (OK, 0))
+    stays = does(moves, 13, 14, (REFUSED, None), (SHORT, 0))
+    check([*history, sold, stays, read(15, 16, on_hand=5, reserved=2), there(17, on_hand=5)])
+    refused([*history, sold, stays, there(15, on_hand=5, reserved=2)])
+    refused([*history, stays])
 
 
 def test_an_extended_hold_lives_longer_and_an_expired_one_does_not() -> None:
@@ -455,6 +475,13 @@ MOVES = [
     for hold in NAMED
     for sku, leaves, units in ((0, 0, 0), (1, 0, 0), (1, 1, 1), (1, 2, 2), (2, 1, 0))
     for to in (1, 2)
+] + [
+    Call(Kind.MOVE, (((1, to), units), ((2, there), 1)), hold, value=leaves)
+    for hold in HOLDS[:2]
+    for to in (1, 2)
+    for there in (1, 2)
+    for units in (1, 2)
+    for leaves in (0, 1)
 ]
 OTHERS = [
     *(
@@ -572,8 +599,11 @@ class Life:
 @st.composite
 def lives(draw: st.DrawFn, most: int) -> list[Operation]:
     life = Life()
-    for key in (TEA, TEA_THERE):
+    # A short life is tried in all orders, of which each receipt makes many more.
+    for key in (TEA, TEA_THERE, JAM, JAM_THERE)[: max(2, most // 5)]:
         life.live(fact(Kind.RECEIVE, 6, key), 1)
+    if most > 5:  # an order of two SKUs, for linked moves to find
+        life.live(Call(Kind.RESERVE, ((TEA, 3), (JAM, 1)), value=1000), 1)
     waits = st.sampled_from([1, 2, MS // 2, MS, MS + 1, 3 * MS])
     for call in draw(st.lists(CALLS, min_size=2, max_size=most)):
         life.live(call, draw(waits))

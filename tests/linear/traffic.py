@@ -45,6 +45,10 @@ class Named:
     id: bytes
     cells: list[Key]
 
+    @property
+    def skus(self) -> list[int]:
+        return sorted({sku for sku, _ in self.cells})
+
 
 @dataclass(slots=True)
 class Transfer:
@@ -129,7 +133,9 @@ class Traffic:
                 calls.append(self._claim())
             elif draw < 0.26 and len(self._holds) > 1:
                 calls.append(self._hand_over())
-            elif draw < 0.3:
+            elif draw < 0.3 and (several := [each for each in self._holds if len(each.skus) > 1]):
+                calls.append(self._linked_move(rng.choice(several)))
+            elif draw < 0.34:
                 key = self._joined[0]
                 first, second = (self._return(Kind.RETURN, key) for _ in range(2))
                 calls.append(second._replace(returns=(first,)))
@@ -235,6 +241,11 @@ class Traffic:
             Call(Kind.MOVE, (((sku, to), rng.randint(0, 2)),), hold.id, value=at)
             for sku, at in cells
         ]
+
+    def _linked_move(self, hold: Named) -> Call:
+        """One unit of each SKU of a hold goes to one of the places, or none does."""
+        to = self._rng.choice(self._places)
+        return Call(Kind.MOVE, tuple(((sku, to), 1) for sku in hold.skus), hold.id)
 
     def _add_line(self) -> Call:
         rng = self._rng
