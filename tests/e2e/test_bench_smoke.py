@@ -19,7 +19,7 @@ def run(bench: str, to: Path, *arguments: str) -> dict[str, Any]:
 
 @pytest.mark.timeout(120)
 def test_batches_against_a_lua_script(tmp_path: Path) -> None:
-    result = run("submit", tmp_path / "submit.json", "--seconds", "2", "--cells", "4000")
+    result = run("submit", tmp_path / "submit.json", "--seconds", "1", "--cells", "4000")
     assert result["conserved"] is True
     assert result["lua_conserved"] is True
     assert result["refused_lines"] == 0
@@ -47,7 +47,9 @@ def test_single_calls_against_an_echo(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(120)
 def test_holds_that_run_out_together(tmp_path: Path) -> None:
-    result = run("storm", tmp_path / "storm.json", "--cells", "4000", "--holds", "20000")
+    result = run(
+        "storm", tmp_path / "storm.json", "--seconds", "1", "--cells", "4000", "--holds", "20000"
+    )
     assert result["conserved"] is True
     assert result["hash_after_restart_equal"] is True
     assert result["holds_expired"] >= 20_000
