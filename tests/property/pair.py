@@ -1,7 +1,7 @@
 """The two machines side by side: what one answers the other must answer, after every block."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -17,7 +17,7 @@ from engine.operations import LINE, Flag, Kind, Request
 from engine.reference import Key, ReferenceMachine, Trace
 from engine.status import Status
 from engine.traces import Traces
-from engine.views import Cell, Endangered, HoldState
+from engine.views import Cell, Endangered, Hold, HoldState, Incoming
 from tests.property.histories import LOCATIONS, SKUS, Wait
 
 _COUNTERS = [each.name for each in fields(Cell)]
@@ -129,16 +129,15 @@ class Pair:
         """The same cells, holds, counts and hash; and what is promised is what the holds say."""
         machine, reference = self.machine, self.reference
         cells, holds, records = reference.cells, reference.holds, reference.incoming_records
-        assert {key: machine.cell(*key) for key in cells} == cells
+        found = {key: machine.cell(*key) for key in cells}
+        assert found == cells
         counted = {key: reference.counted_at_ns(*key) for key in cells}
         assert {key: machine.counted_at_ns(*key) for key in cells} == counted
         self._ids.update(dict.fromkeys([*holds, *records]))
-        assert {each: machine.hold(each) for each in self._ids} == {
-            each: holds.get(each) for each in self._ids
-        }
-        assert {each: machine.incoming(each) for each in self._ids} == {
-            each: records.get(each) for each in self._ids
-        }
+        held = {each: machine.hold(each) for each in self._ids}
+        assert held == {each: holds.get(each) for each in self._ids}
+        due = {each: machine.incoming(each) for each in self._ids}
+        assert due == {each: records.get(each) for each in self._ids}
         assert machine.incoming_of(cells) == reference.incoming_of(cells)
         assert machine.holds_open == reference.holds_open
         assert machine.holds_committed == reference.holds_committed
@@ -146,8 +145,8 @@ class Pair:
         assert machine.expired == reference.expired
         assert machine.state_hash == reference.state_hash
         assert list(self._mirror.items()) == list(cells.items())
-        self._check_next_deadline()
-        self._audit(list(cells))
+        self._check_next_deadline(holds.values())
+        _audit(found, held.values(), due.values())
         assert machine.audit() == []
 
     def _check_traces(self, told: Traces | None, expected: tuple[Trace, ...]) -> None:
@@ -192,35 +191,35 @@ class Pair:
             for row, value in zip(image.rows.tolist(), values.tolist(), strict=True):
                 setattr(mirrored[row], _COUNTERS[word - ON_HAND], value)
 
-    def _check_next_deadline(self) -> None:
-        pending = [
-            each.deadline_ns
-            for each in self.reference.holds.values()
-            if each.state == HoldState.PENDING
-        ]
+    def _check_next_deadline(self, holds: Iterable[Hold]) -> None:
+        pending = [each.deadline_ns for each in holds if each.state == HoldState.PENDING]
         bound = self.machine.next_deadline_ns()
         assert (-1 < bound <= min(pending)) if pending else bound == -1
 
-    def _audit(self, keys: list[Key]) -> None:
-        pending: Counter[Key] = Counter()
-        committed: Counter[Key] = Counter()
-        incoming: Counter[Key] = Counter()
-        for each in self._ids:
-            hold = self.machine.hold(each)
-            for line in hold.lines if hold else ():
-                assert min(line.pending, line.committed, line.fulfilled, line.returned) >= 0
-                assert line.returned <= line.fulfilled
-                pending[line.sku, line.location] += line.pending
-                committed[line.sku, line.location] += line.committed
-            record = self.machine.incoming(each)
-            for due in record.lines if record else ():
-                assert min(due.expected, due.outstanding, due.received) >= 0
-                incoming[due.sku, due.location] += due.outstanding
-        for key in keys:
-            cell = self.machine.cell(*key)
-            assert cell is not None
-            assert (cell.reserved, cell.committed) == (pending[key], committed[key])
-            assert cell.incoming == incoming[key]
+
+def _audit(
+    cells: Mapping[Key, Cell | None],
+    holds: Iterable[Hold | None],
+    records: Iterable[Incoming | None],
+) -> None:
+    """What cells say is promised and due is what all the holds and records say."""
+    pending: Counter[Key] = Counter()
+    committed: Counter[Key] = Counter()
+    incoming: Counter[Key] = Counter()
+    for hold in holds:
+        for line in hold.lines if hold else ():
+            assert min(line.pending, line.committed, line.fulfilled, line.returned) >= 0
+            assert line.returned <= line.fulfilled
+            pending[line.sku, line.location] += line.pending
+            committed[line.sku, line.location] += line.committed
+    for record in records:
+        for due in record.lines if record else ():
+            assert min(due.expected, due.outstanding, due.received) >= 0
+            incoming[due.sku, due.location] += due.outstanding
+    for key, cell in cells.items():
+        assert cell is not None
+        assert (cell.reserved, cell.committed) == (pending[key], committed[key])
+        assert cell.incoming == incoming[key]
 
 
 def _as_called(request: Request) -> Request:
