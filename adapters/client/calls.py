@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
@@ -127,7 +127,7 @@ class Caller:
         request: Request,
         shard: int = NO_SHARD,
         silence_s: float = DEFAULT_TIMEOUT_S,
-    ) -> AsyncIterator[Reply]:
+    ) -> AsyncGenerator[Reply, None]:
         """Yield what one attempt at a streaming method yields. Raises OnhandError.
 
         A server that says nothing for `silence_s` is given up with TimedOut.

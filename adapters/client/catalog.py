@@ -1,7 +1,7 @@
 """SKUs, locations and channels by way of the client: adding, listing, from a code to its id."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -27,7 +27,8 @@ class CatalogCalls:
     async def add_skus(self, skus: Sequence[Sku]) -> list[int]:
         """Add SKUs and give their ids, in order; a code that exists keeps its id and its data.
 
-        InvalidArgument when it has another unit, or is made of something else. Answered when they are durable and every shard knows them.
+        InvalidArgument when it has another unit, or is made of something else. Answered when they
+        are durable and every shard knows them.
         """
         request = catalog_pb2.AddSkusRequest(skus=[messages.sku_entry_of(sku) for sku in skus])
         reply = await self._caller.call(lambda peer: peer.catalog.AddSkus, request)
@@ -55,7 +56,7 @@ class CatalogCalls:
         reply = await self._change(lambda peer: peer.catalog.RenameSku, request)
         return bool(reply.changed)
 
-    async def list_skus(self, from_id: int = 1) -> AsyncIterator[Sku]:
+    async def list_skus(self, from_id: int = 1) -> AsyncGenerator[Sku, None]:
         """Yield every SKU from an id on, in order of id."""
         while from_id:
             request = catalog_pb2.ListSkusRequest(from_id=from_id)

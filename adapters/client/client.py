@@ -1,7 +1,8 @@
 """The client: what Onhand does, as methods. It asks; who answers is decided in `calls`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 
@@ -118,7 +119,7 @@ class Client(Holds, Goods, Transfers):
 
     async def list_cells(
         self, locations: Iterable[Name] = (), *, channel: str = ""
-    ) -> AsyncIterator[CellPage]:
+    ) -> AsyncGenerator[CellPage, None]:
         """Yield every cell of some locations, or of all, as pages of columns.
 
         With a channel, those where it sells. Not retried: Unavailable means to begin again.
@@ -128,9 +129,10 @@ class Client(Holds, Goods, Transfers):
             locations=[messages.location_of(name) for name in names], channel=channel
         )
         shard = await self._owner([(0, name) for name in names])
-        pages = self._caller.stream(lambda peer: peer.availability.ListCells, request, shard)
-        async for page in pages:
-            yield messages.page_from(page, of_channel=bool(channel))
+        stream = self._caller.stream(lambda peer: peer.availability.ListCells, request, shard)
+        async with aclosing(stream) as pages:
+            async for page in pages:
+                yield messages.page_from(page, of_channel=bool(channel))
 
     async def get_prices(self, location: Name, skus: Sequence[Name]) -> list[Price]:
         """Look up prices at one location, in order."""
@@ -149,7 +151,7 @@ class Client(Holds, Goods, Transfers):
         resume_token: bytes = b"",
         fields: Fields = Fields.ALL,
         heartbeat_ms: int = 0,
-    ) -> AsyncIterator[Frame]:
+    ) -> AsyncGenerator[Frame, None]:
         """Follow cells, for ever: a snapshot, unless `resume_token` is good, and then deltas.
 
         A stream that breaks is taken up again from the last token, so a cell may be told twice but
@@ -174,7 +176,7 @@ class Client(Holds, Goods, Transfers):
         after: Iterable[tuple[int, int, int]] = (),
         oldest: bool = False,
         heartbeat_ms: int = 0,
-    ) -> AsyncIterator[EventFrame]:
+    ) -> AsyncGenerator[EventFrame, None]:
         """Follow what is done on cells, for ever: each operation and each hold that runs out, in order.
 
         It begins where `resume_token` ends; else after the blocks (shard, epoch, seq) that results

@@ -91,7 +91,10 @@ class Holds(Operations):
         place = place_of(hold, None)
         cells = [] if place is None else [(0, to), (0, place)]
         moved = await self._operate(lambda peer: peer.stock.Move, request, cells)
-        place = moved.location if lines else to
+        if moved.ok and not lines:
+            place = to
+        elif moved.location is None:  # not all in one place, or nobody knows
+            place = None
         return replace(moved, hold_id=hold_id, location=place)
 
     async def commit(

@@ -130,6 +130,9 @@ def price_line_of(sku: Name, location: Name, price_minor: int) -> price_pb2.Pric
 
 def sku_entry_of(sku: Sku) -> catalog_pb2.SkuEntry:
     """A SKU to add. ValueError when its unit is none."""
+    units = [each.name.removeprefix("UNIT_") for each in catalog_pb2.Unit.DESCRIPTOR.values]
+    if sku.unit not in units:
+        raise ValueError(f"unit: {sku.unit!r} of {sku.code!r}, must be one of {', '.join(units)}")
     return catalog_pb2.SkuEntry(
         code=sku.code,
         unit=catalog_pb2.Unit.Value(f"UNIT_{sku.unit}"),

@@ -39,7 +39,7 @@ async def test_scenario_18_sold_one_and_restocked_one_are_two_events(shop: Shop)
     gateway = await asyncio.to_thread(lambda: shop.stack.gateway_address)
     async with Client.connect(gateway) as client:
         reader = Reader(client, at)
-        async with aclosing(reader.frames):  # type: ignore[type-var]
+        async with aclosing(reader.frames):
             await reader.until(0)
             assert reader.last is not None
             began = reader.last.resume_token
@@ -78,7 +78,7 @@ async def test_scenario_18_sold_one_and_restocked_one_are_two_events(shop: Shop)
             ({"oldest": True}, -2),
         ):
             again = Reader(client, at, **how)
-            async with aclosing(again.frames):  # type: ignore[type-var]
+            async with aclosing(again.frames):
                 events = await again.until(12 - skipped)
             assert events[max(0, -skipped) :] == reader.events[max(0, skipped) :]
 

@@ -1,6 +1,7 @@
 """The client against small servers that answer what a test orders."""
 
 import asyncio
+import sys
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -748,6 +749,51 @@ async def test_a_silent_stream_is_taken_up_again(
     assert store.gateway.requests("Subscribe")[1].resume_token == b"t1"
 
 
+async def test_a_silence_longer_than_the_timeout_is_no_end(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscription, "SILENCE_MIN_S", 0.5)
+    streams = iter([[frame(FrameKind.HEARTBEAT, b"t1"), hang], [frame(FrameKind.DELTA, b"t2", 1)]])
+    store.gateway.usual["Subscribe"] = lambda _: next(streams)
+    async with (
+        Client.connect(store.gateway.address, timeout_s=0.4) as client,
+        aclosing(client.subscribe(heartbeat_ms=100)) as frames,
+    ):
+        kinds = [(await anext(frames)).kind, (await anext(frames)).kind]
+    assert kinds == [FrameKind.HEARTBEAT, FrameKind.DELTA]
+
+
+async def test_a_unit_that_is_none_is_named(client: Client) -> None:
+    with pytest.raises(ValueError, match="unit: 'KG' of 'A', must be one of EA, G, ML"):
+        await client.add_skus([Sku("A", "KG")])
+
+
+async def test_closing_an_iterator_ends_its_call(store: Store, client: Client) -> None:
+    ended: asyncio.Queue[str] = asyncio.Queue()
+
+    def hanging(first: Any) -> Any:
+        async def wait(_request: Any, _context: Any) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.put_nowait(type(first).__name__)
+
+        return lambda _: [first, wait]
+
+    store.gateway.usual["Subscribe"] = hanging(frame(FrameKind.HEARTBEAT, b"t1"))
+    store.gateway.usual["ListCells"] = hanging(availability_pb2.CellPage())
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(finalizer=lambda _: None)  # nobody closes what was left open
+    try:
+        for frames in (client.subscribe(), client.list_cells()):
+            await anext(frames)
+            await frames.aclose()
+        async with asyncio.timeout(5):
+            assert {await ended.get(), await ended.get()} == {"Frame", "CellPage"}
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+
+
 async def test_a_subscription_ends_when_there_is_no_gateway(store: Store) -> None:
     async with Client.connect(store.gateway.address, timeout_s=0.2) as client:
         await store.gateway.stop()
@@ -837,6 +883,17 @@ async def test_a_hold_is_where_it_was_moved(store: Store, client: Client) -> Non
     assert [(line.sku.id, line.location.id) for line in request.lines] == [(7, 4)]
     all_of_it = await client.move(held.hold_id, 2)
     assert all_of_it.location == 2
+
+
+async def test_a_hold_whose_move_was_refused_is_where_it_was(store: Store, client: Client) -> None:
+    held = await client.reserve([(7, 2, 1)])
+    refused = common_pb2.OperationReply(status=common_pb2.STATUS_INSUFFICIENT_STOCK)
+    store.second.usual["Move"] = store.gateway.usual["Move"] = lambda _: refused
+    near = await client.move(held, 4)
+    assert (near.ok, near.hold_id, near.location) == (False, held.hold_id, 2)
+    # Parts of what is on several shards may have gone, so nobody knows where all of it is.
+    far = await client.move(held, 1)
+    assert (far.ok, far.hold_id, far.location) == (False, held.hold_id, None)
 
 
 async def test_facts_say_when_and_what_of(store: Store, client: Client) -> None:
