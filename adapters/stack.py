@@ -138,9 +138,8 @@ class Stack:
     def _embedded(self) -> str:
         settings = self.settings
         server = EmbeddedValkey(settings.data_dir, settings.appendfsync)
-        url = server.start()
-        self._open.callback(server.stop)
-        return url
+        self._open.callback(server.stop)  # first, or a signal in between would leave it behind
+        return server.start()
 
     def _wait_for_mirrors(self) -> None:
         """Until the gateway sees what the shards have."""

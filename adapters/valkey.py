@@ -5,7 +5,7 @@ it) and keeps its append-only file, log and configuration in one data directory.
 directory is inherited by the server, so it is held for exactly as long as the server lives, and two
 servers can never write one append-only file. A crash of the owner leaves the server running, and
 with it every acknowledged block; the next start on the directory finds it through `server.json`
-and either says so (`DataDirInUse`) or adopts it (`adopt=True`).
+and adopts it. While its owner lives, the directory is in use (`DataDirInUse`).
 
 It listens on 127.0.0.1 alone and asks for no password: any user of this machine can reach it.
 """
@@ -45,17 +45,23 @@ class ValkeyError(Exception):
     """The embedded server could not be found, started or stopped."""
 
 
-class DataDirInUse(ValkeyError):  # noqa: N818 - a condition, for which the CLI has an answer
-    """Another live server works on the data directory. `url` is None when that is not known."""
+class DataDirInUse(ValkeyError):  # noqa: N818 - a condition, for people
+    """The data directory has a live server, and its owner lives or is not known.
 
-    def __init__(self, data_dir: Path, pid: int | None, url: str | None) -> None:
+    `pid` and `url` are the server's, `owner` is its owner's process id; None when that is not known.
+    """
+
+    def __init__(
+        self, data_dir: Path, pid: int | None, url: str | None, owner: int | None = None
+    ) -> None:
+        who = f"process {owner or 'unknown'}, with its Valkey, process {pid or 'unknown'}"
         super().__init__(
-            f"a Valkey already works on {data_dir} (process {pid or 'unknown'}, {url or 'no url'}):"
-            " stop that process, adopt it, or choose another data directory"
+            f"{data_dir} is in use already ({who}): stop that, or choose another data directory"
         )
         self.data_dir = data_dir
         self.pid = pid
         self.url = url
+        self.owner = owner
 
 
 def find_server() -> Path:
@@ -86,25 +92,24 @@ class EmbeddedValkey:
         *,
         port: int = 0,
         maxmemory_bytes: int = 0,
-        adopt: bool = False,
         die_with_parent: bool = False,
         ready_timeout_s: float = READY_TIMEOUT_S,
     ) -> None:
         """Describe a server; nothing happens before `start`.
 
         `port` 0 chooses a free one. `maxmemory_bytes` 0 sets no limit; at a limit, appends are
-        refused and nothing is evicted. `adopt` takes over a live server that an owner left behind.
+        refused and nothing is evicted.
         `die_with_parent` (Linux only; for tests) ends the server with the thread that starts it.
         """
         self.data_dir = data_dir.absolute()
         self._appendfsync = appendfsync
         self._port = port
         self._maxmemory_bytes = maxmemory_bytes
-        self._adopt = adopt
         self._die_with_parent = die_with_parent
         self._ready_timeout_s = ready_timeout_s
         self._process: psutil.Process | None = None
         self._url: str | None = None
+        self._owning = -1  # a lock that ends with this process, however it ends
 
     @property
     def url(self) -> str:
@@ -123,15 +128,20 @@ class EmbeddedValkey:
     def start(self) -> str:
         """Start the server, wait until it has loaded its data, and return its URL.
 
-        Raises DataDirInUse, and ValkeyError with the end of the log when it does not come up.
+        A server that a crashed owner left on the directory is adopted, as it is. Raises DataDirInUse,
+        and ValkeyError: with the end of the log when it does not come up, or about the directory.
         """
         if self._process is not None:
             raise ValkeyError("the server is started already")
-        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            if _lock(lock, self._has_live_owner):
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ValkeyError(f"cannot use {self.data_dir}: {error.strerror}") from error
+        try:
+            if _lock(lock, self._has_live_server):
                 self._launch(lock)
+                self._own()  # nobody else's, unless it has lost its server and does not know yet
             else:
                 self._take_on()
         finally:
@@ -145,6 +155,7 @@ class EmbeddedValkey:
             return
         _end(process)
         (self.data_dir / "server.json").unlink(missing_ok=True)
+        self._disown()
 
     def log_tail(self) -> str:
         """Return the last lines of the server's log."""
@@ -171,25 +182,22 @@ class EmbeddedValkey:
     def _launch(self, lock: int) -> None:
         for attempt in range(PORT_ATTEMPTS):
             port = self._port or _free_port()
-            log_start = self._spawn(port, lock)
+            log_bytes = self._log_bytes()
             try:
+                self._spawn(port, lock)
                 self._wait_ready(f"redis://{HOST}:{port}/0")
-            except BaseException as error:
-                assert self._process is not None
-                _end(self._process, gently=False)
-                self._process = None
-                taken = isinstance(error, ValkeyError) and self._port_was_taken(log_start)
+            except BaseException as error:  # also when a signal ends this process
+                self._undo_spawn()
+                taken = isinstance(error, ValkeyError) and self._port_was_taken(log_bytes)
                 if taken and not self._port and attempt + 1 < PORT_ATTEMPTS:
                     continue
                 raise
             return
 
-    def _spawn(self, port: int, lock: int) -> int:
-        """Start the process, and return where in the log its own lines begin."""
+    def _spawn(self, port: int, lock: int) -> None:
         config = self.data_dir / "valkey.conf"
         config.write_text(self._config(port))
         with (self.data_dir / "valkey.log").open("ab") as log:
-            start = log.tell()
             self._process = psutil.Popen(
                 [str(find_server()), str(config)],
                 stdin=subprocess.DEVNULL,
@@ -201,8 +209,17 @@ class EmbeddedValkey:
                 start_new_session=True,  # the owner's Ctrl-C must not stop it before the shards
                 preexec_fn=_dying_with_parent() if self._die_with_parent else None,
             )
-        self._write_info({"pid": self._process.pid, "url": f"redis://{HOST}:{port}/0"})
-        return start
+        self._write_info(self._process.pid, f"redis://{HOST}:{port}/0")
+
+    def _undo_spawn(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            _end(process, gently=False)
+        (self.data_dir / "server.json").unlink(missing_ok=True)
+
+    def _log_bytes(self) -> int:
+        log = self.data_dir / "valkey.log"
+        return log.stat().st_size if log.exists() else 0
 
     def _config(self, port: int) -> str:
         settings = {
@@ -257,19 +274,37 @@ class EmbeddedValkey:
     # --------------------------------------------------------------------- one that is there --
 
     def _take_on(self) -> None:
-        """Adopt the live server of this directory, or say that it is there."""
+        """Adopt the live server of this directory, if its owner is gone."""
         info = self._read_info()
-        pid, url = info.get("pid"), info.get("url")
-        if not self._adopt or pid is None or url is None:
-            raise DataDirInUse(self.data_dir, pid, url)
+        pid, url, owner = info.get("pid"), info.get("url"), info.get("owner")
+        if pid is None or url is None or not self._own():
+            raise DataDirInUse(self.data_dir, pid, url, owner)
         try:
             self._process = psutil.Process(pid)
             self._wait_ready(url)
         except (psutil.NoSuchProcess, ValkeyError) as error:
             self._process = None
-            raise DataDirInUse(self.data_dir, pid, url) from error
+            self._disown()
+            raise DataDirInUse(self.data_dir, pid, url, owner) from error
+        self._write_info(pid, url)
 
-    def _has_live_owner(self) -> bool:
+    def _own(self) -> bool:
+        """Become the owner of the directory's server; False when that has one."""
+        owning = os.open(self.data_dir / "owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(owning, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(owning)
+            return False
+        self._owning = owning
+        return True
+
+    def _disown(self) -> None:
+        if self._owning >= 0:
+            os.close(self._owning)
+            self._owning = -1
+
+    def _has_live_server(self) -> bool:
         pid = self._read_info().get("pid")
         return pid is None or psutil.pid_exists(pid)
 
@@ -280,13 +315,15 @@ class EmbeddedValkey:
             return {}
         return info if isinstance(info, dict) else {}
 
-    def _write_info(self, info: dict[str, Any]) -> None:
+    def _write_info(self, pid: int, url: str) -> None:
+        """Tell where the server is, and that it is this process's."""
+        info = {"pid": pid, "url": url, "owner": os.getpid()}
         draft = self.data_dir / "server.json.new"
         draft.write_text(json.dumps(info) + "\n")
         draft.replace(self.data_dir / "server.json")
 
 
-def _lock(lock: int, has_live_owner: Callable[[], bool]) -> bool:
+def _lock(lock: int, has_live_server: Callable[[], bool]) -> bool:
     """Lock the directory; False when a server has it.
 
     A dead server's rewriting child may hold the lock for a moment longer: that is waited for.
@@ -296,7 +333,7 @@ def _lock(lock: int, has_live_owner: Callable[[], bool]) -> bool:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if has_live_owner() or time.monotonic() > ends:
+            if has_live_server() or time.monotonic() > ends:
                 return False
             time.sleep(_POLL_S)
         else:

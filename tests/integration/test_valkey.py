@@ -90,7 +90,15 @@ def test_a_second_server_on_the_same_dir_is_refused(data_dir: Path) -> None:
         assert refused.value.pid == server.pid
         assert refused.value.url == server.url
         assert str(data_dir) in str(refused.value)
+        assert refused.value.owner == os.getpid()
+        assert str(os.getpid()) in str(refused.value)
         assert str(server.pid) in str(refused.value)
+
+
+def test_a_dir_that_cannot_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValkeyError, match=f"cannot use {tmp_path}/file/data: Not a directory"):
+        EmbeddedValkey(tmp_path / "file" / "data").start()
 
 
 def test_the_server_outlives_a_crashed_owner_and_can_be_adopted(data_dir: Path) -> None:
@@ -104,11 +112,12 @@ def test_the_server_outlives_a_crashed_owner_and_can_be_adopted(data_dir: Path) 
     subprocess.run([sys.executable, "-c", owner, str(data_dir)], check=False, timeout=20)
     left = psutil.Process(json.loads((data_dir / "server.json").read_text())["pid"])
     try:
-        with pytest.raises(DataDirInUse):
-            EmbeddedValkey(data_dir, die_with_parent=True).start()
-        adopted = EmbeddedValkey(data_dir, adopt=True, die_with_parent=True)
+        adopted = EmbeddedValkey(data_dir, die_with_parent=True)
         url = adopted.start()
         assert adopted.pid == left.pid
+        with pytest.raises(DataDirInUse) as refused:  # it has an owner again
+            EmbeddedValkey(data_dir).start()
+        assert refused.value.owner == os.getpid()
         with ask(url) as client:
             assert client.ping()
         adopted.stop()
@@ -116,7 +125,7 @@ def test_the_server_outlives_a_crashed_owner_and_can_be_adopted(data_dir: Path) 
     finally:
         if left.is_running():
             left.kill()
-    with EmbeddedValkey(data_dir, adopt=True, die_with_parent=True) as fresh:  # none is there now
+    with EmbeddedValkey(data_dir, die_with_parent=True) as fresh:  # none is there now
         assert fresh.pid != left.pid
 
 
