@@ -501,6 +501,6 @@ async def verify_durability(url: str, *, timeout_s: float = SETTLE_TIMEOUT_S) ->
             replica=None if role is None else role[0] != b"master",
         )
     except ServerUnavailable as error:
-        raise JournalUnavailable(str(error)) from error
+        raise JournalUnavailable(f"the store does not answer: {error}") from error
     finally:
         await client.close()

@@ -19,6 +19,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 Command = Sequence[bytes]
 Reply = Any  # bytes, int, None, RespError or a list of these
 
+DEFAULT_PORT: Final = 6379
+MAX_PORT: Final = 65_535
+
+# What is wrong in a URL is not repeated: a password with one of these ends in any part of it.
+_QUOTE: Final = "in a password, write / # ? @ as %2F %23 %3F %40"
 _INLINE_LIMIT: Final = 4096  # arguments up to this many bytes are copied together into one buffer
 _AT_ONCE_BYTES: Final = 4096  # of a reply that is read without the event loop
 _RETRY_FIRST_S: Final = 0.01  # pause before the first retry; doubles with each, up to
@@ -73,7 +78,7 @@ class Endpoint:
     """
 
     host: str = "127.0.0.1"
-    port: int = 6379
+    port: int = DEFAULT_PORT
     path: str = ""  # of a unix socket; then host and port mean nothing
     username: str = ""
     password: str = ""
@@ -87,11 +92,18 @@ class Endpoint:
         scheme = parts.scheme.replace("valkey", "redis", 1)
         if scheme not in {"redis", "rediss", "unix"}:
             raise ValueError(f"a Redis URL begins redis://, rediss:// or unix://, not {scheme}://")
-        options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+        try:
+            options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+        except ValueError:
+            raise ValueError(f"what follows ? in a Redis URL is name=value; {_QUOTE}") from None
         path = unquote(parts.path)
         db = options.pop("db", "" if scheme == "unix" else path.strip("/")) or "0"
-        if not db.isdigit():
-            raise ValueError(f"a Redis URL's database is a number, not {db!r}")
+        if not db.isdecimal():
+            raise ValueError(f"a Redis URL's database is a number; {_QUOTE}")
+        try:
+            port = parts.port or DEFAULT_PORT
+        except ValueError:
+            raise ValueError(f"a Redis URL's port is 1 to {MAX_PORT}; {_QUOTE}") from None
         tls = _tls_context(options) if scheme == "rediss" else None
         if options:
             raise ValueError(f"unknown options in a {scheme}:// URL: {', '.join(sorted(options))}")
@@ -99,7 +111,7 @@ class Endpoint:
             raise ValueError("a unix:// URL needs the path of a socket")
         return cls(
             host=parts.hostname or "127.0.0.1",
-            port=parts.port or 6379,
+            port=port,
             path=path if scheme == "unix" else "",
             username=unquote(parts.username or ""),
             password=unquote(parts.password or ""),
@@ -243,7 +255,7 @@ class RespConnection(asyncio.Protocol):
                         cls, endpoint.host, endpoint.port, ssl=endpoint.tls
                     )
         except (OSError, TimeoutError) as error:
-            reason = f"cannot connect to {endpoint}: {str(error) or 'timed out'}"
+            reason = f"cannot connect: {str(error) or 'timed out'}"
             raise ConnectionLost(reason, sent=False) from error
         connected = transport.get_extra_info("socket")
         if connected is not None and not endpoint.path:

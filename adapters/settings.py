@@ -18,6 +18,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from adapters.resp import Endpoint
 from engine import limits
 
 PREFIX: Final = "ONHAND_"
@@ -65,7 +66,6 @@ class Settings(BaseSettings):
     )
     room_for_holds: int = Field(0, ge=0, le=limits.MAX_HOLDS, description="likewise")
     stop_grace_s: float = Field(5.0, ge=0, le=600)
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("redis_url")
     @classmethod
@@ -77,6 +77,10 @@ class Settings(BaseSettings):
             raise ValueError("must begin with redis://, rediss:// or unix://")
         if parts.scheme != "unix" and not parts.hostname:
             raise ValueError("names no host")
+        try:
+            Endpoint.parse(value)
+        except OSError as error:  # of a file with certificates
+            raise ValueError(f"a file of its ssl_ options: {error.strerror}") from None
         return value
 
     @classmethod
@@ -113,7 +117,7 @@ class Settings(BaseSettings):
         try:
             return cls(**told)
         except ValidationError as error:
-            lines = [f"{_field(each['loc'])}: {each['msg']}" for each in error.errors()]
+            lines = [f"{_field(each['loc'])}: {_told(each['msg'])}" for each in error.errors()]
             raise SettingsInvalid("; ".join(lines)) from None
         except tomllib.TOMLDecodeError as error:
             raise SettingsInvalid(f"config: {path} is not TOML: {error}") from None
@@ -140,6 +144,10 @@ class Settings(BaseSettings):
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     __str__ = __repr__
+
+
+def _told(message: str) -> str:
+    return message.removeprefix("Value error, ")  # pydantic's words for our own
 
 
 def _field(location: tuple[int | str, ...]) -> str:

@@ -38,7 +38,18 @@ def test_the_command_line_wins_over_the_environment_and_that_over_the_file(
         ("shard = 1", "shard: Extra inputs are not permitted"),
         ('port = "many"', "port: Input should be a valid integer"),
         ("port =", "is not TOML"),
-        ('redis_url = "http://:hunter2@here"', "redis_url: Value error, must begin with redis://"),
+        ('redis_url = "http://:hunter2@here"', "redis_url: must begin with redis://"),
+        ('redis_url = "redis://:@x/hunter2@here"', "redis_url: a Redis URL's database is a number"),
+        ('redis_url = "redis://me:hunter2/1"', "redis_url: a Redis URL's port is 1 to 65535"),
+        (
+            'redis_url = "redis://here?hunter2"',
+            "redis_url: what follows ? in a Redis URL is name=value",
+        ),
+        ('redis_url = "redis://here?hunter=2"', "redis_url: unknown options in a redis:// URL"),
+        (
+            'redis_url = "rediss://here?ssl_ca_certs=/no"',
+            "redis_url: a file of its ssl_ options: No such file",
+        ),
     ],
     ids=str,
 )
@@ -61,7 +72,8 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
     [
         ("redis://me:hunter2@cache:6379/0", "redis://me:***@cache:6379/0"),
         ("rediss://:hunter2@cache", "rediss://:***@cache"),
-        ("redis://cache:6379/0?password=hunter2", "redis://cache:6379/0"),
+        ("unix://:hunter2@/run/cache.sock?db=2", "unix://:***@/run/cache.sock"),
+        ("rediss://cache:6379/0?ssl_cert_reqs=none", "rediss://cache:6379/0"),
         ("redis://cache:6379/0", "redis://cache:6379/0"),
     ],
 )
