@@ -35,10 +35,12 @@ def status(
 ) -> None:
     """Show the shards, their epochs and open holds, the gateway's lag and where metrics are.
 
+    A shard that does not serve now, because it is being restarted, says why.
+
     Example: onhand status --json | jq '.shards[].holds_open'
     """
     with Running(data_dir, ray_address) as running:
-        shards = [running.shard(number) for number in running.shards]
+        shards = [running.shard_if_serving(number) for number in running.shards]
         subscribers, servers = running.gateway["subscribers"], running.gateway["servers"]
         of_events = running.gateway["event_subscribers"]
     if as_json:
@@ -56,8 +58,11 @@ def status(
     out.print(f"subscribers: {subscribers:,} to deltas, {of_events:,} to events")
     table = Table(*(name.replace("_", " ") for name in SHOWN))
     for shard in shards:
-        table.add_row(*(f"{shard[name]:,}" for name in SHOWN))
+        table.add_row(*(f"{shard[name]:,}" if name in shard else "?" for name in SHOWN))
     out.print(table)
+    for shard in shards:
+        if "error" in shard:
+            out.print(f"shard {shard['shard']}: {shard['error']}", markup=False, soft_wrap=True)
 
 
 def audit(

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from adapters.cli.options import DEFAULT_DATA_DIR, DataDir, Gateway, JsonOutput, gateway_of
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     Follow = Callable[[Client], Awaitable[None]]
 
 TIMEOUT_S = 5.0  # a person waits
+PATIENCE_S = 60.0  # who follows a location, outlives a restart
 
 
 def get(
@@ -28,12 +30,15 @@ def get(
     gateway: Gateway = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: JsonOutput = False,
+    channel: Annotated[
+        str, typer.Option("--channel", help="Show what is available to this channel, too.")
+    ] = "",
 ) -> None:
     """Show stock and price of one SKU at one location.
 
     Example: onhand get 826249 S0367
     """
-    cell = asyncio.run(_get(gateway_of(gateway, data_dir), sku, location))
+    cell = asyncio.run(_get(gateway_of(gateway, data_dir), sku, location, channel))
     if as_json:
         print_json(cell)
         return
@@ -46,14 +51,17 @@ def get(
     out.print(table)
 
 
-async def _get(gateway: str, sku: str, location: str) -> dict[str, Any]:
+async def _get(gateway: str, sku: str, location: str, channel: str) -> dict[str, Any]:
     from adapters.client import Client
 
     async with Client.connect(gateway, timeout_s=TIMEOUT_S) as client:
-        (cell,) = await client.get_cells([(sku, location)])
+        (cell,) = await client.get_cells([(sku, location)], channel=channel)
     if not cell.found:
         raise CommandFailed(f"nothing is known of SKU {sku!r} at location {location!r}")
-    return {**asdict(cell), "sku": sku, "location": location}
+    found = {**asdict(cell), "sku": sku, "location": location}
+    if not channel:
+        del found["available_to_channel"]
+    return found
 
 
 def history(
@@ -158,6 +166,7 @@ async def _following(gateway: str, location: str, follow: "Follow") -> None:
         known = {each.code for each in await client.list_locations()}
         if location not in known:
             raise CommandFailed(f"location {location!r} is not in the catalogue")
+    async with Client.connect(gateway, timeout_s=PATIENCE_S) as client:
         await follow(client)
 
 
@@ -168,7 +177,7 @@ def _watch(location: str, snapshot: bool, as_json: bool) -> "Follow":
         codes, renames = await _codes(client), 0
         shown = {FrameKind.DELTA} | ({FrameKind.SNAPSHOT} if snapshot else set())
         cells = 0
-        async with aclosing(client.subscribe(locations=[location])) as frames:  # type: ignore[type-var]
+        async with aclosing(client.subscribe(locations=[location])) as frames:
             async for frame in frames:
                 if frame.renames > renames or not codes.keys() >= set(frame.sku.tolist()):
                     codes, renames = await _codes(client), frame.renames
@@ -186,7 +195,7 @@ def _watch_events(location: str, oldest: bool, as_json: bool) -> "Follow":
     async def follow(client: "Client") -> None:
         codes, renames = await _codes(client), 0
         err.print(f"following what is done at {location}; Ctrl-C ends")
-        async with aclosing(client.events(locations=[location], oldest=oldest)) as frames:  # type: ignore[type-var]
+        async with aclosing(client.events(locations=[location], oldest=oldest)) as frames:
             async for frame in frames:
                 skus = set(frame.columns["sku"].tolist())
                 if frame.renames > renames or not codes.keys() >= skus:
@@ -213,12 +222,13 @@ def _show_event(event: "Event", codes: dict[int, str], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(told))
     else:
-        shown = ("time", "event", "sku", "quantity", "hold")
-        out.print("  ".join(f"{name} [bold]{told[name]}[/bold]" for name in shown))
+        _show_line({name: told[name] for name in ("time", "event", "sku", "quantity", "hold")})
 
 
 def _time(now_ns: int) -> str:
-    return datetime.fromtimestamp(now_ns / 1e9, UTC).isoformat(" ", "milliseconds")
+    """A moment in UTC; short enough for a column of a narrow terminal when it is folded."""
+    told = datetime.fromtimestamp(now_ns / 1e9, UTC)
+    return told.isoformat(" ", "milliseconds").replace("+00:00", "Z")
 
 
 async def _codes(client: "Client") -> dict[int, str]:
@@ -243,4 +253,10 @@ def _show(frame: "Frame", codes: dict[int, str], as_json: bool) -> None:
         if as_json:
             typer.echo(json.dumps(change))
         else:
-            out.print("  ".join(f"{name} [bold]{value}[/bold]" for name, value in change.items()))
+            _show_line(change)
+
+
+def _show_line(told: dict[str, Any]) -> None:
+    """One line, however long: it may go to a pipe."""
+    shown = {name: escape(str(value)) for name, value in told.items() if value != ""}
+    out.print("  ".join(f"{name} [bold]{shown[name]}[/bold]" for name in shown), soft_wrap=True)

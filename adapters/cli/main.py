@@ -1,8 +1,10 @@
 """`onhand`: the entry point, what all commands have in common, and the list of them."""
 
 import os
+import signal
 import sys
 from importlib.metadata import version
+from types import FrameType
 from typing import Annotated, Any, Final
 
 import typer
@@ -72,6 +74,7 @@ def _common(
 
 def main() -> None:
     """Run the command line; every failure is one line on stderr."""
+    signal.signal(signal.SIGTERM, _end)
     try:
         code = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
@@ -85,6 +88,11 @@ def main() -> None:
             err.print(f"onhand: {told}", markup=False, style="red", soft_wrap=True)
         sys.exit(getattr(error, "exit_code", 2) if is_usage else 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    """End in good order, also half-way through a start: what was started is not left behind."""
+    sys.exit(128 + number)
 
 
 def _usage_told(error: Any) -> str:

@@ -8,9 +8,25 @@ from typing import Annotated, Any, Final
 import typer
 
 from adapters.cli.output import CommandFailed
+from engine import limits
 
 DEFAULT_DATA_DIR: Final = Path(".onhand")
+CONFIG_VARIABLE: Final = "ONHAND_CONFIG"  # a TOML file with settings: see `adapters.settings`
 NOTE: Final = "running.json"  # in the data directory, while `onhand up` runs
+
+
+def _configured(context: typer.Context, value: Path) -> Path:
+    """The data directory of the file in ONHAND_CONFIG, unless one was named. CommandFailed."""
+    source = context.get_parameter_source("data_dir")
+    if CONFIG_VARIABLE not in os.environ or source is None or source.name != "DEFAULT":
+        return value
+    from adapters.settings import Settings, SettingsInvalid
+
+    try:
+        return Settings.load().data_dir
+    except SettingsInvalid as error:
+        raise CommandFailed(str(error)) from error
+
 
 DataDir = Annotated[
     Path,
@@ -18,7 +34,8 @@ DataDir = Annotated[
         "--data-dir",
         envvar="ONHAND_DATA_DIR",
         file_okay=False,
-        help="Where the journal, the snapshots and the logs are kept.",
+        callback=_configured,
+        help="Where `onhand up` keeps the embedded Valkey's data, and says that it runs.",
     ),
 ]
 Gateway = Annotated[
@@ -35,7 +52,15 @@ JsonFile = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the report to FILE as JSON.")
 ]
 Shards = Annotated[
-    int, typer.Option("--shards", min=1, max=256, help="Shard actors; fixed once there is data.")
+    int | None,
+    typer.Option(
+        "--shards",
+        envvar="ONHAND_SHARDS",
+        min=1,
+        max=limits.MAX_SHARDS,
+        show_default="1",
+        help="Shard actors; fixed once there is data.",
+    ),
 ]
 RedisUrl = Annotated[
     str,

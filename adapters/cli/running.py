@@ -8,6 +8,7 @@ from adapters.cli.options import read_note
 from adapters.cli.output import CommandFailed
 
 SLOW_S: Final = 120.0  # an audit or a snapshot of a large shard
+STATUS_S: Final = 10.0
 
 
 class Running:
@@ -27,7 +28,7 @@ class Running:
 
         self._cluster = Cluster.connect(self._ray)
         try:
-            self.gateway = self._ask("gateway", "status")
+            self.gateway = self._ask("gateway", "status", STATUS_S)
         except UnknownActor as error:
             self._cluster.shutdown()
             raise CommandFailed(f"no Onhand runs on the Ray cluster at {self._ray}") from error
@@ -47,9 +48,19 @@ class Running:
 
     def shard(self, number: int) -> dict[str, Any]:
         """A shard's status, and the gateway's lag behind it."""
-        status: dict[str, Any] = self._ask(f"shard-{number}", "status")
+        status: dict[str, Any] = self._ask(f"shard-{number}", "status", STATUS_S)
         lag_ms = self.gateway["mirrors"][number].get("lag_ns", 0) / 1e6
         return {"shard": number, **status, "mirror_lag_ms": round(lag_ms, 1)}
+
+    def shard_if_serving(self, number: int) -> dict[str, Any]:
+        """A shard's status; why there is none (`error`) when it does not serve."""
+        from actors.cluster import ClusterError
+        from actors.ports import Unavailable
+
+        try:
+            return self.shard(number)
+        except (ClusterError, Unavailable) as error:
+            return {"shard": number, "error": str(error)}
 
     def audit(self, number: int) -> list[str]:
         """A shard's own invariants: what does not hold."""
@@ -61,5 +72,5 @@ class Running:
         found: str = self._ask(f"shard-{number}", "snapshot")
         return found
 
-    def _ask(self, actor: str, method: str) -> Any:
-        return self._cluster.actor(actor).call_sync(method, timeout_s=SLOW_S)
+    def _ask(self, actor: str, method: str, timeout_s: float = SLOW_S) -> Any:
+        return self._cluster.actor(actor).call_sync(method, timeout_s=timeout_s)

@@ -26,10 +26,18 @@ if TYPE_CHECKING:
 
 
 def up(
-    shards: Shards = 1,
+    shards: Shards = None,
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65_535, help="Of the gateway; 0: any free one.")
-    ] = 7411,
+        int | None,
+        typer.Option(
+            "--port",
+            envvar="ONHAND_PORT",
+            min=0,
+            max=65_535,
+            show_default="7411",
+            help="Of the gateway; 0: any free one.",
+        ),
+    ] = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     redis_url: RedisUrl = "",
     ray_address: RayAddress = "",
@@ -38,6 +46,8 @@ def up(
 
     Starts an embedded Valkey and a local Ray unless it is given others, one actor for each shard,
     and a gateway. All data is in --data-dir (or in the Redis named): start again, and it goes on.
+    What is not said here is taken from the environment (ONHAND_SHARDS and so on), and then from the
+    TOML file that ONHAND_CONFIG names.
 
     Example: onhand up --shards 2 --port 7411 --data-dir /var/lib/onhand
     """
@@ -71,4 +81,5 @@ def _addresses(stack: "Stack", servers: "dict[str, Entry]") -> Table:
     table.add_section()
     table.add_row("journal", stack.settings.redis_url_shown, "")
     table.add_row("Ray", stack.cluster.address, "")
+    table.add_row("logs", str(stack.cluster.log_dir), "")
     return table

@@ -136,6 +136,8 @@ def test_up_loads_shows_and_stops(tmp_path: Path) -> None:
             assert cell.returncode == 0, told(cell)
             found = json.loads(cell.stdout)
             assert (found["on_hand"], found["price_minor"], found["price_version"]) == (5, 199, 1)
+            assert "available_to_channel" not in found
+            assert "channel: not" in onhand("get", "A-1", "S1", "--channel", "web", *data).stderr
             crates = json.loads(onhand("get", "C-3", "S1", "--json", *data).stdout)
             assert crates["available"] == 2
             assert "'X-9'" in onhand("get", "X-9", "S1", *data).stderr
@@ -150,6 +152,44 @@ def test_up_loads_shows_and_stops(tmp_path: Path) -> None:
             _, errors = up.communicate(timeout=30)
     assert up.returncode == 0, errors
     assert not (tmp_path / "data" / "running.json").exists()
+
+
+def test_up_beside_another_after_a_crash_and_cut_short(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    arguments = ["--port", "0", "--data-dir", str(folder)]
+    config = tmp_path / "onhand.toml"
+    config.write_text(f'data_dir = "{folder}"\nport = 0\n')
+    with up(*arguments) as crashed:
+        wait_for_note(folder / "running.json", crashed)
+        second = onhand("up", *arguments)
+        assert second.returncode == 1, told(second)
+        assert f"{folder} is in use already (process {crashed.pid}, " in second.stderr
+        (tmp_path / "skus.csv").write_text("sku,unit\nA-1,EA\n")
+        assert onhand("load", tmp_path / "skus.csv", ONHAND_CONFIG=str(config)).returncode == 0
+        crashed.kill()
+    left = json.loads((folder / "server.json").read_text())
+    (folder / "running.json").unlink()
+    with up(ONHAND_CONFIG=str(config)) as again:
+        wait_for_note(folder / "running.json", again)
+        assert json.loads((folder / "server.json").read_text())["pid"] == left["pid"]
+        again.terminate()
+        _, errors = again.communicate(timeout=30)
+    assert again.returncode == 0, errors
+    assert not (folder / "server.json").exists()
+    with up(*arguments) as short:
+        ends = time.monotonic() + 30
+        while not (folder / "server.json").exists() and time.monotonic() < ends:
+            time.sleep(0.01)
+        short.terminate()
+        _, errors = short.communicate(timeout=30)
+    assert short.returncode, errors
+    assert not (folder / "server.json").exists(), errors
+
+
+def up(*arguments: str, **env: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*ONHAND, "up", *arguments], stderr=subprocess.PIPE, text=True, env=os.environ | env
+    )
 
 
 def wait_for_note(note: Path, up: subprocess.Popen[str]) -> None:
