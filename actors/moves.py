@@ -25,6 +25,9 @@ from engine.views import Hold, HoldState
 # How a shard says that it has, or never had, nothing of a hold that a move could be about.
 _NEVER_HERE: Final = frozenset((Status.UNKNOWN_HOLD, Status.NOT_IN_HOLD))
 _NOT_HERE: Final = NOTHING_LEFT | _NEVER_HERE
+_OK: Final = int(Status.OK)
+# How a shard says that all that was to leave it was committed or given up.
+_GONE: Final = frozenset((Status.HOLD_NOT_PENDING, Status.HOLD_RELEASED))
 _TAKEN: Final = frozenset((Status.OP_ID_REUSED, Status.HOLD_EXISTS))  # a place, by another
 
 
@@ -41,6 +44,11 @@ class _Way:
     target: int
     to: int  # a location
     lines: Sequence[Line]  # what is to leave now; none: nothing, or it has left already
+
+    @property
+    def is_all(self) -> bool:
+        """Whether it is of all that is pending on a shard, however much that is."""
+        return self.name.startswith("from")
 
     def digest(self, request: Request) -> bytes:
         """Whose its places are: no other move's, nor another way's of this one."""
@@ -158,8 +166,9 @@ class _Move:
     async def all(self) -> Told:
         """Move all that is pending, or nothing.
 
-        Each shard that it leaves decides by itself. What was on the destination's shards before may
-        have moved although the rest is refused, where it was given up or committed under our hands.
+        Each shard that it leaves decides by itself. What was committed or given up there under our
+        hands is not pending any more: it stays, and has no say. Where only some of it was, what is left
+        is moved in another attempt.
         """
         to = int(column_of(self.request, "location")[0])
         placed: list[_Placed] = []
@@ -173,7 +182,9 @@ class _Move:
                 await self._give_back(ways, placed)
                 return way.target, _first_refusal(each.answer)
             placed.append(each)
-        told, is_any = await self._all_within(to, is_any=bool(placed))
+        told, is_any = list[Told](), True
+        if not (placed and self._is_split(to)):
+            told, is_any = await self._all_within(to, is_any=bool(placed))
         refusals = [each for each in told if each[1].status[0]]
         if refusals:
             await self._give_back(ways, placed)
@@ -181,21 +192,30 @@ class _Move:
         if not is_any:  # what was pending is not any more
             target = self.shards.map.owners(to)[0]
             return target, refused_with(self.request, Status.HOLD_NOT_PENDING)
-        done = [(each.way.target, await self._go(each)) for each in placed]
-        refusals = [each for each in done if each[1].status[0]]
-        return [*refusals, *done, *told][0]
+        told += [(each.way.target, await self._go(each)) for each in placed]
+        if any(answer.status[0] == Status.EXCEEDS_HOLD for _, answer in told):
+            raise _EndedByOthers
+        moved = [each for each in told if not each[1].status[0]]
+        refusals = [each for each in told if each[1].status[0] not in {_OK, *_GONE}]
+        return [*refusals, *moved, *told][0]
 
     def _ways(self, to: int) -> list[_Way]:
-        """From each shard that has a say to each that has cells of the destination."""
-        shard_map = self.shards.map
+        """From each shard that has a say to each that has cells of the destination.
+
+        Within a shard too if there are several of those: then all keep the stock before any moves.
+        """
+        shard_map, is_split = self.shards.map, self._is_split(to)
         ways = []
         for target in shard_map.owners(to):
             for source, answer in self.times.items():
-                if source != target and not answer.status[0]:
+                if (source != target or is_split) and not answer.status[0]:
                     lines = [
                         (sku, leaves, units)
                         for (shard, sku, leaves), units in self.pending().items()
-                        if shard == source and units and shard_map.shard_of(sku, to) == target
+                        if shard == source
+                        and units
+                        and leaves != to
+                        and shard_map.shard_of(sku, to) == target
                     ]
                     ways.append(_Way(f"from {source}", source, target, to, lines))
         return ways
@@ -205,8 +225,7 @@ class _Move:
 
         Also where nothing is yet: so a repetition does not take what has come since for it.
         """
-        shard_map = self.shards.map
-        is_split = len(shard_map.owners(to)) > 1
+        shard_map, is_split = self.shards.map, self._is_split(to)
         skus = [sku for _, sku, _ in self.pending()]
         asked = list(dict.fromkeys((shard_map.shard_of(sku, to), sku * is_split) for sku in skus))
         moved = await every(self._within(shard, sku, to, 0, 0) for shard, sku in asked)
@@ -215,12 +234,16 @@ class _Move:
         told = [(shard, answer) for (shard, _), answer in zip(asked, moved, strict=True)]
         return [each for each in told if each[1].status[0] not in without_say], is_any
 
+    def _is_split(self, to: int) -> bool:
+        return len(self.shards.map.owners(to)) > 1
+
     # --- steps ---
 
     async def _take_place(self, way: _Way) -> _Placed:
         """Hold units where they go; or find that this move has done so already.
 
-        A place that was taken and whose units others made stay is given back, and another one taken.
+        A place that was taken and whose units others made stay is given back, and another one taken;
+        so it is when all of a hold moves, and others had taken some of it.
         """
         sight = self.sights[way.target]
         digest = way.digest(self.request)
@@ -234,7 +257,8 @@ class _Move:
             if kept == [(sku, units) for sku, _, units in way.lines]:
                 return _Placed(way, _done(), place, waits, is_new=True)
             told = await leave(self.shards, way.source, way.target, place, self.hold_id, ())
-            if told.status != ENDED:
+            has_less = way.is_all and Status.EXCEEDS_HOLD in told.status
+            if told.status != ENDED and not has_less:
                 return _Placed(way, _done(), place, waits)
             await arrive(self.shards, way.target, place, self.hold_id, waits, have_left=False)
         hold = sight.hold

@@ -1,6 +1,7 @@
 """Units of a hold on their way from one shard to another: how anybody finds them, and how it ends.
 
 A transit is of a hold, goes from one shard (the source) to another (the target), and has three steps.
+They may be the same shard, where a move over several shards must keep all stock before any unit leaves.
 It takes a *place* at the target: a hold of its own that keeps the stock there. Its units *leave*:
 the hold gives them up at the source. Then it *arrives*: the place hands them over to the hold's part
 there, or gives the stock back when they did not leave. The step at the source decides between the
@@ -182,9 +183,8 @@ async def _end(
     if waits.state not in (HoldState.PENDING, HoldState.EXPIRED):
         return _End.NEVER_LEFT
     place = place_id(hold_id, number)
-    asked = [source for source in holders if source != target]
-    told = await every(leave(shards, source, target, place, hold_id, ()) for source in asked)
-    left = [source for source, it in zip(asked, told, strict=True) if not any(it.status)]
+    told = await every(leave(shards, source, target, place, hold_id, ()) for source in holders)
+    left = [source for source, it in zip(holders, told, strict=True) if not any(it.status)]
     have_left = bool(left)
     if waits.state == HoldState.EXPIRED:
         return _End.LOST if have_left else _End.NEVER_LEFT

@@ -86,9 +86,8 @@ async def _repeat(client: Client, known: Journey, places: Places | None) -> None
 
 
 def _moved(places: Places, move: Move) -> Places | None:
-    """Where a hold is after a move that nobody disturbed; None: it may be over, or moved in part."""
-    is_refused = any(move.status)
-    if Status.HOLD_EXPIRED in move.status or (is_refused and move.may_be_in_part):
+    """Where a hold is after a move that nobody disturbed; None: it may be over."""
+    if Status.HOLD_EXPIRED in move.status:
         return None
     columns = {name: column.tolist() for name, column in move.request.columns.items()}
     if "sku" not in columns:

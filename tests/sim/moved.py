@@ -17,7 +17,6 @@ from engine.operations import Kind, Request
 from engine.status import Status
 from engine.views import Hold, HoldState
 from tests.sim.oracle import Ledger
-from tests.sim.world import SPLIT_LOCATION
 
 Ledgers = Mapping[int, Ledger]
 Places = Counter[tuple[int, int]]
@@ -68,13 +67,9 @@ class Move(NamedTuple):
     span: Span
 
     @property
-    def is_whole(self) -> bool:
-        return "sku" not in self.request.columns
-
-    @property
-    def may_be_in_part(self) -> bool:
-        """Whether each of several shards of the destination has judged its own part."""
-        return self.is_whole and self.to == SPLIT_LOCATION
+    def is_sold_out(self) -> bool:
+        """Whether it was about all of the hold, and refused for want of stock."""
+        return "sku" not in self.request.columns and Status.INSUFFICIENT_STOCK in self.status
 
     @property
     def to(self) -> int:
@@ -168,16 +163,15 @@ def _is_lost(ledger: Ledger, place: bytes) -> bool:
 def _judge_refused(journey: Journey, ledgers: Ledgers) -> Iterator[str]:
     """Nothing of it was ever where no move was done to.
 
-    But that it has expired is also said by a repeat that comes when the move was done; and all of a
-    hold over several shards may be moved in part, when another call is about the rest, or to a
-    location that is split.
+    But that it has expired is also said by a repeat that comes when the move was done. And a move of
+    all of it may have to begin anew for another call, when some of it has left, and find the stock gone.
     """
     may_be_done = {Status.OK, Status.HOLD_EXPIRED}
     known = {location for _, location in journey.home}
     others = [each.span for each in (*journey.said, *journey.moves)]
     for move in journey.moves:
-        is_raced = move.is_whole and sum(move.span.overlaps(span) for span in others) > 1
-        if is_raced or move.may_be_in_part or may_be_done & set(move.status):
+        is_raced = move.is_sold_out and sum(move.span.overlaps(span) for span in others) > 1
+        if is_raced or may_be_done & set(move.status):
             known.add(move.to)
     for ledger in ledgers.values():
         for _, hold in _versions(journey, ledger):

@@ -138,6 +138,55 @@ async def test_what_is_committed_under_the_hands_of_a_move_stays_where_it_is(tow
     assert (town.counted("committed"), town.reserved) == (3, 2)
 
 
+@pytest.mark.parametrize(
+    ("paid", "left"),
+    [
+        ({}, []),
+        ({"sku": 1, "location": 1, "quantity": 1}, [(1, 4, 2)]),
+        ({"sku": 1, "location": 1, "quantity": 3}, []),
+    ],
+)
+async def test_what_others_take_of_a_hold_has_no_say_when_the_rest_of_all_of_it_moves(
+    paid: dict[str, int], left: list[tuple[int, int, int]]
+) -> None:
+    """It is committed, or some of it, right before it leaves; what was at the destination has moved."""
+
+    async def setting(town: Town) -> None:
+        await hold_five(town)
+        first = town.shards[0]
+        submit = first.submit
+
+        async def meddle(request: Request) -> Answer:
+            if Kind.RELEASE in request.columns.get("kind", ()):
+                await submit(call(NEW, Kind.COMMIT, HELD, **paid))
+            return await submit(request)
+
+        first.submit = meddle  # type: ignore[method-assign]
+
+    town, answer = await check_deaths(setting, a_move(4))
+    assert list(answer.status) == [Status.OK]
+    assert await lines_of(town) == [*left, (2, 4, 2)]
+    assert town.counted("committed") == paid.get("quantity", 3)
+    assert town.reserved == 5 - paid.get("quantity", 3)
+
+
+@pytest.mark.parametrize("sku", [1, 2])
+async def test_a_move_that_one_shard_of_the_destination_refuses_changes_nothing(sku: int) -> None:
+    """Each shard has a part, of a SKU that it has there too."""
+
+    async def setting(town: Town) -> None:
+        cells = [(1, 3), (2, 2)] if MAP.shard_of(1, 5) == 0 else [(1, 2), (2, 3)]
+        await town.router.reserve(order(HELD, cells, [3, 2]))
+        await town.router.reserve(order(NEW, [(sku, 5)], [9]))
+
+    before = await Town().stocked()
+    await setting(before)
+    town, answer = await check_deaths(setting, a_move(5))
+    assert list(answer.status) == [Status.INSUFFICIENT_STOCK]
+    assert await lines_of(town) == await lines_of(before)
+    assert town.reserved == 14
+
+
 @pytest.mark.parametrize("lines", [[], [(1, 1, 3)], [(1, 1, 2)]])
 async def test_units_that_have_left_join_the_hold_also_when_the_rest_of_it_is_committed(
     town: Town, lines: list[tuple[int, int, int]]
