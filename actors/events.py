@@ -137,8 +137,9 @@ class EventSubscription:
     async def next(self, heartbeat_s: float) -> EventFrame:
         """Wait for events; after `heartbeat_s` without any the frame says how far they are told.
 
-        So does the first one of all, at once: whoever is cut off then can go on from there. Raises HubStopped when the hub is stopping and the last places have been told, EventsGone,
-        and what reading the journal raises; it may be called again after JournalUnavailable.
+        So does the first one of all, at once: whoever is cut off then can go on from there. Raises
+        HubStopped when the hub is stopping and the last places have been told, EventsGone, and what
+        reading the journal raises; it may be called again after JournalUnavailable.
         """
         if not self._told_start:
             self._told_start = True
@@ -358,7 +359,7 @@ class EventHub:
         feed = self.feeds[shard]
         looked_at = 0
         try:
-            async with aclosing(feed.journal.read(at, self.logs[shard].at)) as entries:  # type: ignore[type-var]
+            async with aclosing(feed.journal.read(at, self.logs[shard].at)) as entries:
                 async for _, payload in entries:
                     yield events_of(decode(payload), feed.mirror.cells[:, KEY])
                     looked_at += 1

@@ -399,7 +399,7 @@ class DeltaHub:
         else:
             self._resume(subscription, seen)
         self._subscriptions.add(subscription)
-        for members in self._places_of(wanted):
+        for members in self._members_of(wanted):
             members.add(subscription)
         return subscription
 
@@ -407,7 +407,7 @@ class DeltaHub:
         """Forget a subscription; twice is as good as once."""
         self._subscriptions.discard(subscription)
         wanted = subscription.filter
-        for members in self._places_of(wanted):
+        for members in self._members_of(wanted):
             members.discard(subscription)
         index, ids = self._index_of(wanted)
         for number in ids:
@@ -421,7 +421,7 @@ class DeltaHub:
             return self._by_sku, wanted.skus.tolist()
         return {}, []
 
-    def _places_of(self, wanted: Filter) -> list[set[Subscription]]:
+    def _members_of(self, wanted: Filter) -> list[set[Subscription]]:
         index, ids = self._index_of(wanted)
         return [index.setdefault(number, set()) for number in ids] or [self._of_all]
 

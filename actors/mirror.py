@@ -9,6 +9,7 @@ import heapq
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -174,17 +175,19 @@ class MirrorFeed:
     async def _follow(self) -> None:
         """Apply blocks as they come. Ends by an error only."""
         self._connected = True
-        async for entries in self._journal.tail(self.at):
-            self._error = ""
-            start = 0
-            while start < len(entries):
-                start = self._apply(entries, start)
-                if start < len(entries):
-                    await asyncio.sleep(0)
-            # What is written meanwhile comes in one go: a thousand small blocks a second, each
-            # fetched by itself, would cost the shard's machine as much as serving them.
-            if not self._waiters:
-                await asyncio.sleep(self._gap_s)
+        # Closed here, with the connection that it has, also when a block is broken.
+        async with aclosing(self._journal.tail(self.at)) as tail:
+            async for entries in tail:
+                self._error = ""
+                start = 0
+                while start < len(entries):
+                    start = self._apply(entries, start)
+                    if start < len(entries):
+                        await asyncio.sleep(0)
+                # What is written meanwhile comes in one go: a thousand small blocks a second, each
+                # fetched by itself, would cost the shard's machine as much as serving them.
+                if not self._waiters:
+                    await asyncio.sleep(self._gap_s)
         raise JournalUnavailable("the tail ended")
 
     def _apply(self, entries: list[Entry], start: int) -> int:

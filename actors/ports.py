@@ -4,7 +4,7 @@ Actors code against this file; the adapters (`adapters.journal`, `adapters.snaps
 of the tests fulfil it. It must not know what a stream is made of: no Redis, no sockets.
 """
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -134,14 +134,16 @@ class Journal(Protocol):
         this says False. Raises ValueError as `append` does.
         """
 
-    def read(self, after: Position | None, upto: Position | None = None) -> AsyncIterator[Entry]:
+    def read(
+        self, after: Position | None, upto: Position | None = None
+    ) -> AsyncGenerator[Entry, None]:
         """Yield the blocks with after < position ≤ upto; None: from the oldest, to the newest.
 
         Raises Compacted when blocks right after `after` were trimmed (never with None; GENESIS
         insists on the very first block) and JournalLost when `after` never was in this stream.
         """
 
-    def tail(self, after: Position) -> AsyncIterator[list[Entry]]:
+    def tail(self, after: Position) -> AsyncGenerator[list[Entry], None]:
         """Yield what follows `after` as it is written, in lists, forever. Raises as `read` does."""
 
     async def trim(self, before: Position) -> int:

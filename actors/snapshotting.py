@@ -115,8 +115,7 @@ class Snapshotter:
                 "snapshot stored", shard=self._shard, at=str(at), stored_bytes=saved.stored_bytes,
                 trimmed_blocks=trimmed,
             )  # fmt: skip
-        except Exception as error:  # noqa: BLE001 - the journal still has it all
-            # The journal still has everything; the next one may succeed.
+        except Exception as error:  # noqa: BLE001 - the journal has it all, and the next may succeed
             _log.warning("snapshot failed", shard=self._shard, error=str(error))
             return None
         else:

@@ -9,7 +9,7 @@ block, and nothing of Redis Cluster (one stream lives on one server).
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -298,7 +298,7 @@ class RedisJournal:
 
     async def read(
         self, after: Position | None, upto: Position | None = None
-    ) -> AsyncIterator[Entry]:
+    ) -> AsyncGenerator[Entry, None]:
         """Yield the blocks with after < position ≤ upto, in round trips of about 4 MB."""
         async with self._reader() as reader:
             cursor, count = after, READ_ENTRIES_FIRST
@@ -310,7 +310,7 @@ class RedisJournal:
                     yield entry
                 cursor, count = entries[-1][0], _next_count(entries)
 
-    async def tail(self, after: Position) -> AsyncIterator[list[Entry]]:
+    async def tail(self, after: Position) -> AsyncGenerator[list[Entry], None]:
         """Yield what follows `after` as it is written, in lists, forever."""
         async with self._reader() as reader:
             cursor, count = after, READ_ENTRIES_FIRST

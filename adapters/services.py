@@ -7,7 +7,7 @@ Here the rooms are put together: ports get their adapters. The two factories at 
 import asyncio
 from collections.abc import Coroutine, Iterable
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -50,9 +50,9 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class ActorConfig:
-    """What every actor of one cluster is told; `redis_url` may hold a password: never log it."""
+    """What every actor of one cluster is told."""
 
-    redis_url: str
+    redis_url: str = field(repr=False)  # may hold a password
     cluster: str  # names the keys in the store: several clusters may share one
     shards: int
     host: str  # to listen on, and to be called at
@@ -318,15 +318,23 @@ class GatewayService:
         return journal
 
     def _task(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something until the service stops."""
+        """Run something until the service stops; the process ends with it if it fails.
+
+        Mirrors that nobody keeps any more would go on to answer, and be older every second.
+        """
         task = asyncio.create_task(work)
-        task.add_done_callback(_tell_failure)
+        task.add_done_callback(self._check)
 
         async def end() -> None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
         self._open.push_async_callback(end)
+
+    def _check(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a task of the gateway failed", exc_info=error)
+            self._host.exit(f"a task of the gateway failed: {error!r}")
 
     async def _end_when_fenced(self, writer: CatalogueWriter) -> None:
         self._host.exit(f"the catalogue is no longer this gateway's: {await writer.ended()}")
@@ -360,11 +368,6 @@ class GatewayService:
             for number, health in enumerate(mirrors.health):
                 metrics.mirror_lag(number, health.lag_ns / 1e9)
             await asyncio.sleep(LAG_EVERY_S)
-
-
-def _tell_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and task.exception() is not None:
-        _log.error("a task of the gateway failed", exc_info=task.exception())
 
 
 def build_shard(config: ShardConfig, host: Host) -> ShardService:

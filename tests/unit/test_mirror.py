@@ -2,7 +2,8 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from actors.mirror import MirrorFeed, Mirrors
-from actors.ports import JournalUnavailable, Position
+from actors.ports import Entry, JournalUnavailable, Position
 from engine.block import Block, BlockDamaged, crc_of, decode, encode
 from engine.kernels import CELL_WORDS, INCOMING, KEY, ON_HAND, PRICE, RESERVED, VERSION
 from engine.mirror import (
@@ -405,6 +406,37 @@ async def test_feed_reloads_after_a_damaged_block() -> None:
         assert stage.feed.health.loads == 2
 
     await staged(play)
+
+
+async def test_feed_has_one_tail_open_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    tails = 0
+    tail = FakeJournal.tail
+
+    async def counted(journal: FakeJournal, after: Position) -> AsyncIterator[list[Entry]]:
+        nonlocal tails
+        tails += 1
+        try:
+            async for entries in tail(journal, after):
+                yield entries
+        finally:
+            tails -= 1
+
+    async def play(stage: Stage) -> None:
+        await stage.caught_up()
+        stage.shard.write({(1, 1): {ON_HAND: 3}})
+        stage.stream.entries[-1] = (stage.shard.at, b"damaged")
+        await stage.caught_up()
+        stage.shard.write({(1, 1): {ON_HAND: 4}})
+        await stage.caught_up()
+        assert (stage.feed.health.loads, tails) == (2, 1)
+
+    monkeypatch.setattr(FakeJournal, "tail", counted)
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(finalizer=lambda _: None)  # nobody closes what was left open
+    try:
+        await staged(play)
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
 
 
 async def test_reached_forgets_who_gave_up() -> None:
