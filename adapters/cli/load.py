@@ -36,7 +36,8 @@ def load_file(
 
     [bold]Stock[/bold]      sku,location,quantity,price_minor  (base units; price may be missing)
 
-    A file is checked whole before anything is sent. The same stock file twice has one effect.
+    A file is checked whole before anything is sent. The same stock file twice has one effect, for as
+    long as the shards remember its requests.
 
     Example: onhand load stock.csv
     """
@@ -45,12 +46,11 @@ def load_file(
     except CsvInvalid as error:
         raise CommandFailed(str(error)) from error
     digest = hashlib.sha256(again.encode() + b"\0" + file.read_bytes()).digest()
+    address = gateway_of(gateway, data_dir)
     with progress_bar() as bar:
         task = bar.add_task(content.kind.name.lower(), total=len(content.rows))
         told = asyncio.run(
-            _load(
-                gateway_of(gateway, data_dir), file, content, digest, lambda n: bar.advance(task, n)
-            )
+            _load(address, file, content, digest, lambda done: bar.advance(task, done))
         )
     say(told)
 

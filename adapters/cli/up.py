@@ -64,6 +64,7 @@ def up(
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             err.print(_addresses(stack, servers))
+            err.print(f"logs of the actors: {stack.cluster.log_dir}", soft_wrap=True)
             say("ready; Ctrl-C stops it")
             stopping.wait()
             say("stopping ...")
@@ -81,5 +82,4 @@ def _addresses(stack: "Stack", servers: "dict[str, Entry]") -> Table:
     table.add_section()
     table.add_row("journal", stack.settings.redis_url_shown, "")
     table.add_row("Ray", stack.cluster.address, "")
-    table.add_row("logs", str(stack.cluster.log_dir), "")
     return table

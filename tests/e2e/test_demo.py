@@ -230,6 +230,13 @@ def test_help_and_version_answer_at_once() -> None:
         assert "Example" in onhand(command, "--help").stdout
 
 
+def test_a_file_for_nobody_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "skus.csv").write_text("sku,unit\nA,EA\n")
+    result = onhand("load", tmp_path / "skus.csv", "--data-dir", tmp_path / "nowhere")
+    assert result.returncode == 1
+    assert result.stderr.startswith("onhand: no Onhand runs on "), told(result)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
