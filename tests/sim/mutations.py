@@ -187,7 +187,7 @@ def reads_show_what_is_not_written() -> Iterator[None]:
         yield
 
 
-@rare_mutation
+@rare_mutation(found_by=707)
 def calls_on_holds_trust_an_owner_that_was_replaced() -> Iterator[None]:
     original = RemoteShard.hold
 
@@ -221,7 +221,7 @@ def the_last_block_is_lost() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=1)
+@mutation(found_by=10)
 def the_journal_is_opened_after_the_replay() -> Iterator[None]:
     async def recover(
         shard: int,
@@ -280,7 +280,7 @@ def a_snapshot_says_it_is_newer() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=16)
+@mutation(found_by=1)
 def a_snapshot_has_what_is_not_written() -> Iterator[None]:
     original = Shard.read
 
@@ -291,7 +291,7 @@ def a_snapshot_has_what_is_not_written() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=1)
 def a_snapshot_misses_what_changes_while_it_is_made() -> Iterator[None]:
     with replaced(snapshot.Capture, "note", lambda *_: None):
         yield
@@ -307,7 +307,7 @@ def the_journal_is_trimmed_up_to_the_newest_snapshot() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=1)
 def a_snapshot_forgets_when_holds_expire() -> Iterator[None]:
     original = Machine.restore
 
@@ -328,7 +328,7 @@ def a_repeated_request_is_applied_again() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=1)
+@mutation(found_by=57)
 def a_request_under_way_is_applied_again() -> Iterator[None]:
     with replaced(Shard, "_is_unanswered", lambda *_: False):
         yield
