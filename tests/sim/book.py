@@ -9,6 +9,7 @@ from typing import NamedTuple
 from actors.transfers import record_id
 from engine.reference import ReferenceMachine
 from engine.views import Hold, Incoming
+from tests.sim.exchanged import Exchange
 from tests.sim.moved import Journey
 from tests.sim.oracle import Call
 
@@ -74,6 +75,7 @@ class Shop:
     returns: list[Return] = field(default_factory=list)
     transfers: list[Transfer] = field(default_factory=list)
     journeys: list[Journey] = field(default_factory=list)
+    exchanges: list[Exchange] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)  # answered ones
 
 

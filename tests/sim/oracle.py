@@ -79,7 +79,9 @@ class Ledger:
     stream: Stream
     machine: ReferenceMachine
     positions: list[Position] = field(default_factory=list)
+    times_ns: list[int] = field(default_factory=list)  # of the blocks, by the shard's clock
     answers: dict[bytes, tuple[bytes, Answer]] = field(default_factory=dict)  # with the digest
+    requests: dict[bytes, Request] = field(default_factory=dict)  # that were answered so
     deadlines: dict[bytes, int] = field(default_factory=dict)
     sold: set[bytes] = field(default_factory=set)  # ids of sales that had their effect
     # What each cell and hold was like from which block on: [(index of the block, view)].
@@ -136,6 +138,7 @@ class Ledger:
             self._apply(block, told)
         self._chain = crc_of(payload)
         self.positions.append(position)
+        self.times_ns.append(block.now_ns)
         if position.seq and len(self.positions) % HASH_EVERY == 0:
             self._check_hash()
 
@@ -159,6 +162,7 @@ class Ledger:
         for request, answer in zip(block.requests, answers, strict=True):
             demand(request.op_id not in self.answers, f"{told}: {request.op_id.hex()} came before")
             self.answers[request.op_id] = request.digest, answer
+            self.requests[request.op_id] = request
             self._note_holds(request, answer.status, block.now_ns, touched, told)
         for hold_id in touched:
             hold = machine.hold(hold_id)
@@ -433,8 +437,8 @@ def judge_call(
     """
     method, request, told = call.method, call.request, call.answer
     name = f"{method} {request.op_id.hex()}"
-    if method in {"ship", "move"}:
-        return  # of several steps, which the judgements of transfers and moves count
+    if method in {"ship", "move", "exchange"}:
+        return  # of several steps, which the judgements of transfers, moves and exchanges count
     if method in {"on_hold", "lose"}:
         fits = _fits_hold(ledgers, request, told, is_alone=is_alone)
         demand(fits, f"{name}: the shards did not say {told}")

@@ -18,6 +18,7 @@ from engine import snapshot as engine_snapshot
 from tests.sim.book import Shop, judge_shop
 from tests.sim.chaos import Chaos
 from tests.sim.client import Client
+from tests.sim.exchanged import judge_exchange
 from tests.sim.lines import TTLS_MS
 from tests.sim.loop import VirtualLoop
 from tests.sim.moved import judge_journey
@@ -171,6 +172,7 @@ def _judge(world: World, shop: Shop) -> None:
         answered.add(call.request.op_id)
     wrong = judge_shop(shop, {shard: each.machine for shard, each in ledgers.items()})
     wrong += [each for known in shop.journeys for each in judge_journey(known, ledgers)]
+    wrong += [each for known in shop.exchanges for each in judge_exchange(known, ledgers)]
     demand(not wrong, "; ".join(wrong))
     for number, host in world.hosts.items():
         demand(host.process.alive, f"shard {number} is dead at the end: {host.process.end}")

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from engine.operations import Flag, Kind
 from tests.sim.client import Client
+from tests.sim.exchanges import swap
 from tests.sim.goods import exchange, give_back, purchase, receipt, transfer
 from tests.sim.journeys import journey
 from tests.sim.lines import OPENING_UNITS, cell, fact_line, request_of, reserve_line
@@ -74,7 +75,8 @@ ACTIVITIES: dict[Callable[[Client], Awaitable[None]], float] = {
     look: 4,
     receipt: 1,
     give_back: 2,
-    exchange: 1,
+    exchange: 0.5,
+    swap: 2,
     purchase: 1,
     transfer: 2,
     repeat: 1,

@@ -39,7 +39,7 @@ BOUNDS: Final = {"resolved_remembered": 64, "movements_remembered": 12, "expirie
 SNAPSHOT_EVERY_BYTES: Final = 6_000
 RESTART_MOST_S: Final = 0.4
 TRANSFERS: Final = ("ship", "receive", "lose")  # of `actors.transfers`
-GATEWAYS_ONLY: Final = ("returned", *TRANSFERS)  # as onhand has it
+GATEWAYS_ONLY: Final = ("returned", "exchange", *TRANSFERS)  # as onhand has it
 STEPPED: Final = ("on_hold", "move", *GATEWAYS_ONLY)  # may take several steps
 STEPS_MOST: Final = 8
 
