@@ -187,7 +187,7 @@ def reads_show_what_is_not_written() -> Iterator[None]:
         yield
 
 
-@rare_mutation(found_by=452)
+@rare_mutation(found_by=12)
 def calls_on_holds_trust_an_owner_that_was_replaced() -> Iterator[None]:
     original = RemoteShard.hold
 
@@ -409,7 +409,7 @@ def commits_ignore_the_deadline() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=1)
+@mutation
 def holds_expire_only_when_others_call() -> Iterator[None]:
     with replaced(Machine, "next_deadline_ns", lambda _: -1):
         yield
@@ -795,7 +795,7 @@ def goods_are_expected_again_by_a_retry() -> Iterator[None]:
         yield
 
 
-@rare_mutation(found_by=73)
+@rare_mutation(found_by=155)
 def a_loss_is_told_only_to_shards_that_have_some() -> Iterator[None]:
     async def on_each(self: Router, request: Request, location: int) -> dict[int, Answer]:
         asked = self._shards.asked_for(location)
