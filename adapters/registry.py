@@ -6,10 +6,15 @@ own, so a reader takes an address as a hint and tries it. Knows nothing of what 
 
 import secrets
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import msgpack
-import redis.asyncio
+
+from actors.ports import Unavailable
+from adapters.resp import Endpoint, Reply, RespClient, RespError, ServerUnavailable
+
+RETRY_FOR_S: Final = 2.0  # callers ask again by themselves
+REPLY_TIMEOUT_S: Final = 5.0
 
 _STORE_ID_BYTES: Final = 8
 
@@ -24,30 +29,45 @@ class Entry:
 
 
 class Registry:
-    """The servers of one cluster, by name (`shard-0`, `gateway`)."""
+    """The servers of one cluster, by name (`shard-0`, `gateway`).
+
+    One connection, on which calls take turns. They raise Unavailable when the store does not answer.
+    """
 
     def __init__(self, url: str, prefix: str) -> None:
-        self._redis: Any = redis.asyncio.from_url(url)
-        self._prefix = prefix
+        self._client = RespClient(
+            Endpoint.parse(url), retry_for_s=RETRY_FOR_S, reply_timeout_s=REPLY_TIMEOUT_S
+        )
+        self._servers = f"{prefix}:servers".encode()
+        self._store = f"{prefix}:store".encode()
 
     async def enter(self, name: str, entry: Entry) -> None:
         """Tell where a server is."""
-        await self._redis.hset(f"{self._prefix}:servers", name, msgpack.packb(asdict(entry)))
+        await self._call(b"HSET", self._servers, name.encode(), msgpack.packb(asdict(entry)))
 
     async def entries(self) -> dict[str, Entry]:
         """Tell where all servers are, or were."""
-        found = await self._redis.hgetall(f"{self._prefix}:servers")
-        return {name.decode(): Entry(**msgpack.unpackb(packed)) for name, packed in found.items()}
+        flat = await self._call(b"HGETALL", self._servers)
+        return {
+            name.decode(): Entry(**msgpack.unpackb(packed))
+            for name, packed in zip(flat[::2], flat[1::2], strict=True)
+        }
 
     async def store_id(self) -> bytes:
         """8 bytes that name this store of journals, made at the first call."""
-        await self._redis.setnx(f"{self._prefix}:store", secrets.token_bytes(_STORE_ID_BYTES))
-        found: bytes = await self._redis.get(f"{self._prefix}:store")
+        await self._call(b"SETNX", self._store, secrets.token_bytes(_STORE_ID_BYTES))
+        found: bytes = await self._call(b"GET", self._store)
         return found
 
     async def close(self) -> None:
-        """Let go of the connections."""
-        await self._redis.aclose()
+        """Let go of the connection."""
+        await self._client.close()
+
+    async def _call(self, *command: bytes) -> Reply:
+        try:
+            return await self._client.call(*command)
+        except (ServerUnavailable, RespError) as error:
+            raise Unavailable(f"where the servers are is not known: {error}") from error
 
     async def __aenter__(self) -> Self:
         return self

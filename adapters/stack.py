@@ -11,6 +11,7 @@ for the CLI, benches and tests; inside an event loop run them in a thread.
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -42,6 +43,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 SPARE_WORKERS: Final = 1  # so that one actor that dies is back in a tenth of a second
 READY_S: Final = 120.0
 AUDIT_S: Final = 120.0
+KNOCK_S: Final = 1.0
 _POLL_S: Final = 0.05
 
 
@@ -98,17 +100,6 @@ class Stack:
         self._tell("starting the store")
         self.redis_url = settings.redis_url or self._embedded()
         durability = asyncio.run(verify_durability(self.redis_url))
-        self.warnings = list(durability.warnings)
-        self._tell("starting Ray")
-        self._cluster = self._open.enter_context(
-            Cluster.connect(
-                settings.ray_address,
-                workers=settings.shards + 1 + SPARE_WORKERS,
-                preload=("adapters.services",),
-            )
-        )
-        if warming.wait() != 0:
-            raise RuntimeError("the kernels do not compile; see the messages above")
         config = ActorConfig(
             redis_url=self.redis_url,
             cluster="main",
@@ -125,6 +116,17 @@ class Stack:
             stop_grace_s=settings.stop_grace_s,
         )
         self._config = config
+        self.warnings = durability.warnings + self._rivals()
+        self._tell("starting Ray")
+        self._cluster = self._open.enter_context(
+            Cluster.connect(
+                settings.ray_address,
+                workers=settings.shards + 1 + SPARE_WORKERS,
+                preload=("adapters.services",),
+            )
+        )
+        if warming.wait() != 0:
+            raise RuntimeError("the kernels do not compile; see the messages above")
         self._tell("starting the actors")
         handles = [self._cluster.start_gateway(GATEWAY, build_gateway, config)]
         handles += [
@@ -134,6 +136,21 @@ class Stack:
         for handle in handles:
             handle.ready_sync(READY_S)
         self._wait_for_mirrors()
+
+    def _rivals(self) -> list[str]:
+        """Whether another Onhand seems to be at work on a store that is not our own.
+
+        A warning and no refusal: it may be this cluster's, or a stranger on a port of old.
+        """
+        there = self.servers().get(GATEWAY) if self.settings.redis_url else None
+        if there is None or not _answers(there.address):
+            return []
+        return [
+            (
+                f"A gateway of this store answers at {there.address} already: unless it is this"
+                " cluster's own, the two take the journals from each other. Stop one of them."
+            )
+        ]
 
     def _embedded(self) -> str:
         settings = self.settings
@@ -235,6 +252,15 @@ class Stack:
                 pass  # it is on its way up
             time.sleep(_POLL_S)
         raise TimeoutError(f"shard {number} is not back after {READY_S:g} s")
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), KNOCK_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def _end_process(process: subprocess.Popen[bytes]) -> None:
