@@ -113,12 +113,16 @@ def _currency(value: str) -> str:
 
 def _gtins(value: str) -> str:
     codes = value.split()
-    fits = all(each.isascii() and each.isdigit() and 8 <= len(each) <= 14 for each in codes)
-    return "" if fits and len(codes) <= 16 else "must be at most 16 barcodes of 8 to 14 digits"
+    least, most = limits.MIN_GTIN_DIGITS, limits.MAX_GTIN_DIGITS
+    fits = all(each.isascii() and each.isdigit() and least <= len(each) <= most for each in codes)
+    if fits and len(codes) <= limits.MAX_GTINS:
+        return ""
+    return f"must be at most {limits.MAX_GTINS} barcodes of {least} to {most} digits"
 
 
 def _description(value: str) -> str:
-    return "" if len(value) <= 200 else "must have at most 200 characters"
+    most = limits.MAX_DESCRIPTION
+    return "" if len(value) <= most else f"must have at most {most} characters"
 
 
 def _whole(least: int, most: int) -> Callable[[str], str]:

@@ -22,7 +22,7 @@ from adapters.journey import Catalogue
 from adapters.replay.driver import Ids
 from adapters.replay.ledger import COLUMNS, Cells, cell_key
 from adapters.replay.ports import Acknowledged, NotAnswered
-from engine.limits import MAX_CATALOG_ENTRIES
+from engine.limits import MAX_CATALOG_ENTRIES, MAX_DESCRIPTION
 from engine.operations import Kind
 
 PATIENCE_S: Final = 120.0  # a replay outlives that much of an outage; the client's own retries less
@@ -106,7 +106,7 @@ async def add_catalogue(
     location = await client.add_locations(stores)
     progress(len(location))
     skus = [
-        Sku(code, unit, f"{text} {size}".strip()[:200])
+        Sku(code, unit, f"{text} {size}".strip()[:MAX_DESCRIPTION])
         for code, unit, text, size in zip(
             catalogue.sku_codes,
             catalogue.units,

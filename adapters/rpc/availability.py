@@ -14,6 +14,7 @@ from engine import kernels, limits
 from engine.block import NOT_SOLD
 from engine.catalogue import Catalogue
 from engine.channels import NO_SUCH_CHANNEL
+from engine.mirror import available_of
 from engine.views import Cell
 from onhand.v1 import availability_pb2, availability_pb2_grpc
 
@@ -30,13 +31,6 @@ _WORDS: Final = (
     ("price_minor", kernels.PRICE, "<i8"),
     ("price_version", kernels.VERSION, "<u4"),
 )
-_KEPT: Final = [
-    kernels.RESERVED,
-    kernels.COMMITTED,
-    kernels.DAMAGED,
-    kernels.QUALITY_CONTROL,
-    kernels.SAFETY_STOCK,
-]
 
 
 class Reader(Protocol):
@@ -110,7 +104,7 @@ class AvailabilityServicer(availability_pb2_grpc.AvailabilityServicer):
                 buffers = self._catalogue.channels.buffer_column(channel, at)
                 is_sold = buffers != NOT_SOLD
                 page = _page(shard, table, cells[is_sold])
-                to_channel = np.maximum(_available(cells) - buffers, 0)[is_sold]
+                to_channel = np.maximum(available_of(cells) - buffers, 0)[is_sold]
                 page.available_to_channel = to_channel.astype("<i8").tobytes()
                 yield page
 
@@ -120,12 +114,6 @@ class AvailabilityServicer(availability_pb2_grpc.AvailabilityServicer):
         if number == NO_SUCH_CHANNEL:
             raise InvalidField("channel", "not in the catalogue")
         return number
-
-
-def _available(cells: NDArray[np.int64]) -> NDArray[np.int64]:
-    kept: NDArray[np.int64] = cells[:, _KEPT].sum(axis=1)
-    available: NDArray[np.int64] = cells[:, kernels.ON_HAND] - kept
-    return available
 
 
 def _page(shard: int, table: CellTable, cells: NDArray[np.int64]) -> availability_pb2.CellPage:
