@@ -22,8 +22,10 @@ import asyncio
 import importlib
 import logging
 import os
+import signal
 import socket
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -528,7 +530,7 @@ class Cluster:
             "RAY_worker_maximum_startup_concurrency": str(workers),
             **(env or {}),
         }
-        with _environment({**RAY_ENVIRONMENT, **THREADS_ENVIRONMENT}, forced):
+        with _environment({**RAY_ENVIRONMENT, **THREADS_ENVIRONMENT}, forced), _own_sigterm():
             try:
                 _read_environment()
                 context = _start_local(workers, lean=lean) if address is None else _join(address)
@@ -689,6 +691,18 @@ def _environment(defaults: Mapping[str, str], forced: Mapping[str, str]) -> Iter
                 del os.environ[key]
             else:
                 os.environ[key] = value
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep what this process itself does on SIGTERM; Ray's way prints a paragraph of addresses."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) if is_main else None
+    try:
+        yield
+    finally:
+        if callable(before):  # who has none is better off with Ray's, which cleans up
+            signal.signal(signal.SIGTERM, before)
 
 
 def _read_environment() -> None:

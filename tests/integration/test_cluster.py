@@ -410,3 +410,21 @@ async def test_another_process_joins_and_leaves_a_detached_actor(
     await lasting.ready()
     assert await lasting.pid() != pid
     ray_cluster.stop("lasting")
+
+
+SIGNALLED = """
+import os, signal, sys
+from actors.cluster import Cluster
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+with Cluster.connect(workers=1):
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pause()
+"""
+
+
+def test_a_process_that_minds_its_signals_goes_on_doing_so() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", SIGNALLED], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ran.returncode, ran.stderr) == (7, "")
