@@ -8,6 +8,7 @@ of a hold is all of it.
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Final
 
 from actors import fates
@@ -131,8 +132,12 @@ def _was_at_once(sights: Mapping[int, Sight]) -> bool:
     With parts on other shards it would have made time first.
     """
     tried = [sight for sight in sights.values() if sight.digests[0] is not None]
-    has_made_time = any(any(sight.digests[3:]) for sight in sights.values())
-    return len(tried) == 1 and not has_made_time and not _has_moved(sights)
+    return len(tried) == 1 and not _has_made_time(sights) and not _has_moved(sights)
+
+
+def _has_made_time(sights: Mapping[int, Sight]) -> bool:
+    """Whether an earlier attempt has asked parts of the hold for time."""
+    return any(any(sight.digests[3:]) for sight in sights.values())
 
 
 def _has_moved(sights: Mapping[int, Sight]) -> bool:
@@ -158,7 +163,8 @@ async def _commit_round(
         may_have_expired = {Status.HOLD_EXPIRED} if is_again else set()
         if any(answer.status[0] not in {_OK, *may_have_expired} for answer in told):
             return joined(request, parts, told), set()
-    await _note(shards, request, {part.shard: sights[part.shard] for part in parts})
+    seen = {part.shard: sights[part.shard] for part in parts}
+    await _note(shards, request, seen, is_again=bool(number) or _has_made_time(sights))
     for place, part in enumerate(parts):
         if number and sights[part.shard].digests[0] is not None:  # more has come there since
             parts[place] = replace(part, request=_again(request, number))
@@ -279,25 +285,48 @@ def _units(hold: Hold, name: str) -> _Units:
 # --- taking a commit back -------------------------------------------------------------------------
 
 
-async def _note(shards: Shards, request: Request, sights: Mapping[int, Sight]) -> None:
-    """Have shards note how much was committed before, where something was.
+async def _note(
+    shards: Shards, request: Request, sights: Mapping[int, Sight], *, is_again: bool
+) -> None:
+    """Have shards note how much was committed before, where they have not committed yet.
 
     A note changes nothing. It is a request that is refused and remembered like any other; its digest
-    is the number. So it is still known when the router dies right after the commit.
+    is the number. So it is still known when the router dies right after the commit. When others have
+    committed some of it since an earlier attempt (`is_again`), there is a newer note: the last one counts.
     """
     notes = []
     for shard, sight in sights.items():
         if sight.hold is None or sight.digests[0] is not None:
             continue
-        for cell, units in _units(sight.hold, "committed").items():
-            note = Request.of(_note_id(request, cell), 1)
-            note.digest = units.to_bytes(8, "little")
-            notes.append(shards.submit(shard, note))
+        now = _units(sight.hold, "committed")
+        if not now and not is_again:
+            continue
+        for cell, (number, units) in (await _noted(shards, request, shard, sight.hold)).items():
+            if units != now[cell]:
+                note = Request.of(_note_id(request, cell, number), 1)
+                note.digest = now[cell].to_bytes(8, "little")
+                notes.append(shards.submit(shard, note))
     await every(notes)
 
 
-def _note_id(request: Request, cell: tuple[int, int]) -> bytes:
-    return step_id(request.op_id, f"before {cell[0]} {cell[1]}")
+async def _noted(
+    shards: Shards, request: Request, shard: int, hold: Hold
+) -> dict[tuple[int, int], tuple[int, int]]:
+    """How many notes there are of each cell of a part of a hold, and what the last one says."""
+    found = {(line.sku, line.location): (0, 0) for line in hold.lines}
+    for number in count():
+        notes = [_note_id(request, cell, number) for cell in found]
+        sight = await shards.link(shard).sight(hold_id_of(request), notes)
+        if not any(sight.digests):
+            break
+        for cell, digest in zip(found, sight.digests, strict=True):
+            if digest is not None:
+                found[cell] = number + 1, int.from_bytes(digest, "little")
+    return found
+
+
+def _note_id(request: Request, cell: tuple[int, int], number: int) -> bytes:
+    return step_id(request.op_id, f"before {cell[0]} {cell[1]} {number}")
 
 
 async def _cancel(shards: Shards, request: Request, done: Collection[int]) -> None:
@@ -323,8 +352,6 @@ async def _cancel(shards: Shards, request: Request, done: Collection[int]) -> No
 
 async def _gained(shards: Shards, request: Request, shard: int, hold: Hold) -> _Units:
     """What is committed of a part of a hold and was not before this request."""
-    now = _units(hold, "committed")
-    notes = [_note_id(request, cell) for cell in now]
-    sight = await shards.link(shard).sight(hold_id_of(request), notes)
-    before = [int.from_bytes(digest or b"", "little") for digest in sight.digests]
-    return now - Counter(dict(zip(now, before, strict=True)))
+    noted = await _noted(shards, request, shard, hold)
+    before = Counter({cell: units for cell, (_, units) in noted.items()})
+    return _units(hold, "committed") - before

@@ -299,6 +299,11 @@ class _Move:
         have_left = not any(told.status)
         if have_left and waits.state == HoldState.EXPIRED:
             return _one_line(refused_with(self.request, Status.HOLD_EXPIRED))
+        if have_left and waits.state == HoldState.PENDING:
+            now_ns = told.now_ns
+            await keep(
+                self.shards, way.source, way.target, placed.place, self.hold_id, waits, now_ns
+            )
         answer = await arrive(
             self.shards, way.target, placed.place, self.hold_id, waits, have_left=have_left
         )
@@ -306,11 +311,6 @@ class _Move:
             raise _EndedByOthers
         if not have_left:
             return _one_line(_first_refusal(replace(answer, status=told.status)))
-        if not any(answer.status):
-            now_ns = answer.now_ns
-            await keep(
-                self.shards, way.source, way.target, placed.place, self.hold_id, waits, now_ns
-            )
         return _one_line(_first_refusal(answer))
 
     async def _give_back(self, ways: Sequence[_Way], placed: Sequence[_Placed]) -> None:

@@ -125,12 +125,16 @@ async def arrive(
 async def keep(
     shards: Shards, source: int, target: int, place: bytes, hold_id: bytes, waits: Hold, now_ns: int
 ) -> None:
-    """Let units that have arrived live as long as they would have, where others gave them more time."""
+    """Let units that have left live as long as they would have, where others gave them more time.
+
+    The place gets it, before they arrive: so they have it as soon as they are the hold's.
+    """
     hold = await shards.link(source).hold(hold_id, sure=True)
     if hold is not None and hold.deadline_ns > waits.deadline_ns:
         ttl_ms = -((now_ns - hold.deadline_ns) // limits.NS_PER_MS)
-        columns = {"kind": Kind.EXTEND, "value": ttl_ms, **on(hold_id)}
-        await shards.submit(target, _step(place, "keep", 1, columns))
+        if ttl_ms >= limits.MIN_TTL_MS:
+            columns = {"kind": Kind.EXTEND, "value": min(ttl_ms, limits.MAX_TTL_MS), **on(place)}
+            await shards.submit(target, _step(place, "keep", 1, columns))
 
 
 def _step(place: bytes, name: str, lines: int, columns: dict[str, Any]) -> Request:
@@ -188,9 +192,8 @@ async def _end(
     have_left = bool(left)
     if waits.state == HoldState.EXPIRED:
         return _End.LOST if have_left else _End.NEVER_LEFT
+    for source, it in zip(holders, told, strict=True):
+        if source in left:
+            await keep(shards, source, target, place, hold_id, waits, it.now_ns)
     answer = await arrive(shards, target, place, hold_id, waits, have_left=have_left)
-    if have_left and any(answer.status):
-        return _End.LOST
-    for source in left:
-        await keep(shards, source, target, place, hold_id, waits, answer.now_ns)
-    return _End.CHANGED
+    return _End.LOST if have_left and any(answer.status) else _End.CHANGED

@@ -623,6 +623,29 @@ async def test_a_hold_that_runs_out_on_its_way_is_over(
     assert (units_of(town), town.reserved) == ({}, 0)
 
 
+async def test_what_is_extended_where_it_leaves_lives_longer_also_when_the_router_dies() -> None:
+    """By the shard's own port, so nobody goes after what is on its way."""
+    ttl_ms = 20 * TTL
+
+    async def extend_there(router: Router) -> Any:
+        request = call(OTHER, Kind.EXTEND, HELD, value=ttl_ms)
+        return 0, await router._shards.submit(0, request)
+
+    of_move, _ = await lengths(one_shard_holds, a_move(2), extend_there)
+    ends = set()
+    for lives in range(of_move):
+        for calls in range(lives + 1):
+            town, _, (_, told) = await play(
+                one_shard_holds, a_move(2), extend_there, (calls, 1), (lives, FOREVER)
+            )
+            hold = town.shards[1].machine.hold(HELD)
+            assert told is not None
+            ends.add((hold is None, any(told.status)))
+            if hold is not None and not any(told.status):
+                assert hold.deadline_ns >= told.now_ns + ttl_ms * limits.NS_PER_MS
+    assert len(ends) == 4
+
+
 @pytest.mark.parametrize("shard", [0, 1])
 async def test_a_commit_on_one_shard_alone_loses_nothing_that_moves(shard: int) -> None:
     """By the shard's own port, so it is about the part there; the rest can be committed after."""

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -196,6 +197,26 @@ async def test_what_was_committed_before_is_not_cancelled() -> None:
     town, answer = await check_deaths(one_part_sold, commit_all(Flag.RE_RESERVE))
     assert list(answer.status) == [Status.INSUFFICIENT_STOCK]
     assert (town.counted("committed"), town.reserved) == (1, 10)
+
+
+@pytest.mark.parametrize("lives", range(8))
+async def test_what_is_committed_while_a_commit_waits_to_be_repeated_is_not_cancelled(
+    town: Town, lives: int
+) -> None:
+    """A unit is committed by itself before the router dies, and another one after that."""
+    await hold_five(town)
+    part = {"sku": 1, "location": 1, "quantity": 1}
+    await town.router.on_hold(call(NEW, Kind.COMMIT, HELD, **part))
+    left = [lives]
+    links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
+    with suppress(Died):
+        town.shards[1].now_ns += 2 * TTL * limits.NS_PER_MS
+        await town.router.reserve(order(bytes([8]) * 16, [(2, 2)], 10))
+        await commit_all(Flag.RE_RESERVE)(Router(links, lambda: MAP))
+    _, more = await town.router.on_hold(call(bytes([9]) * 16, Kind.COMMIT, HELD, **part))
+    _, answer = await commit_all(Flag.RE_RESERVE)(town.router)
+    assert list(answer.status) == [Status.INSUFFICIENT_STOCK]
+    assert town.counted("committed") == (1 if any(more.status) else 2)
 
 
 async def test_a_release_under_the_hands_of_a_commit_leaves_nothing_committed(town: Town) -> None:
