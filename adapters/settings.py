@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     )
 
     redis_url: str | None = Field(None, repr=False, description="None: an embedded Valkey")
-    data_dir: Path = Field(Path(".onhand"), description="of the embedded Valkey, and snapshots")
+    data_dir: Path = Field(Path(".onhand"), description="of the embedded Valkey")
     appendfsync: Literal["always", "everysec", "no"] = "always"
     shards: int = Field(1, ge=1, le=limits.MAX_SHARDS)
     host: str = Field("127.0.0.1", min_length=1, description="that gRPC servers listen on")

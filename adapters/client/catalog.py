@@ -1,9 +1,10 @@
 """SKUs, locations and channels by way of the client: adding, listing, from a code to its id."""
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from adapters.client import messages
 from adapters.client.calls import Caller
@@ -12,6 +13,8 @@ from adapters.client.ids import id_of
 from adapters.client.peers import Peer
 from adapters.client.values import Channel, Location, Name, Sku
 from onhand.v1 import catalog_pb2
+
+LOAD_AGAIN_S: Final = 5.0  # after codes could not be fetched
 
 
 class CatalogCalls:
@@ -22,7 +25,7 @@ class CatalogCalls:
         self._caller = caller
         self._location_ids: dict[str, int] = {}
         self._loading = asyncio.Lock()
-        self._is_loaded = False
+        self._load_at_s = 0.0  # not before that, of time.monotonic
 
     async def add_skus(self, skus: Sequence[Sku]) -> list[int]:
         """Add SKUs and give their ids, in order; a code that exists keeps its id and its data.
@@ -107,11 +110,21 @@ class CatalogCalls:
         """
         if isinstance(name, int):
             return name
-        if name not in self._location_ids and not self._is_loaded:
+        if name not in self._location_ids and self._must_load():
             async with self._loading:
-                if not self._is_loaded:
-                    with suppress(OnhandError):  # the gateway knows codes by itself
-                        for each in await self.list_locations():
-                            self._location_ids[each.code] = each.id
-                    self._is_loaded = True
+                if self._must_load():
+                    await self._load()
         return self._location_ids.get(name, 0)
+
+    def _must_load(self) -> bool:
+        return time.monotonic() >= self._load_at_s
+
+    async def _load(self) -> None:
+        """Fetch the codes; if that fails, the gateway knows them by itself until it is tried again."""
+        try:
+            for each in await self.list_locations():
+                self._location_ids[each.code] = each.id
+        except OnhandError:
+            self._load_at_s = time.monotonic() + LOAD_AGAIN_S
+        else:
+            self._load_at_s = math.inf

@@ -37,6 +37,7 @@ from adapters.client import (
     TimedOut,
     Unavailable,
     calls,
+    catalog,
     new_batch_id,
     new_op_id,
     peers,
@@ -761,6 +762,23 @@ async def test_a_silence_longer_than_the_timeout_is_no_end(
     ):
         kinds = [(await anext(frames)).kind, (await anext(frames)).kind]
     assert kinds == [FrameKind.HEARTBEAT, FrameKind.DELTA]
+
+
+async def test_codes_that_could_not_be_fetched_are_fetched_later(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "LOAD_AGAIN_S", 0.0)
+    listed = catalog_pb2.ListLocationsReply(
+        locations=[catalog_pb2.LocationEntry(id=2, code="S2", currency="EUR")]
+    )
+    store.gateway.usual["ListLocations"] = lambda _: listed
+    store.gateway.fates["ListLocations"].append(fail(grpc.StatusCode.INTERNAL))
+    async with Client.connect(store.gateway.address) as client:
+        for _ in range(3):
+            await client.reserve([(7, "S2", 1)])
+    assert len(store.gateway.requests("Reserve")) == 1
+    assert len(store.second.requests("Reserve")) == 2
+    assert len(store.gateway.requests("ListLocations")) == 2
 
 
 async def test_a_unit_that_is_none_is_named(client: Client) -> None:
