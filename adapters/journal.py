@@ -493,6 +493,7 @@ async def verify_durability(url: str, *, timeout_s: float = SETTLE_TIMEOUT_S) ->
         return pair[1].decode() if pair else None
 
     try:
+        await client.call(b"PING")  # whoever is not let in gets no other answer either
         role = await ask(b"ROLE")
         return Durability(
             appendonly=await setting(b"appendonly"),
@@ -502,5 +503,7 @@ async def verify_durability(url: str, *, timeout_s: float = SETTLE_TIMEOUT_S) ->
         )
     except ServerUnavailable as error:
         raise JournalUnavailable(f"the store does not answer: {error}") from error
+    except RespError as error:
+        raise JournalUnavailable(f"the store refuses us: {error}") from error
     finally:
         await client.close()

@@ -847,6 +847,12 @@ async def test_durability_is_told(url: str, admin: RespClient) -> None:
         await admin.call(b"CONFIG", b"SET", b"maxmemory-policy", b"noeviction")
 
 
+@pytest.mark.parametrize("login", ["nobody:pw", ":wrong"])
+async def test_a_server_that_lets_nobody_in_is_told(url: str, login: str) -> None:
+    with pytest.raises(JournalUnavailable, match=r"refuses us: (WRONGPASS|ERR AUTH)"):
+        await verify_durability(url.replace("redis://", f"redis://{login}@"))
+
+
 async def test_a_managed_server_may_hide_its_durability(url: str, admin: RespClient) -> None:
     await admin.call(b"ACL", b"SETUSER", b"tenant", b"on", b">pw", b"~*", b"+@all", b"-config")
     try:
