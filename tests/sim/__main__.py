@@ -1,4 +1,4 @@
-"""`python -m tests.sim`: run seeds on all cores, or replay one with its trace."""
+"""`python -m tests.sim`: run seeds on all cores, replay one with its trace, or look for planted bugs."""
 
 import argparse
 import os
@@ -6,7 +6,7 @@ import sys
 
 from rich.console import Console
 
-from tests.sim.many import first_failure
+from tests.sim.many import finders, first_failure
 from tests.sim.run import run
 
 
@@ -16,8 +16,20 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=500, help="how many to run (default 500)")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("-v", "--verbose", action="store_true", help="the trace as it goes")
+    parser.add_argument(
+        "--planted",
+        action="store_true",
+        help="tell which seeds find the planted bugs, if they changed",
+    )
     options = parser.parse_args()
     console = Console(highlight=False, markup=False)
+    if options.planted:
+        missed = False
+        for name, known, found in finders(console=console):
+            missed |= found is None
+            if found != known:
+                console.print(f"{name}: found_by={found}, was {known}")
+        return missed
     if options.seed is not None:
         report = run(options.seed, print if options.verbose else None)
         console.print(

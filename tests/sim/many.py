@@ -2,12 +2,13 @@
 
 import multiprocessing
 import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, as_completed, wait
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from tests.sim.mutations import MUTATIONS
 from tests.sim.run import Report, run
 
 CHUNK = 10
@@ -33,6 +34,26 @@ def first_failure(seeds: Sequence[int], *, console: Console | None = None) -> Re
                     workers.shutdown(wait=False, cancel_futures=True)
                     return failed
     return None
+
+
+def finders(*, console: Console | None = None) -> Iterator[tuple[str, int, int | None]]:
+    """Yield each planted bug, the seed that is known to find it, and the one that does now, if any."""
+    columns = ("planted bugs", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        Progress(*columns, console=console, disable=console is None) as progress,
+        ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as workers,
+    ):
+        bar = progress.add_task("planted bugs", total=len(MUTATIONS))
+        running = {workers.submit(_finder, place): each for place, each in enumerate(MUTATIONS)}
+        for done in as_completed(running):
+            progress.advance(bar)
+            yield running[done].name, running[done].found_by, done.result()
+
+
+def _finder(place: int) -> int | None:
+    mutation = MUTATIONS[place]
+    with mutation.plant():
+        return next((seed for seed in mutation.to_try() if run(seed).wrong), None)
 
 
 def _failure_among(seeds: Iterable[int]) -> Report | None:

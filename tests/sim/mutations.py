@@ -69,7 +69,8 @@ def mutation(plant: Plant | None = None, *, seeds: int = 200, found_by: int = 0)
     """Put a planted bug on the list, under the name of its function.
 
     `found_by` is the seed that is tried first: it saves time, and nothing is expected of it. When the
-    simulation has changed and that seed finds the bug no more, all the others are tried.
+    simulation has changed and that seed finds the bug no more, all the others are tried; then
+    `python -m tests.sim --planted` tells the new one.
     """
     if plant is None:
         return partial(mutation, seeds=seeds, found_by=found_by)
