@@ -63,6 +63,7 @@ RETRY_MAX_S: Final = 10.0
 QUICK_DEATH_S: Final = 3.0  # a process that was replaced sooner did not live; the second in a row
 BRAKE_MIN_S: Final = 0.5  # makes the third wait, doubling
 BRAKE_MAX_S: Final = 10.0
+NOTE_PREFIX: Final = "onhand-restarts-"  # of the files in which starts are noted
 EXIT_CODE: Final = 70  # of a process that ended itself (EX_SOFTWARE)
 
 _POLL_S: Final = 0.05
@@ -230,6 +231,14 @@ def brake_s(note: Path, now_s: float) -> float:
     return wait_s
 
 
+def forget_old_notes(folder: Path, now_s: float) -> None:
+    """Remove the notes of actors that were not stopped in good order and have not started since."""
+    for note in folder.glob(f"{NOTE_PREFIX}*"):
+        with suppress(OSError):  # another actor was quicker, or it is another user's
+            if now_s - note.stat().st_mtime > QUICK_DEATH_S + BRAKE_MAX_S:
+                note.unlink()
+
+
 class _Actor:
     """The process of an actor: it starts its service by itself, and answers `Handle`."""
 
@@ -243,9 +252,11 @@ class _Actor:
         self._service: Service | None = None
         self._failure = ""
         self._settled = asyncio.Event()  # an attempt to start has ended, well or not
-        self._note = Path(tempfile.gettempdir()) / f"onhand-restarts-{context.get_actor_id()}"
+        folder = Path(tempfile.gettempdir())
+        self._note = folder / f"{NOTE_PREFIX}{context.get_actor_id()}"
         if not restarted:
             self._note.unlink(missing_ok=True)
+            forget_old_notes(folder, time.time())
         self._serving = asyncio.create_task(self._serve(brake_s(self._note, time.time())))
 
     async def _serve(self, wait_s: float) -> None:
@@ -347,6 +358,13 @@ class _Directory:
                 raise UnknownActor(f"no actor named {name!r} in {self._namespace!r}") from None
             self.keep(name, actor)
         return actor
+
+    def has(self, name: str) -> bool:
+        try:
+            self.find(name)
+        except UnknownActor:
+            return False
+        return True
 
     def keep(self, name: str, actor: ActorHandle[Any]) -> None:
         if self._known is not None:
@@ -634,8 +652,7 @@ class Cluster:
 
     def shutdown(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """Stop the actors started here that are not detached, and let go of Ray. May be repeated."""
-        with suppress(UnknownActor):
-            self.stop(*self._own, timeout_s=timeout_s)
+        self.stop(*filter(self._directory.has, list(self._own)), timeout_s=timeout_s)
         self._own.clear()
         self._directory.close()
         ray.shutdown()

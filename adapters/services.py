@@ -16,7 +16,7 @@ import structlog
 from actors.catalogue import CatalogueReader, CatalogueWriter
 from actors.cluster import ClusterError, Host
 from actors.events import EventHub
-from actors.hub import DeltaHub
+from actors.hub import MAX_SUBSCRIBERS, DeltaHub
 from actors.links import RemoteShard, serve_link
 from actors.mirror import MirrorFeed, Mirrors
 from actors.ports import Position, Unavailable
@@ -31,10 +31,11 @@ from adapters.rpc.deltas import DeltasServicer
 from adapters.rpc.directory import Addresses, DirectoryServicer
 from adapters.rpc.events import EventStreams
 from adapters.rpc.price import PriceServicer
-from adapters.rpc.server import open_server
+from adapters.rpc.server import MAX_STREAMS, open_server
 from adapters.rpc.stock import StockServicer
 from adapters.rpc.transfer import TransfersServicer
 from adapters.snapshots import RedisSnapshots
+from engine import limits
 from engine.block import Place
 from engine.machine import Machine
 from onhand.v1.availability_pb2_grpc import add_AvailabilityServicer_to_server
@@ -43,6 +44,10 @@ from onhand.v1.directory_pb2_grpc import add_DirectoryServicer_to_server
 from onhand.v1.price_pb2_grpc import add_PriceServicer_to_server
 from onhand.v1.stock_pb2_grpc import add_StockServicer_to_server
 from onhand.v1.transfer_pb2_grpc import add_TransfersServicer_to_server
+
+assert MAX_STREAMS >= MAX_SUBSCRIBERS + limits.MAX_EVENT_SUBSCRIBERS, (
+    "a hub says itself that it is full"
+)
 
 LAG_EVERY_S: Final = 1.0  # how often the lag of the mirrors is noted
 _log = structlog.get_logger()

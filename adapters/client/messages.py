@@ -73,8 +73,18 @@ def location_of(name: Name | None) -> common_pb2.Location:
 
 
 def line_of(sku: Name, location: Name, quantity: int) -> common_pb2.Line:
-    """One line."""
-    return common_pb2.Line(sku=sku_of(sku), location=location_of(location), quantity=quantity)
+    """One line. ValueError for a quantity that no message can carry; the server judges the others."""
+    units = _carried("quantity", quantity)
+    return common_pb2.Line(sku=sku_of(sku), location=location_of(location), quantity=units)
+
+
+def _carried(field: str, value: int) -> int:
+    if not -_WORD <= value < _WORD:
+        raise ValueError(f"{field}: {value}, must fit 64 bits")
+    return value
+
+
+_WORD: Final = 1 << 63
 
 
 def lines_of(lines: Lines) -> list[common_pb2.Line]:
@@ -113,7 +123,10 @@ def inspect_line_of(
 
 def transfer_lines_of(lines: Iterable[tuple[Name, int]]) -> list[transfer_pb2.TransferLine]:
     """Quantities of SKUs, in their order."""
-    return [transfer_pb2.TransferLine(sku=sku_of(sku), quantity=units) for sku, units in lines]
+    return [
+        transfer_pb2.TransferLine(sku=sku_of(sku), quantity=_carried("quantity", units))
+        for sku, units in lines
+    ]
 
 
 def cell_name_of(sku: Name, location: Name) -> availability_pb2.CellName:
@@ -124,7 +137,9 @@ def cell_name_of(sku: Name, location: Name) -> availability_pb2.CellName:
 def price_line_of(sku: Name, location: Name, price_minor: int) -> price_pb2.PriceLine:
     """A new price of one cell."""
     return price_pb2.PriceLine(
-        sku=sku_of(sku), location=location_of(location), price_minor=price_minor
+        sku=sku_of(sku),
+        location=location_of(location),
+        price_minor=_carried("price_minor", price_minor),
     )
 
 

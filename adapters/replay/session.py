@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -31,6 +31,10 @@ _POLL_S: Final = 0.1
 
 Phase = Callable[[str, int], Callable[[int], None]]
 """Begins a phase of work, by its name and its size; what it returns is told of progress in it."""
+
+
+class StoreNotEmpty(Exception):  # noqa: N818 - a condition, for people
+    """The engine is at work on other data than the replay's."""
 
 
 class Audit(Protocol):
@@ -110,6 +114,7 @@ class _Session:
     async def load(self) -> None:
         """Add the catalogue, look at what the engine holds already, and open the books."""
         catalogue, plan = self._journey.catalogue, self._journey.plan
+        await check_store(self._front, set(catalogue.store_codes))
         size = len(catalogue.store_codes) + len(catalogue.sku_codes)
         ids = await add_catalogue(self._front, catalogue, self._begin("catalogue", size))
         baseline = await self._stock.cells()
@@ -205,6 +210,16 @@ class _Session:
         number = self._kills % self._place.shards
         self._kills += 1
         await asyncio.to_thread(self._place.stack.kill_shard, number)
+
+
+async def check_store(client: Client, ours: Collection[str]) -> None:
+    """Raise StoreNotEmpty when the engine has other locations than those with these codes."""
+    others = [each.code for each in await client.list_locations() if each.code not in ours]
+    if others:
+        raise StoreNotEmpty(
+            f"the store has {len(others):,} locations that are not the replay's"
+            f" ({', '.join(others[:SHOWN])}), whose data it would mix with its own: name another store"
+        )
 
 
 def _books(journey: Journey, ids: Ids, baseline: Cells) -> Ledger:

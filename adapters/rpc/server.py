@@ -31,7 +31,7 @@ from engine import limits
 LOOPBACK: Final = "127.0.0.1"
 MAX_MESSAGE_BYTES: Final = 8 << 20  # of one request; gRPC's own limit is 4 MB
 MAX_CALLS: Final = 4_096  # single calls under way in one server
-MAX_STREAMS: Final = 1_024  # streams under way in one server
+MAX_STREAMS: Final = 5_120  # streams under way in one server; the hubs have limits of their own
 MAX_CALL_BYTES: Final = 64 << 20  # that all calls under way brought
 MIN_PING_INTERVAL_MS: Final = 5_000  # clients may ping an idle connection no more often than this
 PING_INTERVAL_MS: Final = 30_000  # this server's own pings, which find dead clients

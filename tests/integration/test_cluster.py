@@ -193,6 +193,17 @@ def test_the_brake_lets_two_deaths_pass_and_forgets(tmp_path: Path) -> None:
     assert brake_s(note, now_s) == 0
 
 
+def test_notes_of_actors_that_are_gone_are_removed(tmp_path: Path) -> None:
+    old, new, other = (tmp_path / name for name in ("onhand-restarts-1", "onhand-restarts-2", "a"))
+    for note in (old, new, other):
+        brake_s(note, 1_000.0)
+    now_s = time.time()
+    for note in (old, other):
+        os.utime(note, (now_s - 60, now_s - 60))
+    module.forget_old_notes(tmp_path, now_s)
+    assert [note.exists() for note in (old, new, other)] == [False, True, True]
+
+
 # --------------------------------------------------------------------------------- calls ----------
 
 

@@ -38,6 +38,7 @@ from adapters.client import (
     Unavailable,
     calls,
     catalog,
+    messages,
     new_batch_id,
     new_op_id,
     peers,
@@ -446,6 +447,17 @@ async def test_a_malformed_request_names_its_field(store: Store, client: Client)
     assert raised.value.description == "neither id nor code"
     assert str(raised.value) == "lines[0].sku: wrong"
     assert len(store.first.got) == 1
+
+
+@pytest.mark.parametrize("units", [1 << 63, -(1 << 63) - 1])
+def test_a_number_that_no_message_can_carry_is_named(units: int) -> None:
+    with pytest.raises(ValueError, match=f"quantity: {units}, must fit 64 bits"):
+        messages.line_of("TEA", "BERLIN", units)
+    with pytest.raises(ValueError, match=f"quantity: {units}, must fit 64 bits"):
+        messages.transfer_lines_of([("TEA", units)])
+    with pytest.raises(ValueError, match=f"price_minor: {units}, must fit 64 bits"):
+        messages.price_line_of("TEA", "BERLIN", units)
+    assert messages.line_of("TEA", "BERLIN", (1 << 63) - 1).quantity == (1 << 63) - 1
 
 
 async def test_a_message_that_is_too_large_is_not_sent_again(store: Store, client: Client) -> None:
