@@ -131,7 +131,8 @@ class EventSubscription:
         """Hear that there may be something for it after a block."""
         if shard in self._asleep:
             self._asleep.discard(shard)
-            self._at[shard] = before
+            if before != self._at[shard]:
+                self._at[shard], self._seen[shard] = before, 0
             self._wake.set()
 
     async def next(self, heartbeat_s: float) -> EventFrame:
@@ -215,7 +216,7 @@ class EventSubscription:
     def _frame(self, shard: int = 0, blocks: Sequence[Events] = ()) -> EventFrame:
         places = [
             (each, at.epoch, at.seq, 0)
-            if each in self._asleep
+            if each in self._asleep and at != self._at[each]
             else (each, self._at[each].epoch, self._at[each].seq, self._seen[each])
             for each in sorted(self._at)
             for at in [self._hub.logs[each].at]

@@ -156,6 +156,26 @@ async def test_the_first_frame_says_where_it_begins() -> None:
         assert again.kinds == [Kind.SALE]
 
 
+async def test_what_another_gateway_told_of_a_block_that_is_not_here_yet_is_told_once() -> None:
+    async with Stage.open() as stage:
+        wanted = Filter.of([TEA[1]])
+        places = [(shard, feed.at.epoch, feed.at.seq, 1) for shard, feed in stage.feeds.items()]
+        token = stage.hub.tokens.token(wanted.fingerprint, stage.hub.tokens.packed(places))
+        first = await reader(stage, wanted, token=token)
+        await first.read()  # it sleeps, and has been told so
+        again = await reader(stage, wanted, token=first.token)
+        await stage.does(sale(1), comes_back(1, Disposition.RESTOCK))
+        for each in (first, again):
+            await each.read()
+            assert each.kinds == [Kind.RETURN], "the sale was told before"
+        await stage.does(sale(2))
+        last = await reader(stage, wanted, token=again.token)
+        for each in (first, again, last):
+            await each.read()
+            assert each.kinds[-1] == Kind.SALE
+            assert len(each.kinds) <= 2
+
+
 async def test_it_begins_now_or_after_a_block_or_with_the_oldest() -> None:
     async with Stage.open() as stage:
         await stage.does(sale(1))
