@@ -1,9 +1,9 @@
 """SKUs, locations and channels by way of the client: adding, listing, from a code to its id."""
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from adapters.client import messages
@@ -14,7 +14,7 @@ from adapters.client.peers import Peer
 from adapters.client.values import Channel, Location, Name, Sku
 from onhand.v1 import catalog_pb2
 
-LOAD_AGAIN_S: Final = 5.0  # after codes could not be fetched
+LOAD_AGAIN_S: Final = 5.0  # between looks for codes that are not known
 
 
 class CatalogCalls:
@@ -24,6 +24,7 @@ class CatalogCalls:
         """Use `Client.connect`."""
         self._caller = caller
         self._location_ids: dict[str, int] = {}
+        self._loaded_to = 0  # the highest id that was fetched
         self._loading = asyncio.Lock()
         self._load_at_s = 0.0  # not before that, of time.monotonic
 
@@ -68,11 +69,15 @@ class CatalogCalls:
                 yield sku
             from_id = reply.next_id
 
-    async def list_locations(self) -> list[Location]:
-        """Every location, in order of id."""
-        request = catalog_pb2.ListLocationsRequest()
-        reply = await self._caller.call(lambda peer: peer.catalog.ListLocations, request)
-        return messages.locations_from(reply.locations)
+    async def list_locations(self, from_id: int = 1) -> list[Location]:
+        """Every location from an id on, in order of id."""
+        locations = list[Location]()
+        while from_id:
+            request = catalog_pb2.ListLocationsRequest(from_id=from_id)
+            reply = await self._caller.call(lambda peer: peer.catalog.ListLocations, request)
+            locations += messages.locations_from(reply.locations)
+            from_id = reply.next_id
+        return locations
 
     async def set_channel(self, channel: Channel, *, op_id: bytes | None = None) -> int:
         """Make a channel, or give one all its rules anew; its number.
@@ -106,7 +111,8 @@ class CatalogCalls:
     async def _location_id(self, name: Name) -> int:
         """The id of a location; 0 for a code that is not known here.
 
-        Codes are fetched once, and learnt when they are added here; ids never change.
+        Codes are fetched once, and learnt when they are added here; ids never change. One that is
+        not known makes it look, now and then, whether others have added some since.
         """
         if isinstance(name, int):
             return name
@@ -120,11 +126,8 @@ class CatalogCalls:
         return time.monotonic() >= self._load_at_s
 
     async def _load(self) -> None:
-        """Fetch the codes; if that fails, the gateway knows them by itself until it is tried again."""
-        try:
-            for each in await self.list_locations():
-                self._location_ids[each.code] = each.id
-        except OnhandError:
-            self._load_at_s = time.monotonic() + LOAD_AGAIN_S
-        else:
-            self._load_at_s = math.inf
+        """Fetch the codes that are new; if that fails, the gateway knows them by itself."""
+        with suppress(OnhandError):
+            for each in await self.list_locations(self._loaded_to + 1):
+                self._location_ids[each.code] = self._loaded_to = each.id
+        self._load_at_s = time.monotonic() + LOAD_AGAIN_S

@@ -137,18 +137,23 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
     async def ListLocations(
         self, request: catalog_pb2.ListLocationsRequest, context: Context
     ) -> catalog_pb2.ListLocationsReply:
-        """Every location, with the shard that owns it (of a split one: its first part)."""
+        """One page of locations, with the shard that owns each (of a split one: its first part)."""
         catalogue = self._reader.catalogue
         reply = catalog_pb2.ListLocationsReply()
-        for location_id in range(1, catalogue.locations + 1):
+        size_bytes = 0
+        for location_id in range(max(request.from_id, 1), catalogue.locations + 1):
+            if size_bytes >= PAGE_BYTES:
+                reply.next_id = location_id
+                break
             location = catalogue.location(location_id)
-            reply.locations.add(
+            entry = reply.locations.add(
                 id=location_id,
                 code=location.code,
                 currency=location.currency,
                 shard=self._reader.shard_map.owners(location_id)[0],
                 description=location.description,
             )
+            size_bytes += entry.ByteSize()
         return reply
 
     async def ListChannels(

@@ -772,6 +772,22 @@ async def test_lists_come_in_pages(gateway: Service, monkeypatch: pytest.MonkeyP
     )
 
 
+async def test_locations_come_in_pages(gateway: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def page(from_id: int) -> tuple[list[int], int]:
+        request = catalog_pb2.ListLocationsRequest(from_id=from_id)
+        reply = await gateway.stub.ListLocations(request)
+        return [each.id for each in reply.locations], reply.next_id
+
+    assert await page(0) == ([], 0)
+    assert gateway.writer is not None
+    await gateway.writer.add_locations([Location(f"L{n}", "USD") for n in range(5)])
+    assert await page(0) == ([1, 2, 3, 4, 5], 0)
+    assert await page(4) == ([4, 5], 0)
+    assert await page(6) == ([], 0)
+    monkeypatch.setattr(catalog, "PAGE_BYTES", 12)
+    assert [await page(first) for first in (1, 3, 5)] == [([1, 2], 3), ([3, 4], 5), ([5], 0)]
+
+
 async def test_the_largest_entries_can_be_listed(gateway: Service) -> None:
     assert gateway.writer is not None
     wide = "\U0001f9c0" * limits.MAX_DESCRIPTION

@@ -267,6 +267,29 @@ async def test_codes_of_locations_are_fetched_once(store: Store, client: Client)
     assert len(store.gateway.requests("ListLocations")) == 1
 
 
+async def test_codes_that_others_have_added_are_fetched_later(
+    store: Store, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "LOAD_AGAIN_S", 0.0)
+    known = [catalog_pb2.LocationEntry(id=1, code="S1", currency="USD")]
+    asked: list[int] = []
+
+    def listed(request: catalog_pb2.ListLocationsRequest) -> catalog_pb2.ListLocationsReply:
+        asked.append(request.from_id)
+        page = [each for each in known if each.id >= request.from_id][:1]
+        more = page and page[0].id < len(known)
+        return catalog_pb2.ListLocationsReply(locations=page, next_id=page[0].id + 1 if more else 0)
+
+    store.gateway.usual["ListLocations"] = listed
+    await client.sale([("A", "S1", 1)])
+    known.append(catalog_pb2.LocationEntry(id=2, code="S2", currency="USD"))
+    known.append(catalog_pb2.LocationEntry(id=3, code="S3", currency="USD"))
+    for code in ("S2", "S3"):
+        await client.sale([("A", code, 1)])
+    assert asked == [1, 2, 3], "what is known is not fetched again"
+    assert not store.gateway.requests("Sale")
+
+
 async def test_a_split_location_is_cut_by_sku(store: Store) -> None:
     store.map.placements.add(location_id=1, shards=[0, 1])
     async with Client.connect(store.gateway.address) as client:
