@@ -12,13 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+import numpy as np
+
 from actors.calls import GRACE_MS, Told, make_time, refused_with, that_matter
-from actors.parts import NOTHING_LEFT, column_of, hold_id_of, on, step_of
+from actors.parts import NOTHING_LEFT, column_of, groups_of, hold_id_of, on, step_of
 from actors.ports import Sight, Unavailable, Waiting
 from actors.shards import Shards, every
 from actors.transits import ENDED, ROUNDS, Line, arrive, at_rest, keep, leave, place_id, take_place
 from engine import limits
-from engine.operations import Answer, Kind, Request
+from engine.operations import Answer, Flag, Kind, Request
 from engine.status import Status
 from engine.views import Hold, HoldState
 
@@ -135,11 +137,14 @@ class _Move:
                 units[shard, line.sku, line.location] += line.pending
         return units
 
-    # --- lines, each by itself ---
+    # --- lines, each by itself or those that are linked ---
 
     async def lines(self) -> Told:
         """Move what each line names: a SKU, where it leaves, and a quantity or all of it."""
-        answers = [await self._line(place) for place in range(self.request.lines)]
+        answers: list[Answer] = []
+        for group in groups_of(self.request):
+            alone = len(group) == 1
+            answers += [await self._line(group[0])] if alone else await self._together(group)
         sku, to = (int(column_of(self.request, name)[0]) for name in ("sku", "location"))
         return self.shards.map.shard_of(sku, to), replace(
             answers[0],
@@ -148,8 +153,7 @@ class _Move:
         )
 
     async def _line(self, place: int) -> Answer:
-        names = ("sku", "location", "quantity", "value")
-        sku, to, quantity, leaves = (int(column_of(self.request, name)[place]) for name in names)
+        sku, to, quantity, leaves = self._named(place)
         source, target = (self.shards.map.shard_of(sku, at) for at in (leaves, to))
         if source == target:
             return await self._within(target, sku, to, quantity, leaves)
@@ -159,7 +163,123 @@ class _Move:
         if placed.is_empty:
             # The shard that has too little says so, asked to move it to where it is.
             return await self._within(source, sku, leaves, quantity or 1, leaves)
-        return await self._go(placed)
+        return _one_line(await self._go(placed))
+
+    async def _together(self, group: Sequence[int]) -> list[Answer]:
+        """Move linked lines, all or none: all keep their stock before anything leaves.
+
+        Those that go from one shard to one other leave in one step. Of those that go by several ways
+        the first that is to leave decides, unless others take of the hold between two of them.
+        """
+        ways, within = self._ways_of(group)
+        done: dict[int, Answer] = {}
+        for shard, places in within.items():
+            told = await self.shards.submit(shard, self._linked("together", places))
+            if any(told.status):
+                return await self._refused(group, places, told)
+            done |= zip(places, _by_line(told, 1), strict=True)
+        placed: list[_Placed] = []
+        for way in sorted(ways, key=self._is_open):
+            each = await self._take_place(way)
+            if each.is_new and not each.answer.status[0]:
+                placed.append(each)
+                continue
+            # It has left before, or cannot.
+            told = each.answer if each.is_empty else await self._go(each)
+            if any(told.status):
+                await self._give_back(list(ways), placed)
+                if each.is_empty:
+                    places = sorted(ways[way], key=self._is_there)
+                    return await self._refused(group, places, await self._too_little(way, places))
+                why = each.answer if each.answer.status[0] else told
+                return await self._refused(group, ways[way], why)
+            done |= zip(ways[way], _by_line(told, 2), strict=True)
+        # In the same order whatever the move: of two that meet, the second is refused before any leaves.
+        placed.sort(key=lambda each: (each.way.source, min(each.way.lines)))
+        for number, each in enumerate(placed):
+            told = await self._go(each)
+            if any(told.status):
+                await self._give_back([], placed[number + 1 :])
+                return await self._refused(group, ways[each.way], told)
+            done |= zip(ways[each.way], _by_line(told, 2), strict=True)
+        return [done[place] for place in group]
+
+    def _ways_of(self, group: Sequence[int]) -> tuple[dict[_Way, list[int]], dict[int, list[int]]]:
+        """The ways by which linked lines go, and the shards that need none; with their lines.
+
+        A shard needs none where it has both ends of all of them, or where they are already.
+        """
+        ends: dict[tuple[int, int, bool], list[int]] = {}
+        for place in group:
+            sku, to, _, leaves = self._named(place)
+            source, target = (self.shards.map.shard_of(sku, at) for at in (leaves, to))
+            ends.setdefault((source, target, leaves == to), []).append(place)
+        ways: dict[_Way, list[int]] = {}
+        within: dict[int, list[int]] = {}
+        for (source, target, is_there), places in ends.items():
+            if is_there or (source == target and len(ends) == 1):
+                within[source] = places
+            else:
+                to = self._named(places[0])[1]
+                lines = self._leaving(places)
+                ways[_Way(f"line {places[0]}", source, target, to, lines)] = places
+        return ways, within
+
+    def _leaving(self, places: Sequence[int]) -> tuple[Line, ...]:
+        """What linked lines take from a shard; none when it has too little for one of them."""
+        lines = [(sku, leaves, units) for sku, _, units, leaves in map(self._named, places)]
+        is_each_once = len({sku for sku, _, _ in lines}) == len(lines)  # as a shard demands it
+        return tuple(lines) if is_each_once and all(map(self._is_there, places)) else ()
+
+    def _is_there(self, place: int) -> bool:
+        """Whether as much is pending as a line names."""
+        sku, _, units, leaves = self._named(place)
+        return 1 <= units <= self.pending()[self.shards.map.shard_of(sku, leaves), sku, leaves]
+
+    def _named(self, place: int) -> tuple[int, int, int, int]:
+        """What a line names: SKU, destination, quantity, where it leaves."""
+        names = ("sku", "location", "quantity", "value")
+        sku, to, quantity, leaves = (int(column_of(self.request, name)[place]) for name in names)
+        return sku, to, quantity, leaves
+
+    def _linked(self, name: str, places: Sequence[int], *, to: str = "location") -> Request:
+        """The step by which a shard moves linked lines that it has both ends of."""
+        names = {"sku": "sku", "location": to, "quantity": "quantity", "value": "value"}
+        return step_of(
+            self.request,
+            f"{name} {places[0]}",
+            len(places),
+            kind=Kind.MOVE,
+            flags=[Flag.LINKED] * (len(places) - 1) + [0],
+            **{name: column_of(self.request, of)[list(places)] for name, of in names.items()},
+            **on(self.hold_id),
+        )
+
+    async def _too_little(self, way: _Way, places: Sequence[int]) -> Answer:
+        """What the shard says that linked lines were to leave, asked to move them to where they are.
+
+        It never does, of any quantity; the line that it has too little for is asked about first.
+        """
+        step = self._linked("stay", places, to="value")
+        told = await self.shards.submit(way.source, step)
+        if not any(told.status):  # a line alone, of all of its cell
+            return replace(told, status=bytes((Status.INVALID_QUANTITY,)))
+        return told
+
+    async def _refused(
+        self, group: Sequence[int], places: Sequence[int], told: Answer
+    ) -> list[Answer]:
+        """The answers of linked lines; `told` says why some of them, or the first of these, were refused."""
+        said = dict(zip(places, told.status, strict=False))
+        linked = int(Status.LINKED_LINE_REFUSED)
+        answers = []
+        for place in group:
+            sku, to, _, _ = self._named(place)
+            (cell,) = await self.shards.link(self.shards.map.shard_of(sku, to)).cells([(sku, to)])
+            available = np.array([cell.available if cell else 0], "<i8").tobytes()
+            status = bytes((said.get(place) or linked,))
+            answers.append(replace(told, status=status, available=available))
+        return answers
 
     # --- all that is pending ---
 
@@ -192,7 +312,7 @@ class _Move:
         if not is_any:  # what was pending is not any more
             target = self.shards.map.owners(to)[0]
             return target, refused_with(self.request, Status.HOLD_NOT_PENDING)
-        told += [(each.way.target, await self._go(each)) for each in placed]
+        told += [(each.way.target, _one_line(await self._go(each))) for each in placed]
         if any(answer.status[0] == Status.EXCEEDS_HOLD for _, answer in told):
             raise _EndedByOthers
         moved = [each for each in told if not each[1].status[0]]
@@ -278,6 +398,13 @@ class _Move:
         own = self._own(way)
         return bool(own) and own[-1][1].hold is None
 
+    def _is_open(self, way: _Way) -> tuple[bool, bool]:
+        """To sort ways by: first what was refused its place, then what has left or been given back."""
+        own = self._own(way)
+        waits = own[-1][1].hold if own else None
+        is_decided = waits is not None and waits.state != HoldState.PENDING
+        return not self._was_refused(way), not is_decided
+
     async def _take_new_place(self, way: _Way, digest: bytes, number: int) -> _Placed:
         kept = [(sku, way.to, units) for sku, _, units in way.lines]
         while True:
@@ -293,12 +420,12 @@ class _Move:
         """Give units up where they were, and let them join the hold where they went."""
         way, waits = placed.way, placed.waits
         if placed.answer.status[0] or waits is None:
-            return _one_line(_first_refusal(placed.answer))
+            return _first_refusal(placed.answer)
         lines = way.lines if placed.is_new else ()
         told = await leave(self.shards, way.source, way.target, placed.place, self.hold_id, lines)
         have_left = not any(told.status)
         if have_left and waits.state == HoldState.EXPIRED:
-            return _one_line(refused_with(self.request, Status.HOLD_EXPIRED))
+            return refused_with(self.request, Status.HOLD_EXPIRED)
         if have_left and waits.state == HoldState.PENDING:
             now_ns = told.now_ns
             await keep(
@@ -310,8 +437,8 @@ class _Move:
         if told.status == ENDED:
             raise _EndedByOthers
         if not have_left:
-            return _one_line(_first_refusal(replace(answer, status=told.status)))
-        return _one_line(_first_refusal(answer))
+            return _first_refusal(replace(answer, status=told.status))
+        return _first_refusal(answer) if any(answer.status) else answer
 
     async def _give_back(self, ways: Sequence[_Way], placed: Sequence[_Placed]) -> None:
         """Let all stay where it is, as far as it has not left; `placed` is what has a place by now."""
@@ -357,6 +484,14 @@ def _first_refusal(answer: Answer) -> Answer:
     """The answer with the status that says why; lines that only had such neighbours do not."""
     why = [each for each in answer.status if each not in (Status.OK, Status.LINKED_LINE_REFUSED)]
     return replace(answer, status=bytes(why[:1] or answer.status[:1]))
+
+
+def _by_line(answer: Answer, step: int) -> list[Answer]:
+    """The answer of each line of several, for each of which a shard was sent `step` lines."""
+    return [
+        replace(answer, status=answer.status[i : i + 1], available=answer.available[8 * i :][:8])
+        for i in range(0, len(answer.status), step)
+    ]
 
 
 def _one_line(answer: Answer) -> Answer:

@@ -11,6 +11,7 @@ groups lines by shard, as the SDK does.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -72,6 +73,14 @@ def split(request: Request, shards: NDArray[np.int64]) -> list[Part]:
     if np.isin(column_of(request, "kind"), (Kind.RESERVE, Kind.EXPECT)).any():
         return [_blanked_part(request, shards, shard) for shard in in_order(shards)]
     return [_compact_part(request, shards, shard) for shard in in_order(shards)]
+
+
+def groups_of(request: Request) -> list[list[int]]:
+    """The places of lines that stand or fall together: each linked line goes with the next one."""
+    is_last = (column_of(request, "flags") & Flag.LINKED) == 0
+    is_last[-1] = True
+    ends = (np.flatnonzero(is_last) + 1).tolist()
+    return [list(range(*each)) for each in pairwise([0, *ends])]
 
 
 def in_order(shards: NDArray[np.int64]) -> list[int]:

@@ -12,7 +12,6 @@ step than it holds, and the earlier ones are undone when a later one refuses.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +21,7 @@ from actors.asking import Parts, asking, objections, refusal
 from actors.parts import (
     Part,
     column_of,
+    groups_of,
     in_order,
     joined,
     on,
@@ -68,7 +68,7 @@ async def returned(
     0 where that is not known. The shards are asked first as if all was handed over there; what was
     not, or comes back to several shards together, is then taken in step by step.
     """
-    groups = _groups(request)
+    groups = [np.array(group) for group in groups_of(request)]
     here = owners.copy()
     for group in groups:
         if np.ptp(owners[group]):
@@ -99,14 +99,6 @@ async def exchange(
     everything = np.arange(request.lines)
     told = await _Exchange(shards, request, owners, sold_at, everything).done()
     return _joined(request, told)
-
-
-def _groups(request: Request) -> list[NDArray[np.int64]]:
-    """The places of lines that stand or fall together."""
-    is_last = (column_of(request, "flags") & Flag.LINKED) == 0
-    is_last[-1] = True
-    ends = (np.flatnonzero(is_last) + 1).tolist()
-    return [np.arange(*each) for each in pairwise([0, *ends])]
 
 
 def _without(told: Parts, is_left_out: NDArray[np.bool_]) -> Parts:

@@ -66,7 +66,17 @@ def _move_lines(client: Client, known: Journey, places: Places | None) -> list[L
     for sku, leaves in chance.sample(cells, chance.randint(1, len(cells))):
         quantity = chance.choice((0, 0, 1, 2))
         lines.append(line | {"sku": sku, "value": leaves, "quantity": quantity})
-    return lines
+    return _linked(lines) if chance.random() < 0.5 else lines
+
+
+def _linked(lines: list[Line]) -> list[Line]:
+    """As many of them as can be moved together: each of another SKU and so many."""
+    linked = list({line["sku"]: line for line in lines}.values())
+    flags = [int(Flag.LINKED)] * (len(linked) - 1) + [0]
+    return [
+        line | {"flags": each, "quantity": max(line["quantity"], 1)}
+        for line, each in zip(linked, flags, strict=True)
+    ]
 
 
 async def _move(client: Client, known: Journey, lines: list[Line]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import count, pairwise, takewhile
 from typing import Final, NamedTuple
 
-from actors.parts import step_id
+from actors.parts import column_of, step_id
 from actors.ports import Position
 from actors.transits import place_id
 from engine.operations import Kind, Request
@@ -72,6 +72,11 @@ class Move(NamedTuple):
         return "sku" not in self.request.columns and Status.INSUFFICIENT_STOCK in self.status
 
     @property
+    def is_linked(self) -> bool:
+        """Whether its lines are to be moved together."""
+        return bool(column_of(self.request, "flags").any())
+
+    @property
     def to(self) -> int:
         return int(self.request.columns["location"][0])
 
@@ -100,6 +105,7 @@ def judge_journey(journey: Journey, ledgers: Ledgers) -> list[str]:
     wrong = [
         *_judge_units(journey, ledgers),
         *_judge_looks(journey, ledgers),
+        *_judge_linked(journey),
         *_judge_refused(journey, ledgers),
         *_judge_end(journey, _sold(_parts(journey, ledgers)), _ran_out(journey, ledgers)),
     ]
@@ -160,17 +166,27 @@ def _is_lost(ledger: Ledger, place: bytes) -> bool:
     return known is not None and Status.HOLD_EXPIRED in known[1].status
 
 
+def _judge_linked(journey: Journey) -> Iterator[str]:
+    """Linked lines are moved together; where they are, looks tell."""
+    for move in journey.moves:
+        if move.is_linked and any(move.status) and not all(move.status):
+            yield f"of linked lines some were moved: {move.status.hex()}"
+
+
 def _judge_refused(journey: Journey, ledgers: Ledgers) -> Iterator[str]:
     """Nothing of it was ever where no move was done to.
 
     But that it has expired is also said by a repeat that comes when the move was done. And a move of
     all of it may have to begin anew for another call, when some of it has left, and find the stock gone.
+    Of linked lines that leave several shards, others may take some when some have left.
     """
     may_be_done = {Status.OK, Status.HOLD_EXPIRED}
     known = {location for _, location in journey.home}
     others = [each.span for each in (*journey.said, *journey.moves)]
     for move in journey.moves:
-        is_raced = move.is_sold_out and sum(move.span.overlaps(span) for span in others) > 1
+        is_raced = (move.is_sold_out or move.is_linked) and sum(
+            move.span.overlaps(span) for span in others
+        ) > 1
         if is_raced or may_be_done & set(move.status):
             known.add(move.to)
     for ledger in ledgers.values():

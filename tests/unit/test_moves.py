@@ -16,7 +16,7 @@ from engine.operations import Answer, Flag, Kind, Request
 from engine.status import Status
 from engine.views import HoldState
 from tests.fakes.shard import FakeShard
-from tests.unit.test_router import MAP, TTL, Town, call, on, order, town
+from tests.unit.test_router import MAP, SPLIT, TTL, Town, call, on, order, town
 from tests.unit.test_spanning import (
     HELD,
     NEW,
@@ -30,6 +30,8 @@ from tests.unit.test_spanning import (
 )
 
 __all__ = ["town"]
+
+LINKED = Status.LINKED_LINE_REFUSED
 
 
 def a_move(
@@ -327,6 +329,74 @@ async def test_lines_are_moved_each_by_itself(town: Town) -> None:
         assert np.frombuffer(answer.available, "<i8").tolist() == [1, 9]
 
 
+def a_move_together(
+    to: int, *lines: tuple[int, int, int], alone: int = 0, op_id: bytes = OP
+) -> Operation:
+    """As `a_move`, all lines linked but for so many of the last ones."""
+    skus, leaves, quantities = zip(*lines, strict=True)
+    flags = np.where(np.arange(len(lines)) < len(lines) - alone - 1, Flag.LINKED, 0)
+    columns = {"sku": skus, "location": to, "quantity": quantities, "value": leaves}
+    request = call(op_id, Kind.MOVE, HELD, len(lines), flags=flags, **columns)
+    return lambda router: router.move(request)
+
+
+async def held_at_one_place(town: Town) -> None:
+    await town.router.reserve(order(HELD, [(1, 1), (2, 1), (3, 3)], [4, 4, 1]))
+
+
+async def held_where_both_are(town: Town) -> None:
+    await town.router.reserve(order(HELD, [(1, SPLIT), (2, SPLIT), (3, 3)], [4, 4, 1]))
+
+
+TOGETHER = [
+    (held_at_one_place, 1, 4),  # by one way
+    (held_at_one_place, 1, SPLIT),  # some stay on their shard
+    (held_where_both_are, SPLIT, 2),
+    (held_where_both_are, SPLIT, 1),
+]
+
+
+@pytest.mark.parametrize(("setting", "leaves", "to"), TOGETHER)
+async def test_linked_lines_are_moved_together(
+    setting: Callable[[Town], Awaitable[None]], leaves: int, to: int
+) -> None:
+    operation = a_move_together(to, (1, leaves, 2), (2, leaves, 3), (3, 3, 1), alone=1)
+    town, answer = await check_deaths(setting, operation, at_least=1)
+    assert answer.status == bytes(3)
+    moved = {(1, to, 2), (2, to, 3), (3, to, 1), (1, leaves, 2), (2, leaves, 1)}
+    assert set(await lines_of(town)) == moved
+    available = np.frombuffer(answer.available, "<i8").tolist()
+    assert available == [await town.available(sku, to) for sku in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("scarce", [1, 2])
+@pytest.mark.parametrize(("setting", "leaves", "to"), TOGETHER)
+async def test_of_linked_lines_none_is_moved_when_one_finds_no_stock(
+    setting: Callable[[Town], Awaitable[None]], leaves: int, to: int, scarce: int
+) -> None:
+    async def scarcely(town: Town) -> None:
+        await setting(town)
+        left = await town.available(scarce, to)
+        await town.router.reserve(order(NEW, [(scarce, to)], [left - 1]))
+
+    operation = a_move_together(to, (1, leaves, 2), (2, leaves, 3), (3, 3, 1), alone=1)
+    town, answer = await check_deaths(scarcely, operation, at_least=1)
+    told = [LINKED, LINKED, Status.OK]
+    told[scarce - 1] = Status.INSUFFICIENT_STOCK
+    assert list(answer.status) == told
+    assert set(await lines_of(town)) == {(1, leaves, 4), (2, leaves, 4), (3, to, 1)}
+    waiting = await town.available(3 - scarce, to)
+    assert waiting == 10 - 4 * (leaves == to)
+
+
+@pytest.mark.parametrize("to", [4, SPLIT])
+async def test_of_linked_lines_none_is_moved_when_one_is_of_more_than_is_held(to: int) -> None:
+    operation = a_move_together(to, (1, 1, 2), (2, 1, 5))
+    town, answer = await check_deaths(held_at_one_place, operation, at_least=1)
+    assert list(answer.status) == [LINKED, Status.EXCEEDS_HOLD]
+    assert await lines_of(town) == [(1, 1, 4), (2, 1, 4), (3, 3, 1)]
+
+
 async def test_a_move_within_a_shard_that_is_repeated_leaves_alone_what_came_after_it(
     town: Town,
 ) -> None:
@@ -431,6 +501,10 @@ class Paced:
 async def two_shards_hold(town: Town) -> None:
     """3 of SKU 1 and 2 of SKU 2, each on a shard."""
     await hold_five(town)
+
+
+async def two_parts_at_one_place(town: Town) -> None:
+    await town.router.reserve(order(HELD, [(1, SPLIT), (2, SPLIT)], [3, 2]))
 
 
 async def one_shard_holds(town: Town) -> None:
@@ -597,6 +671,84 @@ async def test_two_moves_that_meet_leave_the_hold_in_one_piece(
             assert again.status == answer.status
         assert units_of(town) == {"pending": 5}
         assert town.reserved == 5
+
+
+# What a rival does of which a linked move must be refused, or come before.
+PAYS_FOR_ONE = {"kind": Kind.COMMIT, "sku": 1, "location": 1, "quantity": 3}
+GIVES_ONE_UP = {"kind": Kind.RELEASE, "sku": 2, "location": 1, "quantity": 1}
+PAYS_FOR_ALL = {"kind": Kind.COMMIT}
+
+
+def rival(columns: dict[str, Any]) -> Operation:
+    """A call on the hold, as the shard of location 1 gets it."""
+    return lambda router: router.on_hold(
+        call(OTHER, hold_id=HELD, **columns), columns.get("location", 0)
+    )
+
+
+def plays_of(of_first: int, of_second: int) -> list[tuple[tuple[int, ...], tuple[int, int]]]:
+    """Plans by which the second comes between any two calls of the first, and either dies after any."""
+    plays: list[tuple[tuple[int, ...], tuple[int, int]]] = [
+        ((calls, b), (FOREVER, FOREVER)) for calls in range(of_first) for b in range(1, of_second)
+    ]
+    plays += [((lives,), (lives, FOREVER)) for lives in range(of_first)]
+    return plays + [((0, lives), (FOREVER, lives)) for lives in range(of_second)]
+
+
+@pytest.mark.parametrize("columns", [PAYS_FOR_ONE, GIVES_ONE_UP, PAYS_FOR_ALL])
+async def test_linked_lines_are_moved_together_whatever_comes_between_and_whoever_dies(
+    columns: dict[str, Any],
+) -> None:
+    """The other call comes between any two calls of the move, and each router dies after any."""
+    move, other = a_move_together(2, (1, 1, 3), (2, 1, 2)), rival(columns)
+    of_move, of_other = await lengths(one_shard_holds, move, other)
+    ends = set()
+    for plan, lives in plays_of(of_move, of_other):
+        town, _, (moved, called) = await play(one_shard_holds, move, other, plan, lives)
+        for operation, told in ((move, moved), (other, called), (move, moved)):
+            _, again = await operation(town.router)
+            assert told is None or again.status == told.status
+        _, moved = await move(town.router)
+        _, called = await other(town.router)
+        held = await town.router.hold(HELD)
+        assert held is not None
+        there = {
+            (line.sku, line.pending + line.committed)
+            for line in held.lines
+            if line.location == 2 and line.pending + line.committed
+        }
+        assert any(moved.status) == all(moved.status)
+        is_moved = not any(moved.status)
+        assert is_moved or not there
+        if is_moved and columns is not GIVES_ONE_UP:
+            assert there == {(1, 3), (2, 2)}
+        units = units_of(town)
+        is_called = not any(called.status)
+        gone = is_called * columns.get("quantity", 5)
+        assert units["pending"] == 5 - gone == town.reserved
+        assert units["committed"] == (gone if columns["kind"] == Kind.COMMIT else 0)
+        ends.add((is_moved, is_called))
+    assert len(ends) > 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "leaves"), [(one_shard_holds, 1), (two_parts_at_one_place, SPLIT)]
+)
+async def test_two_linked_moves_that_meet_leave_what_is_linked_together(
+    setting: Callable[[Town], Awaitable[Any]], leaves: int
+) -> None:
+    """By one way each, or by two of which one begins and ends on a shard."""
+    lines = [(1, leaves, 3), (2, leaves, 2)]
+    here, there = a_move_together(2, *lines), a_move_together(4, *lines, op_id=OTHER)
+    of_here, of_there = await lengths(setting, here, there)
+    for plan, lives in plays_of(of_here, of_there):
+        town, _, told = await play(setting, here, there, plan, lives)
+        for operation, answer in zip((here, there), told, strict=True):
+            _, again = await operation(town.router)
+            assert answer is None or again.status == answer.status
+        assert units_of(town) == {"pending": 5}
+        assert town.reserved == 5
+        assert {at for _, at, _ in await lines_of(town)} in ({2}, {4})
 
 
 @pytest.mark.parametrize("lives", range(12))
