@@ -63,10 +63,11 @@ def _move_lines(client: Client, known: Journey, places: Places | None) -> list[L
         return [line]
     cells = sorted(known.home if places is None else places)
     lines = []
-    for sku, leaves in chance.sample(cells, chance.randint(1, len(cells))):
+    is_linked = chance.random() < 0.5
+    for sku, leaves in cells if is_linked else chance.sample(cells, chance.randint(1, len(cells))):
         quantity = chance.choice((0, 0, 1, 2))
         lines.append(line | {"sku": sku, "value": leaves, "quantity": quantity})
-    return _linked(lines) if chance.random() < 0.5 else lines
+    return _linked(lines) if is_linked else lines
 
 
 def _linked(lines: list[Line]) -> list[Line]:

@@ -745,6 +745,15 @@ def what_waits_for_a_move_that_is_refused_stays() -> Iterator[None]:
         yield
 
 
+@mutation(found_by=29)
+def linked_lines_are_moved_each_by_itself() -> Iterator[None]:
+    def groups_of(request: Request) -> list[list[int]]:
+        return [[place] for place in range(request.lines)]
+
+    with replaced(moves, "groups_of", groups_of):
+        yield
+
+
 @mutation(found_by=1)
 def the_claim_of_a_return_is_skipped() -> Iterator[None]:
     original = Shards.submit
