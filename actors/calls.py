@@ -13,6 +13,7 @@ from typing import Final
 
 from actors import fates
 from actors.fates import fate_of
+from actors.late import have_run_out
 from actors.parts import (
     NOTHING_LEFT,
     Part,
@@ -54,9 +55,10 @@ async def commit(shards: Shards, request: Request, sights: Mapping[int, Sight]) 
     can leave them. So one look is enough, though the shards are not asked at the same moment; what is
     found is committed in another round. When a part refuses after others were committed, these are
     cancelled, unless another commit has counted on them (`actors.fates`): then it has seen all of the
-    hold committed while this one was under way, which is what this one answers too. Between steps a
-    reader sees a hold of which some shards' parts are committed and the others pending. `sights` have
-    the digests of `asked_by`.
+    hold committed while this one was under way, which is what this one answers too. It is refused as
+    well when units have run out that came after their part was committed (`actors.late`). Between
+    steps a reader sees a hold of which some shards' parts are committed and the others pending.
+    `sights` have the digests of `asked_by`.
     """
     hold_id = hold_id_of(request)
     fate = await fate_of(shards, request, sights)
@@ -80,7 +82,8 @@ async def commit(shards: Shards, request: Request, sights: Mapping[int, Sight]) 
         if not refusal and not is_pending:
             if not number and committed and _is_at_once(seen, sights):
                 return told
-            decided = await fate.decide(shards, Status.OK)
+            is_less = await have_run_out(shards, request, sights, done)
+            decided = await fate.decide(shards, Status.HOLD_EXPIRED if is_less else Status.OK)
             if decided == Status.OK:
                 return told
             told = told[0], refused_with(request, Status(decided))

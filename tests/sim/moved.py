@@ -7,7 +7,7 @@ or at a shard itself. What is demanded here is what each of them may rely on.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import count, pairwise, takewhile
+from itertools import count, takewhile
 from typing import Final, NamedTuple
 
 from actors.parts import column_of, step_id
@@ -107,7 +107,7 @@ def judge_journey(journey: Journey, ledgers: Ledgers) -> list[str]:
         *_judge_looks(journey, ledgers),
         *_judge_linked(journey),
         *_judge_refused(journey, ledgers),
-        *_judge_end(journey, _sold(_parts(journey, ledgers)), _ran_out(journey, ledgers)),
+        *_judge_end(journey, _sold(_parts(journey, ledgers))),
     ]
     return [f"hold {journey.hold_id.hex()}: {each}" for each in wrong]
 
@@ -196,17 +196,13 @@ def _judge_refused(journey: Journey, ledgers: Ledgers) -> Iterator[str]:
                 return
 
 
-def _judge_end(journey: Journey, sold: Places, is_less: bool) -> Iterator[str]:
-    """A commit that was acknowledged is of all; one that was refused, of nothing.
-
-    `is_less`: units have run out that came to a part which was committed before; the commit counts
-    them no more when it goes on after its router has died.
-    """
+def _judge_end(journey: Journey, sold: Places) -> Iterator[str]:
+    """A commit that was acknowledged is of all; one that was refused, of nothing."""
     commits = journey.said_of(Kind.COMMIT)
     takers = journey.said_of(*_TAKING)
     is_taken = any(each.is_done or each.kind == Kind.RESERVE for each in takers)
     is_paid = any(each.is_done and each.is_whole for each in commits)
-    if is_paid and not (is_taken or is_less) and _by_sku(sold) != journey.units:
+    if is_paid and not is_taken and _by_sku(sold) != journey.units:
         yield f"its commit was acknowledged, and of {dict(journey.units)} are sold {dict(sold)}"
     if not any(each.is_done for each in commits) and sold:
         yield f"no commit was acknowledged, and {dict(sold)} are sold"
@@ -215,15 +211,6 @@ def _judge_end(journey: Journey, sold: Places, is_less: bool) -> Iterator[str]:
     is_handed = any(each.is_done for each in journey.said_of(Kind.FULFIL))
     if any(each.span.begun_s >= last_s for each in cancels) and sold and not is_handed:
         yield f"it was cancelled, and {dict(sold)} are sold"
-
-
-def _ran_out(journey: Journey, ledgers: Ledgers) -> bool:
-    """Whether units have run out in a part of which others were committed already."""
-    return any(
-        ledger.times_ns[index] > before.deadline_ns and _held({0: before}) and _sold({0: before})
-        for ledger in ledgers.values()
-        for (_, before), (index, _) in pairwise(_versions(journey, ledger))
-    )
 
 
 def _parts(

@@ -618,6 +618,24 @@ async def test_what_is_paid_is_committed_once_whoever_dies_after_any_call(
         assert (town.counted("committed"), town.reserved) == (5, 0)
 
 
+async def test_a_commit_that_is_repeated_late_is_of_all_units_or_of_none() -> None:
+    """Its router dies after any call, what moves arrives, and runs out where it is not committed."""
+    move, pay = a_move(2, (1, 1, 2)), commit_held()
+    of_move, of_pay = await lengths(two_shards_hold, move, pay)
+    ends = set()
+    for calls in range(of_move):
+        for lives in range(of_pay):
+            town, _, (_, paid) = await play(two_shards_hold, move, pay, (calls,), (FOREVER, lives))
+            for shard in town.shards:
+                shard.now_ns += 2 * TTL * limits.NS_PER_MS
+            told = [paid, *[(await pay(town.router))[1] for _ in range(2)]]
+            (is_paid,) = {not any(answer.status) for answer in told if answer is not None}
+            assert units_of(town) == ({"committed": 5} if is_paid else {})
+            assert (town.counted("committed"), town.reserved) == (5 * is_paid, 0)
+            ends.add(is_paid)
+    assert ends == {False, True}
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
 async def test_what_is_given_up_while_it_moves_is_given_up_wherever_it_is(
     setting: Callable[[Town], Awaitable[Any]],
