@@ -131,7 +131,7 @@ def answers_leave_before_the_append() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=35)
+@mutation(found_by=39)
 def an_append_in_doubt_counts_as_done() -> Iterator[None]:
     original = RedisJournal.append
 
@@ -188,7 +188,7 @@ def reads_show_what_is_not_written() -> Iterator[None]:
         yield
 
 
-@rare_mutation(found_by=12)
+@rare_mutation(found_by=66)
 def calls_on_holds_trust_an_owner_that_was_replaced() -> Iterator[None]:
     original = RemoteShard.hold
 
@@ -281,7 +281,7 @@ def a_snapshot_says_it_is_newer() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=13)
+@mutation(found_by=19)
 def a_snapshot_has_what_is_not_written() -> Iterator[None]:
     original = Shard.read
 
@@ -346,7 +346,7 @@ def answers_are_forgotten_in_a_replay() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=18)
+@mutation(found_by=3)
 def answers_are_forgotten_in_a_snapshot() -> Iterator[None]:
     with replaced(AnswerMemory, "load", lambda *_: None):
         yield
@@ -410,13 +410,13 @@ def commits_ignore_the_deadline() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=2)
 def holds_expire_only_when_others_call() -> Iterator[None]:
     with replaced(Machine, "next_deadline_ns", lambda _: -1):
         yield
 
 
-@mutation(found_by=17)
+@mutation(found_by=3)
 def time_goes_back_with_the_clock() -> Iterator[None]:
     def greatest(*values: Any, **how: Any) -> Any:
         return values[0] if len(values) > 1 else max(*values, **how)
@@ -592,7 +592,7 @@ def _skus_of(hold: Hold | None) -> set[int]:
     return {line.sku for line in hold.lines} if hold else set()
 
 
-@mutation(found_by=1)
+@mutation(found_by=3)
 def a_late_payment_is_not_judged() -> Iterator[None]:
     def cells(machine: Machine, request: Request) -> Cells:
         if not (_has(request, Kind.COMMIT) and (_flags(request) & Flag.RE_RESERVE).any()):
@@ -686,7 +686,7 @@ def the_older_hold_is_superseded_on_some_shards_only() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=1)
+@mutation(found_by=6)
 def an_order_that_is_paid_is_held_only() -> Iterator[None]:
     async def commit(*_: Any) -> dict[int, int]:
         return {}
@@ -724,7 +724,7 @@ def moved_units_are_doubled() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=1)
+@mutation(found_by=6)
 def a_repeated_move_is_another_one() -> Iterator[None]:
     original, tries = Router.move, count()
 
@@ -736,7 +736,7 @@ def a_repeated_move_is_another_one() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=1)
+@mutation(found_by=28)
 def what_waits_for_a_move_that_is_refused_stays() -> Iterator[None]:
     async def give_back(*_: Any) -> None:
         """Keep it."""
@@ -754,7 +754,7 @@ def linked_lines_are_moved_each_by_itself() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=1)
+@mutation(found_by=4)
 def the_claim_of_a_return_is_skipped() -> Iterator[None]:
     original = Shards.submit
 
@@ -773,7 +773,7 @@ def a_claim_is_not_taken_back() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=1)
+@mutation(found_by=4)
 def a_refused_exchange_leaves_its_hold() -> Iterator[None]:
     with _steps_left_out("release", returns):
         yield
@@ -785,7 +785,7 @@ def an_exchange_that_is_paid_is_held_only() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=1)
+@mutation(found_by=6)
 def what_comes_back_elsewhere_is_not_taken_in() -> Iterator[None]:
     async def take_in(_: Any) -> list[Any]:
         return []
