@@ -350,6 +350,11 @@ async def test_a_local_ray_is_lean_and_its_workers_are_not_nice(shared: Handle) 
     assert "RAY_worker_niceness" not in os.environ, "this process's environment is as it was"
 
 
+async def test_a_collection_of_garbage_passes_by_what_a_process_began_with(shared: Handle) -> None:
+    looked_at, passed_by = await shared.call("tracked")
+    assert looked_at < 20_000 < passed_by
+
+
 def test_one_connection_at_a_time_and_no_ray_client(ray_cluster: Cluster) -> None:
     with pytest.raises(RuntimeError, match="already"):
         Cluster.connect()

@@ -4,6 +4,7 @@ It stands apart from the tests because actors import it.
 """
 
 import asyncio
+import gc
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,10 @@ class Toy(grpc.GenericRpcHandler):
 
     async def environment(self, name: str) -> str | None:
         return os.environ.get(name)
+
+    async def tracked(self) -> tuple[int, int]:
+        """How many objects a full collection goes through, and how many it passes by."""
+        return len(gc.get_objects()), gc.get_freeze_count()
 
     async def niceness(self) -> int:
         return os.nice(0)
