@@ -100,13 +100,14 @@ def two_reads_are_swapped(seen: list[Operation]) -> Iterable[Operation]:
 
 
 def an_answer_is_wrong(seen: list[Operation]) -> Iterable[Operation]:
-    """Some sale was answered an availability that never was."""
-    alone = seen[-1].calls[0].cells
-    sales = [
+    """Some sale, or hold or receipt, was answered an availability that never was."""
+    alone = [(kind, seen[-1].calls[0].cells) for kind in (Kind.SALE, Kind.RESERVE, Kind.RECEIVE)]
+    told = [
         each
         for each in seen
-        if each.answers and [(call.kind, call.cells) for call in each.calls] == [(Kind.SALE, alone)]
+        if [(call.kind, call.cells) for call in each.calls] in [[name] for name in alone]
+        and [[line[0] for line in lines] for lines in each.answers or ()] == [[Status.OK]]
     ]
-    wrong = sales[len(sales) // 6]
+    wrong = told[len(told) // 6]
     for each in seen:
         yield replace(each, answers=(((Status.OK, 10_000),),)) if each is wrong else each
