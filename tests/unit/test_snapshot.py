@@ -1,5 +1,6 @@
 """A snapshot is the whole state: a machine loaded from it goes on as the one it was taken of."""
 
+import hashlib
 import os
 
 import numpy as np
@@ -9,7 +10,7 @@ from engine import kernels, snapshot
 from engine.block import NOT_SOLD, Place
 from engine.machine import Machine
 from engine.memory import AnswerMemory
-from engine.operations import Answer, Kind, Request
+from engine.operations import Answer, Flag, Kind, Request
 
 SECOND = 10**9
 BOUNDS = {"resolved_remembered": 50, "movements_remembered": 200, "expiries_per_block": 600}
@@ -124,6 +125,59 @@ def test_a_snapshot_of_another_format_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.undo()
     with pytest.raises(snapshot.SnapshotDamaged, match=f"this is {snapshot.FORMAT}"):
         snapshot.load(pieces, Machine(**BOUNDS), AnswerMemory())
+
+
+def one(op_id: int, kind: Kind, quantity: int = 0, *, of: int = 0, **columns: int) -> Request:
+    """A request of one line, SKU 1 at location 1 unless the columns say otherwise."""
+    given = {"sku": 1, "location": 1, "quantity": quantity, "hold_lo": of} | columns
+    return Request.of(op_id.to_bytes(16, "big"), 1, kind=kind, **given)
+
+
+def machine_with_something_of_all() -> tuple[Machine, AnswerMemory]:
+    """Holds and records in every state, movements, places with rules, answers; always the same."""
+    machine, memory = Machine(**BOUNDS), AnswerMemory()
+    machine.set_sku_limit(3)
+    machine.set_place(Place(1, True, 840, buffers=(0, NOT_SOLD, 2)))
+    machine.set_place(Place(2, True, 978, split=2, part=1))
+    machine.set_place(Place(3, False, 840))
+    life = {"value": 60_000}
+    blocks = [
+        [
+            one(1, Kind.RECEIVE, 90),
+            one(2, Kind.RECEIVE, 40, sku=2),
+            one(3, Kind.SET_PRICE, value=499, currency=840),
+            one(4, Kind.SET_SAFETY_STOCK, 3),
+            one(5, Kind.COUNT, 88, occurred_at_ns=SECOND // 2),
+        ],
+        [one(10 + i, Kind.RESERVE, 2 + i, **life) for i in range(8)],
+        [one(20, Kind.RESERVE, 1, value=1_000), one(21, Kind.RESERVE, 7, sku=3, **life)],
+        [one(30 + i, Kind.COMMIT, of=11 + i) for i in range(4)],
+        [one(40, Kind.FULFIL, of=11), one(41, Kind.FULFIL, 1, of=12), one(42, Kind.CANCEL, of=13)],
+        [one(50, Kind.RELEASE, of=15), one(51, Kind.ADD_LINE, 4, sku=2, of=16, **life)],
+        [
+            one(60, Kind.RETURN, 1, of=11),
+            one(61, Kind.SALE, 2, of=99),
+            one(62, Kind.SALE, 1, sku=2),
+        ],
+        [one(70 + i, Kind.EXPECT, 5, of=100 + i, value=3 * i) for i in range(3)],
+        [one(80, Kind.RECEIVE, 5, of=101), one(81, Kind.CANCEL_INCOMING, of=102)],
+        [one(90, Kind.ADJUST, 1, flags=int(Flag.DAMAGED), value=1)],
+        [one(91, Kind.SALE, 60)],
+    ]
+    for number, requests in enumerate(blocks, 1):
+        outcome = machine.apply(number * SECOND, requests)
+        for request, status in zip(requests, outcome.status.tobytes(), strict=True):
+            memory.remember(request, Answer(bytes((status,)), b"", number * SECOND, 1, number))
+    return machine, memory
+
+
+def test_what_the_bytes_are_changes_with_the_number_of_the_format_alone() -> None:
+    """A snapshot of another layout must not be read as one of this: then raise FORMAT, and note both."""
+    machine, memory = machine_with_something_of_all()
+    states = machine.state.lines[: machine.state.meta[kernels.HOLDS_USED], kernels.STATE]
+    assert {*range(kernels.H_PENDING, kernels.H_DROPPED + 1)} == {*(states & 0xFF).tolist()}
+    whole = hashlib.sha256(b"".join(snapshot.dump(machine, memory, 7))).hexdigest()
+    assert (snapshot.FORMAT, whole[:16]) == (4, "e8cad160500449d0")
 
 
 def test_the_bytes_in_use_are_about_what_a_snapshot_copies() -> None:
