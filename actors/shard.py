@@ -12,20 +12,21 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, Protocol, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from actors.histories import Histories
+from actors.learning import CatalogueView, Learner
 from actors.ports import (
     GENESIS,
     AppendInDoubt,
     CellTable,
-    Compacted,
     Fenced,
     Journal,
     JournalLost,
@@ -40,8 +41,8 @@ from actors.recovery import answers_of, recover
 from actors.snapshotting import Snapshotter
 from actors.transits import sight_of
 from engine import limits
-from engine.block import Block, Place, concatenated, decode, encode
-from engine.history import Event, History, events_of, is_whole, may_concern
+from engine.block import Block, concatenated, encode
+from engine.history import History
 from engine.kernels import KEY
 from engine.machine import Machine, Outcome
 from engine.memory import AnswerMemory
@@ -60,29 +61,10 @@ LONE_CHECK: Final = 16  # calls of a lone caller, of which one shows whether oth
 # overdue. Blocks for expiries alone are for readers and subscribers, and so may be fewer.
 SWEEP_EVERY_S: Final = 0.02
 TIDY_HOLDS: Final = 4_096  # that are moved on towards their expiry between two blocks
-HISTORY_STEP: Final = 128  # blocks that a search for a hold's history looks at in one go
 RETRY_APPEND_S: Final = 0.25  # between tries when the journal is not reachable
 
 _log = structlog.get_logger()
 _T = TypeVar("_T")
-
-
-class CatalogueView(Protocol):
-    """What a shard needs to know of the catalogue and the shard map."""
-
-    async def refresh(self) -> None:
-        """Learn what is new."""
-
-    @property
-    def sku_limit(self) -> int:
-        """Tell the highest SKU id."""
-
-    @property
-    def rules(self) -> int:
-        """Tell the version of the channels' rules: with another one, any location may be changed."""
-
-    def places(self, known: int) -> Iterable[Place]:
-        """Tell the locations with ids above `known`, in order of id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +164,7 @@ class Shard:
         self._queue: deque[_Waiting] = deque()
         self._queued_lines = 0
         self._reads: deque[_Read] = deque()
-        self._unjournaled: list[Place] = []  # what the machine learnt since the last block
-        self._rules = -1  # the version of the channels' rules by which locations were looked at,
-        self._looked_at = 0  # up to this one
+        self._learner = Learner(catalogue, self._machine)
         self._wake = asyncio.Event()
         self._plenty = asyncio.Event()  # waits, or the append is over: see `_settle_or_plenty`
         self._lone_blocks = 0  # in a row, during which one request came and no other
@@ -199,7 +179,7 @@ class Shard:
             head=lambda: (self._at, self._chain), between_blocks=self.read,
             every_bytes=snapshot_every_bytes, keep_journal_bytes=keep_journal_bytes,
         )  # fmt: skip
-        self._one_history = asyncio.Lock()  # a search reads the journal: one at a time
+        self._histories = Histories(journal)
         self._task: asyncio.Task[None] | None = None
 
     # --- life ----------------------------------------------------------------------------------
@@ -285,12 +265,7 @@ class Shard:
     async def history(self, hold_id: bytes) -> History:
         """Find the operations on this shard's part of a hold, as far back as the journal reaches."""
         upto = await self.read(lambda: self._at)
-        async with self._one_history:
-            while True:
-                try:
-                    return await self._history(hold_id, upto)
-                except Compacted:  # trimmed while it was read: what is left is read again
-                    continue
+        return await self._histories.find(hold_id, upto)
 
     async def cells(self, names: Sequence[tuple[int, int]]) -> list[Cell | None]:
         """Look up cells by (sku id, location id)."""
@@ -326,20 +301,6 @@ class Shard:
         if at is None:
             raise Unavailable(f"shard {self._number}: the snapshot failed, its log says why")
         return at
-
-    async def _history(self, hold_id: bytes, upto: Position) -> History:
-        oldest = await self._journal.first()
-        events: list[Event] = []
-        seen = 0
-        async for _, payload in self._journal.read(None, upto):
-            if may_concern(payload, hold_id):
-                block = await asyncio.to_thread(decode, payload)
-                events += events_of(block, hold_id)
-            seen += 1
-            if seen % HISTORY_STEP == 0:
-                await asyncio.sleep(0)  # callers go first
-        complete = oldest == GENESIS.opening() or is_whole(events, hold_id)
-        return History(events, complete)
 
     def status(self) -> dict[str, Any]:
         """How the shard is, for people and audits; call it by way of `read`."""
@@ -510,10 +471,10 @@ class Shard:
     def _stage(self) -> _Staged | None:
         """Apply what waits, and what is overdue, as one block; None when there is nothing."""
         # What was submitted after a refresh knows all that it brought, or waits for the next block.
-        taken = self._take_waiting() if self._learn() else []
+        taken = self._take_waiting() if self._learner.learn() else []
         machine = self._machine
         now = max(self._clock(), machine.now_ns + 1)
-        if not (taken or self._unjournaled):
+        if not (taken or self._learner.unjournaled):
             overdue = 0 <= machine.next_deadline_ns() < now
             if not overdue or self._monotonic() < self._next_sweep:
                 return None
@@ -530,17 +491,17 @@ class Shard:
         """Apply requests as the next block; None when there is nothing in it. Raises MemoryError."""
         machine = self._machine
         outcome = machine.apply(now, requests)
-        if not (requests or self._unjournaled or outcome.expired):
+        if not (requests or self._learner.unjournaled or outcome.expired):
             return None  # the wheel turned, and nothing was due
         self._snapshotter.touched(outcome.image.rows)
         position = self._tip.next()
         block = Block(
             self._number, position.epoch, position.seq, now, self._chain, machine.state_hash,
-            machine.sku_limit, self._unjournaled, requests, outcome.status, outcome.image,
+            machine.sku_limit, self._learner.unjournaled, requests, outcome.status, outcome.image,
             expired=outcome.expired, endangered=outcome.endangered, traces=outcome.traces,
         )  # fmt: skip
         payload, crc = encode(block)
-        self._tip, self._chain, self._unjournaled = position, crc, []
+        self._tip, self._chain, self._learner.unjournaled = position, crc, []
         return _Staged(position, payload, now, taken, requests, outcome)
 
     def _full(self, error: MemoryError) -> Overloaded:
@@ -622,7 +583,7 @@ class Shard:
         again = self._remembered(request)
         if again is not None:
             return again
-        if not self._learn():
+        if not self._learner.learn():
             return self._queued(request, since)
         now = max(self._clock(), self._machine.now_ns + 1)
         try:
@@ -711,25 +672,6 @@ class Shard:
         status = bytes((Status.OP_ID_REUSED,)) * request.lines
         available = bytes(8 * request.lines) if request.want_available else b""
         return Answer(status, available, self._machine.now_ns, self._at.epoch, self._at.seq)
-
-    def _learn(self) -> bool:
-        """Let the machine learn what is new in the catalogue; the next block will say so.
-
-        False when there is more of it than one block may hold.
-        """
-        catalogue, machine = self._catalogue, self._machine
-        if catalogue.sku_limit > machine.sku_limit:
-            machine.set_sku_limit(catalogue.sku_limit)
-        if catalogue.rules != self._rules:
-            self._rules, self._looked_at = catalogue.rules, 0
-        for place in catalogue.places(self._looked_at):
-            if len(self._unjournaled) >= limits.MAX_BLOCK_PLACES:
-                return False
-            self._looked_at = place.location
-            if machine.places.get(place.location) != place:
-                machine.set_place(place)
-                self._unjournaled.append(place)
-        return True
 
 
 def _answers(staged: _Staged) -> Iterator[Answer]:
