@@ -66,7 +66,8 @@ $(VENV)/.stamp-proto: protos/build.py $(PROTOS) $(VENV)/.stamp-packages
 	@touch $@
 
 # numba keeps what it compiles beside the code; actors that found nothing there would each compile.
-$(VENV)/.stamp-kernels: engine/kernels.py $(VENV)/.stamp-install
+$(VENV)/.stamp-kernels: $(wildcard engine/kernels/*.py) engine/limits.py engine/operations.py \
+		engine/status.py $(VENV)/.stamp-install
 	@echo "setup: compiling the kernels (half a minute, the first time)"
 	@$(VENV)/bin/python -m engine.warm
 	@touch $@
@@ -87,15 +88,14 @@ sim: setup ## Simulate faults: SEEDS=500 seeds, or replay SEED=n
 
 # The tests that are named after a module of the engine, and those of its rules: a branch that they
 # leave out is one that no rule's own test shows, whatever the generated histories come upon.
-COVERING := $(wildcard $(patsubst engine/%.py,tests/unit/test_%*.py,$(wildcard engine/*.py))) \
+COVERING := $(wildcard $(patsubst engine/%,tests/unit/test_%*.py,$(basename $(wildcard engine/*)))) \
 	$(wildcard tests/unit/test_rules_*.py) tests/unit/test_wheel.py
 cover: setup ## Fail unless the engine's own tests take every branch of it (kernels run uncompiled)
 	@NUMBA_DISABLE_JIT=1 $(VENV)/bin/coverage run --source=engine \
 		-m pytest -q --hypothesis-seed=0 $(sort $(COVERING)) $(ARGS)
 	@$(VENV)/bin/coverage report --fail-under=100
 
-# numba's cache does not tell kernels that check their indexes from those that do not, so the former
-# have one of their own.
+# Kernels that check their indexes are kept apart: in one cache, each kind would drive the other out.
 CHECKED := NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/build/bounds
 bounds: setup ## Run the tests without processes of their own, kernels checking every index
 	@echo "bounds: compiling the kernels (a minute, the first time)"

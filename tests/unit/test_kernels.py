@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from engine import kernels, limits
+from engine.kernels import layout
 from engine.machine import Machine
 from engine.operations import Disposition, Flag, Kind, Request
 from engine.reference import Key, Line, ReferenceMachine
@@ -686,7 +687,7 @@ def test_holds_of_a_location_that_moved_away_can_still_be_called_on() -> None:
 
 def test_the_columns_have_the_states_of_the_views() -> None:
     names = [f"H_{state.name}" for state in HoldState]
-    assert [getattr(kernels, name) for name in names] == list(HoldState)
+    assert [getattr(layout, name) for name in names] == list(HoldState)
 
 
 def test_a_view_is_a_copy() -> None:

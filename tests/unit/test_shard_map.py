@@ -83,7 +83,7 @@ def test_exactly_one_shard_accepts_a_cell(shard_map: ShardMap, sku: int, locatio
     accepting = []
     for number in range(shard_map.shards):
         owned, split, part = shard_map.place(location, number)
-        if owned and (split <= 1 or key_tag(sku) % split == part):  # as `kernels.check_place`
+        if owned and (split <= 1 or key_tag(sku) % split == part):  # as `kernels.checks`
             accepting.append(number)
     assert accepting == [shard_map.shard_of(sku, location)]
 

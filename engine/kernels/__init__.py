@@ -1,0 +1,165 @@
+"""The rules of stock and price as numba kernels over columns: check, then change.
+
+A kernel gets every array from outside, allocates nothing, raises nothing and reads no clock.
+Callers (`engine.machine`) guarantee the room: as many free rows and hold slots as the block has
+lines. `engine.reference` states the same rules in plain dicts; read that first.
+
+The way through the rooms: `block` gives each line to its rule; `reserving`, `holds`, `lines`, `handover`,
+`moves`, `facts`, `returns`, `exchanges`, `settings` and `incoming` are the rules; `life` is what becomes
+of holds under them, `shortages` what is told afterwards. `checks`, `cells`, `movements`, `hold_index`,
+`wheel`, `warming`, `scans` and `hashes` are what they share. `layout` and `codes` are their words, and
+`compiled` is how they are compiled, and kept on disk.
+
+Integers: int64 wraps silently here, so limits are checked before anything is added. Only hashes are
+uint64, and they are kept apart, because uint64 and int64 meet as float64.
+
+Arrays are passed one by one, not as a tuple: numba counts references of what it takes out of a
+tuple, which made a line fifteen times slower. Rows are wide on purpose: a cell or a hold is one or
+two cache lines, where a column each cost eight.
+"""
+
+from engine.kernels.block import Block, apply_block
+from engine.kernels.cells import find_cell, rebuild_cell_index
+from engine.kernels.hashes import key_tag
+from engine.kernels.hold_index import find_hold, rebuild_hold_index, total_hash
+from engine.kernels.layout import (
+    BEFORE,
+    CELL,
+    CELL_WORDS,
+    CELLS,
+    CHANGED,
+    COMMITTED,
+    DAMAGED,
+    DEADLINE,
+    DIRTY,
+    EXPIRED,
+    FREE,
+    FREE_HOLD,
+    FULFILLED,
+    H_DROPPED,
+    H_INCOMING,
+    H_PENDING,
+    HOLD_WORDS,
+    HOLDS_COMMITTED,
+    HOLDS_MADE,
+    HOLDS_OPEN,
+    HOLDS_USED,
+    ID_HI,
+    ID_LO,
+    INCOMING,
+    KEY,
+    LOCATION_ELSEWHERE,
+    LOCATION_OWNED,
+    META_SLOTS,
+    MOVED,
+    MOVEMENT_ROOM,
+    MOVEMENT_WORDS,
+    NEXT_LINE,
+    NO_RULES,
+    NONE,
+    NOW_NS,
+    NUMBER_AT,
+    ON_HAND,
+    PENDING,
+    PLACE_WORDS,
+    POSTED,
+    PRICE,
+    QUALITY_CONTROL,
+    RESERVED,
+    RETURNED,
+    RULES,
+    SAFETY_STOCK,
+    SERIAL,
+    SERIALS,
+    SHORTAGES,
+    SKU_LIMIT,
+    STATE,
+    TRACE_WORDS,
+    TRACES,
+    VERSION,
+    WHEEL_COUNT,
+    WHEEL_SLOTS,
+    State,
+)
+from engine.kernels.movements import rebuild_movement_links
+from engine.kernels.moves import lines_to_split
+from engine.kernels.scans import MARK_WORDS, find_outstanding
+from engine.kernels.shortages import find_endangered, short_lines
+from engine.kernels.wheel import next_deadline, next_event, tidy
+
+__all__ = [
+    "BEFORE",
+    "CELL",
+    "CELLS",
+    "CELL_WORDS",
+    "CHANGED",
+    "COMMITTED",
+    "DAMAGED",
+    "DEADLINE",
+    "DIRTY",
+    "EXPIRED",
+    "FREE",
+    "FREE_HOLD",
+    "FULFILLED",
+    "HOLDS_COMMITTED",
+    "HOLDS_MADE",
+    "HOLDS_OPEN",
+    "HOLDS_USED",
+    "HOLD_WORDS",
+    "H_DROPPED",
+    "H_INCOMING",
+    "H_PENDING",
+    "ID_HI",
+    "ID_LO",
+    "INCOMING",
+    "KEY",
+    "LOCATION_ELSEWHERE",
+    "LOCATION_OWNED",
+    "MARK_WORDS",
+    "META_SLOTS",
+    "MOVED",
+    "MOVEMENT_ROOM",
+    "MOVEMENT_WORDS",
+    "NEXT_LINE",
+    "NONE",
+    "NOW_NS",
+    "NO_RULES",
+    "NUMBER_AT",
+    "ON_HAND",
+    "PENDING",
+    "PLACE_WORDS",
+    "POSTED",
+    "PRICE",
+    "QUALITY_CONTROL",
+    "RESERVED",
+    "RETURNED",
+    "RULES",
+    "SAFETY_STOCK",
+    "SERIAL",
+    "SERIALS",
+    "SHORTAGES",
+    "SKU_LIMIT",
+    "STATE",
+    "TRACES",
+    "TRACE_WORDS",
+    "VERSION",
+    "WHEEL_COUNT",
+    "WHEEL_SLOTS",
+    "Block",
+    "State",
+    "apply_block",
+    "find_cell",
+    "find_endangered",
+    "find_hold",
+    "find_outstanding",
+    "key_tag",
+    "lines_to_split",
+    "next_deadline",
+    "next_event",
+    "rebuild_cell_index",
+    "rebuild_hold_index",
+    "rebuild_movement_links",
+    "short_lines",
+    "tidy",
+    "total_hash",
+]

@@ -1,0 +1,422 @@
+"""Calls on a hold: COMMIT, RELEASE, FULFIL, CANCEL, UNFULFIL, of the whole or of parts; EXTEND."""
+
+import numpy as np
+
+from engine.kernels.cells import available, touch, trace
+from engine.kernels.codes import (
+    BALANCE_LIMIT,
+    CANCEL,
+    COMMIT,
+    EXCEEDS_HOLD,
+    EXTEND,
+    FULFIL,
+    HOLD_EXPIRED,
+    HOLD_RELEASED,
+    INSUFFICIENT,
+    INVALID_FLAGS,
+    INVALID_KIND,
+    INVALID_QUANTITY,
+    INVALID_TTL,
+    LAST_KIND,
+    LINKED,
+    LINKED_REFUSED,
+    MAX_BALANCE,
+    MAX_HOLD_LINES,
+    MAX_QUANTITY,
+    MAX_TTL,
+    MIN_TTL,
+    NOT_COMMITTED,
+    NOT_FULFILLED,
+    NOT_IN_HOLD,
+    NOT_PENDING,
+    NS_PER_MS,
+    OK,
+    RE_RESERVE,
+    RELEASE,
+    RELEASE_REST,
+    RESERVE,
+    TOO_LARGE,
+    TOO_MANY_LINES,
+    UNFULFIL,
+    UNKNOWN_HOLD,
+)
+from engine.kernels.compiled import inlined, jit
+from engine.kernels.hold_index import find_hold
+from engine.kernels.layout import (
+    CELL,
+    CHANGED,
+    COMMITTED,
+    DEADLINE,
+    FULFILLED,
+    H_CANCELLED,
+    H_COMMITTED,
+    H_EXPIRED,
+    H_FULFILLED,
+    H_INCOMING,
+    H_PENDING,
+    H_RELEASED,
+    KEY,
+    LINE,
+    NEXT,
+    NEXT_LINE,
+    NONE,
+    NOW_NS,
+    ON_HAND,
+    PENDING,
+    POSTED,
+    RESERVED,
+    RETURNED,
+    STATE,
+)
+from engine.kernels.life import add_hash, drop_hash, expire, revive, settle
+from engine.kernels.movements import note_movement
+from engine.kernels.wheel import wheel_put, wheel_take
+
+
+@jit
+def called_hold(
+    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, hi, lo
+):  # fmt: skip
+    """The first slot of the hold that an operation names, or -1.
+
+    One that is due but was not swept yet (very many fell due at once) expires here and now.
+    """
+    head = find_hold(holds, hold_index, hi, lo)
+    if head >= 0 and lines[head, STATE] >= H_INCOMING:
+        return np.int64(-1)  # an incoming record is no hold
+    if head >= 0 and lines[head, STATE] == H_PENDING and holds[head, DEADLINE] < now:
+        expire(
+            cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, head
+        )  # fmt: skip
+    return head
+
+
+@inlined
+def is_of_parts(kind):
+    """Whether `kind` moves units of a hold, of all of it or of a part (`PART_KINDS`)."""
+    return (kind >= COMMIT and kind <= CANCEL) or kind == UNFULFIL
+
+
+@inlined
+def check_hold_call(kind, flags, quantity):
+    """The checks of an operation on a hold that do not need the hold."""
+    allowed = 0
+    if kind == COMMIT:
+        allowed = RE_RESERVE if quantity == 0 else RELEASE_REST
+    if flags & ~allowed:
+        return INVALID_FLAGS
+    if quantity < 0:
+        return INVALID_QUANTITY
+    if quantity > MAX_QUANTITY:
+        return TOO_LARGE
+    return OK
+
+
+@inlined
+def check_hold_state(kind, state):
+    """Whether `kind` can apply to a hold in this state at all."""
+    if state == H_EXPIRED:
+        return HOLD_EXPIRED
+    if state == H_RELEASED:
+        return HOLD_RELEASED
+    if kind == FULFIL or kind == CANCEL:
+        return OK if state <= H_COMMITTED else NOT_COMMITTED
+    if kind == UNFULFIL:
+        return OK if state <= H_FULFILLED else NOT_FULFILLED
+    return OK if state == H_PENDING else NOT_PENDING
+
+
+@inlined
+def usable(lines, kind, slot):
+    """The units of a line that `kind` may move."""
+    if kind == COMMIT or kind == RELEASE:
+        return np.int64(lines[slot, PENDING])
+    if kind == UNFULFIL:
+        return np.int64(lines[slot, FULFILLED] - lines[slot, RETURNED])
+    return np.int64(lines[slot, POSTED])
+
+
+@inlined
+def move_units(cells, touched, movements, lines, meta, sums, kind, slot, units):
+    """Move units of one line of a hold to their next state."""
+    row = np.int64(lines[slot, CELL])
+    touch(cells, touched, meta, sums, row)
+    if kind == COMMIT or kind == RELEASE:
+        lines[slot, PENDING] -= units
+        cells[row, RESERVED] -= units
+        meta[CHANGED] |= 1 << RESERVED
+        if kind == COMMIT:
+            lines[slot, POSTED] += units
+            cells[row, COMMITTED] += units
+            meta[CHANGED] |= 1 << COMMITTED
+    elif kind == UNFULFIL:
+        lines[slot, FULFILLED] -= units
+        lines[slot, POSTED] += units
+        cells[row, COMMITTED] += units
+        cells[row, ON_HAND] += units
+        meta[CHANGED] |= 1 << COMMITTED | 1 << ON_HAND
+        note_movement(movements, meta, row, units, meta[NOW_NS])
+    else:
+        lines[slot, POSTED] -= units
+        cells[row, COMMITTED] -= units
+        meta[CHANGED] |= 1 << COMMITTED
+        if kind == FULFIL:
+            lines[slot, FULFILLED] += units
+            cells[row, ON_HAND] -= units
+            meta[CHANGED] |= 1 << ON_HAND
+            note_movement(movements, meta, row, -units, meta[NOW_NS])
+
+
+@jit
+def judge_on_hold(cells, lines, kind, key, quantity, head):
+    """Whether the hold's lines on `key` (0: all) have the units: (status, row, units to move)."""
+    total, elsewhere, row = np.int64(0), np.int64(0), np.int64(-1)
+    lowest, highest = np.int64(MAX_BALANCE), np.int64(-MAX_BALANCE)
+    slot = head
+    while slot >= 0:
+        line_row = np.int64(lines[slot, CELL])
+        if key == 0 or cells[line_row, KEY] == key:
+            row = line_row if row < 0 else row
+            total += usable(lines, kind, slot)
+            lowest = min(lowest, cells[line_row, ON_HAND])
+            highest = max(highest, cells[line_row, ON_HAND], cells[line_row, COMMITTED])
+        else:
+            elsewhere += usable(lines, kind, slot)
+        slot = np.int64(lines[slot, NEXT_LINE])
+    units = total if quantity == 0 else quantity
+    if total + elsewhere == 0:
+        # A pending hold always has something pending, so that cannot be what is missing.
+        return (NOT_FULFILLED if kind == UNFULFIL else NOT_COMMITTED), row, units
+    if row < 0:
+        return NOT_IN_HOLD, row, units
+    if units > total:
+        return EXCEEDS_HOLD, row, units
+    # All the units against each of the cells, so that several lines on one cell are safe too.
+    if kind == FULFIL and lowest - units < -MAX_BALANCE:
+        return BALANCE_LIMIT, row, units
+    if kind == UNFULFIL and highest + units > MAX_BALANCE:
+        return BALANCE_LIMIT, row, units
+    return OK, row, units
+
+
+@jit
+def on_hold(
+    cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces,
+    now, kind, flags, key, quantity, hi, lo,
+):  # fmt: skip
+    """COMMIT to CANCEL, UNFULFIL: the whole hold, or `quantity` of the lines on one cell.
+
+    Returns (status, row or -1): the row of the first line that the operation is about.
+    """
+    status = check_hold_call(kind, flags, quantity)
+    if status != OK:
+        return status, np.int64(-1)
+    head = called_hold(
+        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, hi, lo
+    )  # fmt: skip
+    if head < 0:
+        return UNKNOWN_HOLD, np.int64(-1)
+    if flags & RE_RESERVE and lines[head, STATE] == H_EXPIRED:
+        return reserve_again(cells, touched, holds, lines, ring, meta, sums, traces, head)
+    status = check_hold_state(kind, lines[head, STATE])
+    if status != OK:
+        return status, np.int64(lines[head, CELL])
+    if quantity == 0:
+        key = np.int64(0)
+    elif key == 0 and lines[head, NEXT_LINE] >= 0:
+        key = np.int64(NONE)  # a part of several lines needs the name of its cell
+    status, row, left = judge_on_hold(cells, lines, kind, key, quantity, head)
+    if status != OK:
+        return status, row
+
+    if lines[head, STATE] == H_FULFILLED:
+        revive(lines, ring, meta, head)
+    else:
+        drop_hash(holds, lines, sums, head)
+    slot = head
+    while slot >= 0:
+        if key == 0 or cells[lines[slot, CELL], KEY] == key:
+            units = min(left, usable(lines, kind, slot))
+            if units > 0:
+                move_units(
+                    cells, touched, movements, lines, meta, sums, kind, slot, units
+                )  # fmt: skip
+                trace(traces, meta, np.int64(lines[slot, CELL]), units)
+                left -= units
+        if flags & RELEASE_REST and lines[slot, PENDING] > 0:
+            # Whatever is still pending in a matching line is beyond the quantity: it is rest too.
+            rest = np.int64(lines[slot, PENDING])
+            move_units(cells, touched, movements, lines, meta, sums, RELEASE, slot, rest)
+            trace(traces, meta, np.int64(lines[slot, CELL]), -rest)
+        slot = np.int64(lines[slot, NEXT_LINE])
+    settle(
+        holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head,
+        H_RELEASED if kind == RELEASE else H_CANCELLED,
+    )  # fmt: skip
+    return status, row
+
+
+@inlined
+def check_part(block, first, i, end, last_line):
+    """The checks of a call on a part of a hold that is one of the linked ones [first, end)."""
+    kind, flags, quantity = np.int64(block.kind[i]), np.int64(block.flags[i]), block.quantity[i]
+    if kind < RESERVE or kind > LAST_KIND:
+        return INVALID_KIND
+    if (
+        kind != block.kind[first]
+        or block.hold_hi[i] != block.hold_hi[first]
+        or block.hold_lo[i] != block.hold_lo[first]
+    ):
+        return INVALID_FLAGS
+    if flags & ~(LINKED | RELEASE_REST):
+        return INVALID_FLAGS
+    if (i == last_line and flags & LINKED) or (i < end - 1 and flags & RELEASE_REST):
+        return INVALID_FLAGS
+    status = check_hold_call(kind, flags & ~LINKED, quantity)
+    return INVALID_QUANTITY if status == OK and quantity == 0 else status
+
+
+@inlined
+def part_key(cells, lines, block, head, i):
+    """The key of the cell that a part of a hold is of; NONE if it does not say which of several."""
+    key = np.int64(block.location[i]) << 32 | np.int64(block.sku[i])
+    if key == 0:
+        is_only = lines[head, NEXT_LINE] < 0
+        key = cells[lines[head, CELL], KEY] if is_only else np.int64(NONE)
+    return key
+
+
+@jit
+def judge_parts(
+    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, block,
+    first, end, last_line, rows,
+):  # fmt: skip
+    """Find the first of the linked calls [first, end) that must be refused: (line or -1, its status).
+
+    The demand of lines on one cell is summed. `rows[i]` becomes the row of line i.
+    """
+    kind, head = np.int64(block.kind[first]), np.int64(-1)
+    for i in range(first, end):
+        status = check_part(block, first, i, end, last_line)
+        if status != OK:
+            return i, status
+        if i == first:
+            head = called_hold(
+                cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now,
+                block.hold_hi[i], block.hold_lo[i],
+            )  # fmt: skip
+        if head < 0:
+            return i, UNKNOWN_HOLD
+        rows[i] = np.int64(lines[head, CELL])
+        status = check_hold_state(kind, lines[head, STATE])
+        if status == OK:
+            key, units = part_key(cells, lines, block, head, i), block.quantity[i]
+            for j in range(first, i):
+                if part_key(cells, lines, block, head, j) == key:
+                    units += block.quantity[j]
+            status, rows[i], _ = judge_on_hold(cells, lines, kind, key, units, head)
+        if end - first > MAX_HOLD_LINES and (status == OK or status > TOO_MANY_LINES):
+            status = TOO_MANY_LINES
+        if status != OK:
+            return i, status
+    return np.int64(-1), OK
+
+
+@jit
+def on_parts(
+    cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now,
+    block, first, end, last_line, rows, out_status,
+):  # fmt: skip
+    """The linked calls [first, end) on parts of one hold: all or none.
+
+    What is judged together can be done one by one: each leaves the next ones their units, and with
+    them the hold in a state in which they can be moved.
+    """
+    rows[first:end] = -1
+    bad, status = judge_parts(
+        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, block,
+        first, end, last_line, rows,
+    )  # fmt: skip
+    if bad >= 0:
+        out_status[first:end] = LINKED_REFUSED
+        out_status[bad] = status
+        return
+    for i in range(first, end):
+        meta[LINE] = i
+        out_status[i], rows[i] = on_hold(
+            cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta,
+            sums, traces, now, np.int64(block.kind[i]), np.int64(block.flags[i]) & ~LINKED,
+            np.int64(block.location[i]) << 32 | np.int64(block.sku[i]), block.quantity[i],
+            block.hold_hi[i], block.hold_lo[i],
+        )  # fmt: skip
+
+
+@jit
+def reserve_again(cells, touched, holds, lines, ring, meta, sums, traces, head):
+    """Commit an expired hold if all that lapsed is still to be had. Returns (status, row).
+
+    As in an order, what one line takes is not there for the next.
+    """
+    short = np.int64(-1)
+    slot = head
+    while slot >= 0 and short < 0:
+        row, units = np.int64(lines[slot, CELL]), np.int64(lines[slot, NEXT])
+        if units > 0 and available(cells, row) < units:
+            short = row
+        else:
+            cells[row, RESERVED] += units
+            slot = np.int64(lines[slot, NEXT_LINE])
+    behind = head
+    while behind != slot:
+        cells[lines[behind, CELL], RESERVED] -= lines[behind, NEXT]
+        behind = np.int64(lines[behind, NEXT_LINE])
+    if short >= 0:
+        return INSUFFICIENT, short
+    revive(lines, ring, meta, head)
+    trace(traces, meta, np.int64(lines[head, CELL]), 0)  # says that nothing was pending
+    slot = head
+    while slot >= 0:
+        row = np.int64(lines[slot, CELL])
+        touch(cells, touched, meta, sums, row)
+        lines[slot, POSTED] = lines[slot, NEXT]
+        cells[row, COMMITTED] += lines[slot, NEXT]
+        if lines[slot, NEXT] > 0:
+            trace(traces, meta, row, np.int64(lines[slot, NEXT]))
+        slot = np.int64(lines[slot, NEXT_LINE])
+    meta[CHANGED] |= 1 << COMMITTED
+    add_hash(holds, lines, sums, head)
+    return OK, np.int64(lines[head, CELL])
+
+
+@jit
+def extend(
+    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces,
+    now, flags, ttl_ms, hi, lo,
+):  # fmt: skip
+    """EXTEND: a later deadline; an earlier one changes nothing. Returns (status, row or -1).
+
+    A hold whose deadline changes is the last to come to its new tick.
+    """
+    if flags:
+        return INVALID_FLAGS, np.int64(-1)
+    if ttl_ms < MIN_TTL or ttl_ms > MAX_TTL:
+        return INVALID_TTL, np.int64(-1)
+    head = called_hold(
+        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, hi, lo
+    )  # fmt: skip
+    if head < 0:
+        return UNKNOWN_HOLD, head
+    status = check_hold_state(EXTEND, lines[head, STATE])
+    deadline = now + ttl_ms * NS_PER_MS
+    if status == OK and deadline > holds[head, DEADLINE]:
+        drop_hash(holds, lines, sums, head)
+        wheel_take(holds, lines, wheel, wheel_bits, meta, head)
+        slot = head
+        while slot >= 0:
+            holds[slot, DEADLINE] = deadline
+            if lines[slot, PENDING] > 0:
+                trace(traces, meta, np.int64(lines[slot, CELL]), np.int64(lines[slot, PENDING]))
+            slot = np.int64(lines[slot, NEXT_LINE])
+        wheel_put(holds, lines, wheel, wheel_bits, meta, head)
+        add_hash(holds, lines, sums, head)
+    return status, np.int64(lines[head, CELL])

@@ -1,0 +1,112 @@
+"""Shortages: which holds a fact endangers that left less than was promised."""
+
+import numpy as np
+
+from engine.kernels.cells import available
+from engine.kernels.codes import (
+    ADJUST,
+    COUNT,
+    OK,
+    RESTOCK,
+    RETURN,
+    SALE,
+    SET_SAFETY_STOCK,
+    WRITE_OFF,
+)
+from engine.kernels.compiled import inlined, jit
+from engine.kernels.layout import (
+    CELL,
+    FREE,
+    H_INCOMING,
+    HOLDS_MADE,
+    HOLDS_USED,
+    NUMBER_AT,
+    PENDING,
+    POSTED,
+    SERIAL,
+    SERIALS,
+    STATE,
+    STATE_MASK,
+)
+from engine.kernels.scans import is_marked, mark_rows, place_of
+
+
+@inlined
+def may_lower(kind, value):
+    """Whether a fact may leave less available than before.
+
+    A return does when its goods are set aside and a later count has seen them already.
+    """
+    if kind == RETURN:
+        return value != RESTOCK
+    sells = kind == SALE or kind == WRITE_OFF
+    return sells or kind == ADJUST or kind == COUNT or kind == SET_SAFETY_STOCK
+
+
+@jit
+def short_lines(cells, block, rows, status, found):
+    """The facts whose cells have less than nothing available, now that the block is applied.
+
+    `rows` and `status` are as `apply_block` left them. Writes the lines' indexes to `found` (int64,
+    n) and returns how many there are.
+    """
+    count = 0
+    for i in range(len(status)):
+        lowers = status[i] == OK and may_lower(block.kind[i], block.value[i])
+        if lowers and available(cells, rows[i]) < 0:
+            found[count] = i
+            count += 1
+    return count
+
+
+@inlined
+def rank_of(lines, meta, slot):
+    """Which lines of live holds a shortage endangers first: those of low rank.
+
+    Those with something pending, of the newest hold, and of one hold the first.
+    """
+    rank = (meta[HOLDS_MADE] - lines[slot, SERIAL]) & SERIALS
+    rank = rank << 24 | np.int64(lines[slot, STATE]) >> NUMBER_AT
+    return rank if lines[slot, PENDING] > 0 else rank | 1 << 62
+
+
+@inlined
+def enter_ranked(ranks, slots, counts, cell, most, rank, slot):
+    """Put a line among the `most` of lowest rank on a cell, in order, if it belongs there."""
+    at = counts[cell]
+    if at < most:
+        counts[cell] += 1
+    elif ranks[cell, at - 1] > rank:
+        at -= 1  # the last one makes room
+    else:
+        return
+    while at > 0 and ranks[cell, at - 1] > rank:
+        ranks[cell, at] = ranks[cell, at - 1]
+        slots[cell, at] = slots[cell, at - 1]
+        at -= 1
+    ranks[cell, at] = rank
+    slots[cell, at] = slot
+
+
+@jit
+def find_endangered(lines, meta, short, wanted, promised, marks, ranks, slots, counts):
+    """The lines of live holds on the rows `short` (int64, sorted) that come first by `rank_of`.
+
+    Of row `short[c]` at most `wanted[c]` (int64, 1 at least): their ranks in `ranks[c, :counts[c]]`
+    (int64), in order, and their slots in `slots` (int32). `counts` (int64) and `marks` (uint64,
+    MARK_WORDS) come as zeros. `promised` are the units that live holds have on all of these rows:
+    the scan ends when it has met them.
+    """
+    mark_rows(marks, short)
+    slot = meta[HOLDS_USED] - 1
+    while promised > 0 and slot >= 0:
+        row = np.int64(lines[slot, CELL])
+        units = np.int64(lines[slot, PENDING]) + np.int64(lines[slot, POSTED])
+        if units > 0 and is_marked(marks, row):
+            state = lines[slot, STATE] & STATE_MASK
+            cell = place_of(short, row)
+            if cell >= 0 and state > FREE and state < H_INCOMING:
+                promised -= units
+                rank = rank_of(lines, meta, slot)
+                enter_ranked(ranks, slots, counts, cell, wanted[cell], rank, slot)
+        slot -= 1
