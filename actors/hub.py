@@ -27,6 +27,7 @@ from actors.tokens import Filter, Tokens
 from engine import limits
 from engine.kernels import CELL_WORDS, KEY
 from engine.mirror import Fields, Mirror, among, place_of, stamp_of
+from engine.rows import distinct
 from engine.views import Endangered
 
 MAX_FRAME_CELLS: Final = 1 << 16
@@ -112,7 +113,7 @@ class _Backlog:
         self._news.append(rows)
         self._news_size += len(rows)
         if len(self._news) > _PIECES or self._news_size > self._bound:
-            self._news = [np.unique(np.concatenate(self._news))]
+            self._news = [distinct(self._news)]
             self._news_size = len(self._news[0])
             self._bound = 2 * self._news_size + _SLACK
 
@@ -123,7 +124,7 @@ class _Backlog:
         if len(self._news) == 1 and not len(self._old):
             self._old = np.sort(self._news[0])
         else:
-            self._old = np.unique(np.concatenate([self._old, *self._news]))
+            self._old = distinct([self._old, *self._news])
         self._news, self._news_size, self._bound = [], 0, _SLACK
 
     def take(self, most: int) -> NDArray[np.int32]:
@@ -337,7 +338,7 @@ class DeltaHub:
         Must follow the blocks without another task running between.
         """
         self._advance()
-        if not len(rows):
+        if not len(rows) or not self._subscriptions:
             return
         mirror = self.mirrors[shard]
         change = _Change(mirror, rows, since)

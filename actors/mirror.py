@@ -33,6 +33,7 @@ from actors.ports import (
 from engine.block import Block, BlockDamaged, crc_of, decode
 from engine.kernels import ON_HAND
 from engine.mirror import Mirror, MirrorBroken, key_of, place_of, stamp_of
+from engine.rows import distinct
 from engine.views import Cell
 
 RETRY_MIN_S: Final = 0.05  # between attempts to load or to read along, doubling
@@ -223,7 +224,7 @@ class MirrorFeed:
 
     def _tell(self, changed: list[NDArray[np.int32]], since: int) -> None:
         if self._listener is not None:
-            rows = changed[0] if len(changed) == 1 else _merged(changed)
+            rows = changed[0] if len(changed) == 1 else distinct(changed)
             self._listener.changed(self.mirror.shard, rows, since)
         self._wake_waiters()
 
@@ -334,7 +335,3 @@ class Mirrors:
     def health(self) -> list[MirrorHealth]:
         """How each is doing."""
         return [feed.health for feed in self.feeds.values()]
-
-
-def _merged(parts: list[NDArray[np.int32]]) -> NDArray[np.int32]:
-    return np.unique(np.concatenate(parts)) if parts else np.zeros(0, np.int32)

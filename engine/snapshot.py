@@ -22,6 +22,7 @@ from engine import kernels
 from engine.block import packed_places, unpacked_places
 from engine.machine import Machine
 from engine.memory import AnswerMemory
+from engine.rows import distinct
 
 # To be raised with every change of what the bytes are or mean: words of a row, slots of `meta`, states,
 # bits, sizes that do not follow from bounds. `tests/unit/test_snapshot.py` notices.
@@ -53,7 +54,7 @@ class Capture:
         if len(rows):
             self._changed.append(rows)
         if len(self._changed) > _MERGE:
-            self._changed = [np.unique(np.concatenate(self._changed))]
+            self._changed = [distinct(self._changed)]
 
     def pieces(self) -> Iterator[bytes]:
         """The cells' rows, each piece copied at the moment when it is asked for."""
@@ -73,7 +74,9 @@ class Capture:
             raise ValueError(f"{self._copied} of {self._rows} rows were copied")
         machine, state = self._machine, self._machine.state
         used = int(state.meta[kernels.HOLDS_USED])
-        changed = np.unique(np.concatenate([np.zeros(0, np.int32), *self._changed]))
+        changed = distinct(self._changed)
+        meta = state.meta.copy()
+        meta[kernels.WARM] = 0  # tells nothing, and is another number with another way of warming
         arrays: dict[str, NDArray[Any]] = {
             "changed": changed,
             "changed_cells": state.cells[changed],
@@ -85,7 +88,7 @@ class Capture:
             "wheel": state.wheel.copy(),
             "wheel_bits": state.wheel_bits.copy(),
             "ring": state.ring.copy(),
-            "meta": state.meta.copy(),
+            "meta": meta,
         }
         remembered = memory.dump()
         header = _packed(

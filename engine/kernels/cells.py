@@ -26,6 +26,7 @@ from engine.kernels.layout import (
     TRACES,
     VERSION,
 )
+from engine.kernels.warming import WARM_LINES, warm_rows
 
 
 @inlined
@@ -104,7 +105,12 @@ def new_cell(cells, cell_index, touched, meta, key):
 @inlined
 def finish_block(cells, touched, meta, sums):
     """Put the new content of every touched row into hash and counts; the rows stay listed."""
-    for i in range(meta[DIRTY]):
+    dirty = meta[DIRTY]
+    warm = 0
+    for i in range(dirty):
+        if i == warm and i + 1 < dirty:
+            warm = min(i + WARM_LINES, dirty)
+            warm_rows(cells, touched, meta, i, warm)
         row = touched[i]
         cells[row, VERSION] -= TOUCHED
         sums[0] += cell_hash(cells, row)

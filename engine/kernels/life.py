@@ -246,14 +246,14 @@ def sweep(
         slot = np.int64(wheel[tick & L0_MASK, 0])
         warm = done  # how many of this sweep have what they need in the cache
         while slot >= 0:
-            if done == warm and tick < target:
-                # Not the whole bucket: what thousands of holds need is more than the cache has room for.
-                warm = min(done + WARM_LINES, budget)
-                warm_bucket(cells, holds, lines, hold_index, ring, meta, slot, warm - done)
             after = np.int64(lines[slot, NEXT])
             if holds[slot, DEADLINE] < now:
                 if done == budget:
                     return done
+                if done == warm:
+                    # Not the whole bucket: what thousands of holds need is more than the cache has room for.
+                    warm = min(done + WARM_LINES, budget)
+                    warm_bucket(cells, holds, lines, hold_index, ring, meta, slot, now, warm - done)
                 if lines[slot, NEXT_LINE] < 0 and lines[slot, POSTED] + lines[slot, FULFILLED] == 0:
                     # One line, all of it pending: what `expire` does, without the walks.
                     sums[0] -= line_hash(holds, lines, slot)

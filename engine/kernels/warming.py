@@ -9,11 +9,12 @@ does not fit the cache at once.
 import numpy as np
 
 from engine.kernels.codes import CANCEL, COUNT, RESERVE
-from engine.kernels.compiled import jit
+from engine.kernels.compiled import inlined, jit
 from engine.kernels.hashes import id_tag, key_tag
 from engine.kernels.layout import (
     CELL,
     CELL_WORDS,
+    DEADLINE,
     ID_HI,
     ID_LO,
     LOW32,
@@ -52,14 +53,26 @@ def warm_lines(cells, cell_index, counted, movements, hold_index, meta, block, h
     meta[WARM] = seen
 
 
+@inlined
+def warm_rows(cells, touched, meta, start, end):
+    """Load the rows that stand in `touched[start:end]`."""
+    seen = np.int64(0)
+    for i in range(start, end):
+        seen += cells[touched[i], 0] + cells[touched[i], CELL_WORDS - 1]
+    meta[WARM] = seen
+
+
 @jit
-def warm_bucket(cells, holds, lines, hold_index, ring, meta, slot, most):
-    """Load what expiring up to `most` holds from `slot` on will touch, in its bucket and the ring."""
+def warm_bucket(cells, holds, lines, hold_index, ring, meta, slot, now, most):
+    """Load what expiring up to `most` holds from `slot` on will touch, in its bucket and the ring.
+
+    Not beyond the first whose deadline is not before `now`: of the newest bucket only a part is due.
+    """
     seen = np.int64(0)
     mask = len(hold_index) - 1
     size = len(ring) // 2
     oldest, full = meta[RING_HEAD], meta[RING_COUNT] == size
-    while slot >= 0 and most > 0:
+    while slot >= 0 and most > 0 and holds[slot, DEADLINE] < now:
         row = lines[slot, CELL]
         seen += cells[row, 0] + cells[row, CELL_WORDS - 1]
         if full:
