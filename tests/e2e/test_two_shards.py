@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
@@ -10,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
-from adapters.client import Batch, Client, ReturnLine
+from adapters.client import Batch, Client, HoldState, ReturnLine
 from adapters.stack import Stack
 from engine.operations import Kind
 from engine.status import Status
@@ -433,4 +434,82 @@ async def test_bundles_and_rules_of_channels(shop: Shop) -> None:
     ]
     assert answers == [Status.OK, Status.EXCEEDS_HOLD]
     assert await shop.counters(first, here) == {"on_hand": 14, "committed": 2}
+    await shop.audit()
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["alone", "while a shard is killed"])
+async def test_the_hold_of_a_bundle_moves_whole_to_the_other_shard(
+    shop: Shop, stack: Stack, client: Client, dies: bool
+) -> None:
+    goods, (here, there) = await both(shop, skus=2)
+    first, second = goods.skus
+    box = await bundle_of(shop, (first, 2), (second, 1))
+    held = await client.reserve([(box, here, 3)])
+
+    async def stock(counter: str) -> list[list[int]]:
+        """Of each component here and there, as the shards have it, wherever they serve now."""
+        found = [
+            [(await client.get_cells([(sku, at)]))[0] for at in (here, there)]
+            for sku in (first, second)
+        ]
+        return [[getattr(cell, counter) for cell in cells] for cells in found]
+
+    # All components go or none: there is enough of the first, and too little of the second.
+    assert (await client.sale([(second, there, 9)])).ok
+    refused = await client.move(held, there, [(box, here, 2)])
+    assert [line.status for line in refused.lines] == [Status.INSUFFICIENT_STOCK]
+    assert await stock("reserved") == [[6, 0], [3, 0]]
+    assert (await client.receive([(second, there, 9)])).ok
+
+    if dies:
+        await asyncio.to_thread(stack.kill_shard, 1)
+    op_id = op()
+    for _ in range(2):  # the second time: the same answer, and no second effect
+        moved = await client.move(held, there, [(box, here, 2)], op_id=op_id)
+        assert [line.status for line in moved.lines] == [Status.OK]
+    assert await stock("reserved") == [[2, 4], [1, 2]]
+    assert await stock("on_hand") == [[10, 10], [10, 10]]
+
+    # It is one hold still: committed as a whole, and handed over box by box where they are.
+    if dies:
+        await asyncio.to_thread(stack.kill_shard, 0)
+    assert (await client.commit(held.hold_id)).ok
+    assert await stock("committed") == [[2, 4], [1, 2]]
+    assert (await client.fulfil(held.hold_id, [(box, there, 2)])).ok
+    none_left = await client.fulfil(held.hold_id, [(box, there, 1)])
+    assert none_left.status is Status.HOLD_NOT_COMMITTED
+    assert (await client.fulfil(held.hold_id, [(box, here, 1)])).ok
+    assert await stock("on_hand") == [[8, 6], [9, 8]]
+    assert await stock("committed") == await stock("reserved") == [[0, 0], [0, 0]]
+
+    told = await client.get_history(held.hold_id)
+    assert told.hold is not None
+    assert told.hold.state is HoldState.FULFILLED
+    handed_over: Counter[tuple[int, int]] = Counter()
+    for each in told.hold.lines:
+        handed_over[each.sku, each.location] += each.fulfilled
+    assert handed_over == {
+        (first, here): 2,
+        (second, here): 1,
+        (first, there): 4,
+        (second, there): 2,
+    }
+    # Between shards a move is told by its steps: units leave the hold here and join it there.
+    assert told.complete
+    done = Counter(
+        (each.kind, each.sku, each.location, each.quantity)
+        for each in told.events
+        if each.status is Status.OK and each.sku
+    )
+    assert done == Counter(
+        (kind, sku, at, units * boxes)
+        for kind, at, boxes in (
+            (Kind.RESERVE, here, 3),
+            (Kind.RELEASE, here, 2),
+            (Kind.ADD_LINE, there, 2),
+            (Kind.FULFIL, there, 2),
+            (Kind.FULFIL, here, 1),
+        )
+        for sku, units in ((first, 2), (second, 1))
+    )
     await shop.audit()
