@@ -61,6 +61,13 @@ async def test_every_answer_fits_one_order_of_the_operations(seen: list[Operatio
     done = {call.kind for call, answer in told if any(line[0] == Status.OK for line in answer)}
     assert {call.kind for each in seen for call in each.calls} == set(spec.RULES)
     assert {*done, *READS, LOSE} == set(spec.RULES)  # what is lost is seldom there to be lost
+    linked_moves = [
+        {line[0] for line in answer}
+        for call, answer in told
+        if call.kind == Kind.MOVE and len(call.lines) > 1
+    ]
+    assert {Status.OK} in linked_moves, "no bundle has moved"
+    assert any(Status.LINKED_LINE_REFUSED in each for each in linked_moves)
     statuses = Counter(line[0] for _, answer in told for line in answer)
     assert set(statuses) >= EXPECTED, statuses
     # What was seen fits; with one answer changed it does not.

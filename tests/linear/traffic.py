@@ -45,10 +45,6 @@ class Named:
     id: bytes
     cells: list[Key]
 
-    @property
-    def skus(self) -> list[int]:
-        return sorted({sku for sku, _ in self.cells})
-
 
 @dataclass(slots=True)
 class Transfer:
@@ -74,6 +70,8 @@ class Traffic:
         self._rng = rng
         self._holds: deque[Named] = deque(maxlen=RECENT)
         self._orders: deque[Named] = deque(maxlen=RECENT)  # holds of which something was committed
+        # Holds of several SKUs at one place, as of a bundle, that no linked move was refused of yet.
+        self._together: deque[Named] = deque(maxlen=RECENT // 2)
         self._sales: deque[Named] = deque(maxlen=RECENT)
         self._records: deque[Named] = deque(maxlen=RECENT // 2)
         self._transfers: deque[Transfer] = deque(maxlen=RECENT // 2)
@@ -102,11 +100,16 @@ class Traffic:
         return rng.choice(looks or [Call(LOOK_UP_INCOMING, hold=new_op_id())])
 
     def hear(self, told: Sequence[Told]) -> None:
-        """Learn which holds became orders, and which holds and transfers were never made."""
+        """Learn which holds were made, or became orders, and which holds and transfers were not."""
         for call, is_done in told:
             named = [each for each in self._holds if each.id == call.hold]
             if is_done and (call.kind == Kind.COMMIT or call.flags & Flag.COMMIT_NOW):
                 self._orders += named
+            elif is_done and call.kind == Kind.RESERVE and _is_together(call):
+                self._together.append(Named(call.hold, [key for key, _ in call.lines]))
+            elif not is_done and call.kind == Kind.MOVE and len(call.lines) > 1:
+                for hold in [each for each in self._together if each.id == call.hold]:
+                    self._together.remove(hold)
             if not is_done and call.kind in (Kind.RESERVE, Kind.ADD_LINE):
                 for hold in named:
                     self._holds.remove(hold)
@@ -133,9 +136,9 @@ class Traffic:
                 calls.append(self._claim())
             elif draw < 0.26 and len(self._holds) > 1:
                 calls.append(self._hand_over())
-            elif draw < 0.3 and (several := [each for each in self._holds if len(each.skus) > 1]):
-                calls.append(self._linked_move(rng.choice(several)))
-            elif draw < 0.34:
+            elif draw < 0.38 and self._together:
+                calls += self._linked_move()
+            elif draw < 0.42:
                 key = self._joined[0]
                 first, second = (self._return(Kind.RETURN, key) for _ in range(2))
                 calls.append(second._replace(returns=(first,)))
@@ -188,10 +191,15 @@ class Traffic:
     def _order(self) -> Call:
         rng = self._rng
         keys = rng.sample(self._joined, 2) if rng.random() < 0.25 else [rng.choice(self.cells)]
+        ttls_ms = TTLS_MS
+        if len(keys) > 1 and rng.random() < 0.7:
+            # As the components of a bundle are; and to be moved together, it must live a while.
+            keys = [(sku, keys[0][1]) for sku in sorted({sku for sku, _ in self._joined})]
+            ttls_ms = TTLS_MS[-3:]
         call = Call(
             Kind.RESERVE,
             tuple((key, rng.randint(1, 3)) for key in keys),
-            value=rng.choice(TTLS_MS),
+            value=rng.choice(ttls_ms),
             flags=int(rng.choice((0, 0, 0, Flag.PARTIAL, Flag.COMMIT_NOW))),
         )
         # What an order replaces, or is given in exchange for, is of its own part of the cells.
@@ -242,10 +250,18 @@ class Traffic:
             for sku, at in cells
         ]
 
-    def _linked_move(self, hold: Named) -> Call:
-        """One unit of each SKU of a hold goes to one of the places, or none does."""
-        to = self._rng.choice(self._places)
-        return Call(Kind.MOVE, tuple(((sku, to), 1) for sku in hold.skus), hold.id)
+    def _linked_move(self) -> list[Call]:
+        """One unit of each SKU that a hold has at one place goes to another one, or none does.
+
+        More often than not, goods that arrive there just before.
+        """
+        rng = self._rng
+        hold = rng.choice(self._together)
+        to = rng.choice([at for at in self._places if at != hold.cells[0][1]])
+        there = [(sku, to) for sku, _ in hold.cells]
+        arrive = [Call(Kind.RECEIVE, ((key, rng.randint(1, 3)),)) for key in there]
+        move = Call(Kind.MOVE, tuple((key, 1) for key in there), hold.id)
+        return [*arrive, move] if rng.random() < 0.7 else [move]
 
     def _add_line(self) -> Call:
         rng = self._rng
@@ -414,3 +430,8 @@ class Traffic:
 
     def _some(self, lines: Sequence[_T]) -> list[_T]:
         return self._rng.sample(lines, self._rng.randint(1, len(lines)))
+
+
+def _is_together(order: Call) -> bool:
+    is_at_one_place = len({at for (_, at), _ in order.lines}) == 1
+    return len(order.lines) > 1 and is_at_one_place and not order.flags & Flag.PARTIAL
