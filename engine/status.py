@@ -66,7 +66,8 @@ MESSAGES: Final[dict[Status, str]] = {
     Status.INVALID_DISPOSITION: "disposition: not restock, quality_control or damaged",
     Status.INVALID_REASON: f"reason: not between 0 and {limits.MAX_REASON}",
     Status.INVALID_PRICE: f"price_minor: not between 0 and {limits.MAX_PRICE_MINOR}",
-    Status.INVALID_MOMENT: "occurred_at_ns: before 1970 or in the future",
+    Status.INVALID_MOMENT: f"occurred_at_ns: before 1970, or more than {limits.MAX_CLOCK_SKEW_MS} ms "
+    "ahead of the shard's clock",
     Status.UNKNOWN_LOCATION: "location: not in the catalogue",
     Status.UNKNOWN_SKU: "sku: not in the catalogue",
     Status.WRONG_SHARD: "location: another shard owns it; fetch the shard map again",

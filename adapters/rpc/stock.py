@@ -3,8 +3,9 @@
 from typing import Any
 
 from actors.router import Router
-from adapters.rpc import bundles, facts, replies, requests
+from adapters.rpc import bundles, facts, replies, requests, texts
 from adapters.rpc.bundles import BundleRouter
+from adapters.rpc.texts import Texts
 from engine.catalogue import Catalogue
 from engine.operations import Kind, Request
 from onhand.v1 import common_pb2, stock_pb2, stock_pb2_grpc
@@ -45,7 +46,7 @@ class StockServicer(stock_pb2_grpc.StockServicer):
     async def Move(self, request: stock_pb2.MoveRequest, context: Any) -> _Reply:
         """Hold the same at another location instead."""
         operation = requests.move(request, self._catalogue)
-        return replies.operation(*await self._lines.move(operation))
+        return replies.operation(*await self._lines.move(operation), texts.MOVE)
 
     async def Commit(self, request: stock_pb2.HoldRequest, context: Any) -> _Reply:
         """Post a hold to an order."""
@@ -75,7 +76,8 @@ class StockServicer(stock_pb2_grpc.StockServicer):
     async def Return(self, request: stock_pb2.ReturnRequest, context: Any) -> _Reply:
         """Record that goods came back."""
         operation, sold_at = facts.returned(request, self._catalogue)
-        return replies.operation(*await self._lines.returned(operation, sold_at))
+        answered = await self._lines.returned(operation, sold_at)
+        return replies.operation(*answered, texts.RETURN)
 
     async def Exchange(self, request: stock_pb2.ExchangeRequest, context: Any) -> _Reply:
         """Record that goods came back, and hold others in their place; both or neither."""
@@ -85,7 +87,7 @@ class StockServicer(stock_pb2_grpc.StockServicer):
 
     async def Receive(self, request: stock_pb2.ReceiveRequest, context: Any) -> _Reply:
         """Record that goods arrived."""
-        return await self._record(facts.receive(request, self._catalogue))
+        return await self._record(facts.receive(request, self._catalogue), texts.INCOMING)
 
     async def Adjust(self, request: stock_pb2.AdjustRequest, context: Any) -> _Reply:
         """Record a relative correction."""
@@ -128,14 +130,15 @@ class StockServicer(stock_pb2_grpc.StockServicer):
 
     async def Expect(self, request: stock_pb2.ExpectRequest, context: Any) -> _Reply:
         """Tell that goods are on their way."""
-        return await self._record(facts.expect(request, self._catalogue))
+        return await self._record(facts.expect(request, self._catalogue), texts.INCOMING)
 
     async def CancelIncoming(
         self, request: stock_pb2.CancelIncomingRequest, context: Any
     ) -> _Reply:
         """Tell that goods will not come."""
         operation, location = requests.on_hold(Kind.CANCEL_INCOMING, request, self._catalogue)
-        return replies.operation(*await self._lines.on_hold(operation, location))
+        answered = await self._lines.on_hold(operation, location)
+        return replies.operation(*answered, texts.INCOMING)
 
     async def GetIncoming(
         self, request: stock_pb2.GetIncomingRequest, context: Any
@@ -155,7 +158,8 @@ class StockServicer(stock_pb2_grpc.StockServicer):
 
     async def _on_hold(self, kind: Kind, message: stock_pb2.HoldRequest) -> _Reply:
         operation, location = requests.on_hold(kind, message, self._catalogue)
-        return replies.operation(*await self._lines.on_hold(operation, location))
+        answered = await self._lines.on_hold(operation, location)
+        return replies.operation(*answered, texts.ON_HOLD[kind])
 
-    async def _record(self, operation: Request) -> _Reply:
-        return replies.operation(*await self._lines.submit(operation))
+    async def _record(self, operation: Request, told: Texts = texts.GENERAL) -> _Reply:
+        return replies.operation(*await self._lines.submit(operation), told)

@@ -9,7 +9,7 @@ import numpy as np
 
 from actors import transfers
 from actors.router import Router
-from adapters.rpc import replies
+from adapters.rpc import replies, texts
 from adapters.rpc.facts import check_expected_at
 from adapters.rpc.requests import (
     InvalidField,
@@ -64,9 +64,8 @@ class TransfersServicer(transfer_pb2_grpc.TransfersServicer):
         lines = self._lines(request.op_id, source, request.lines)
         operation = of_parts(Kind.FULFIL, request.op_id, id_to_pair(request.transfer_id), lines)
         operation.digest = _digest(operation, destination, expected_at_ms)
-        return replies.operation(
-            *await transfers.ship(self._router, operation, destination, expected_at_ms)
-        )
+        answered = await transfers.ship(self._router, operation, destination, expected_at_ms)
+        return replies.operation(*answered, texts.SHIPPING)
 
     async def Receive(self, request: transfer_pb2.ReceiveTransferRequest, context: Any) -> _Reply:
         """Take goods in at the destination."""
@@ -80,21 +79,24 @@ class TransfersServicer(transfer_pb2_grpc.TransfersServicer):
             occurred_at_ns=request.occurred_at_ns,
             holds=[id_to_pair(request.transfer_id)] * len(lines),
         )
-        return replies.operation(*await transfers.receive(self._router, operation))
+        answered = await transfers.receive(self._router, operation)
+        return replies.operation(*answered, texts.ARRIVING)
 
     async def Cancel(self, request: transfer_pb2.CancelTransferRequest, context: Any) -> _Reply:
         """Cancel what was not shipped."""
         operation, source = self._on_parts(
             Kind.CANCEL, request, self._known("source", request.source)
         )
-        return replies.operation(*await self._router.on_hold(operation, source))
+        answered = await self._router.on_hold(operation, source)
+        return replies.operation(*answered, texts.SHIPPING)
 
     async def Lose(self, request: transfer_pb2.LoseTransferRequest, context: Any) -> _Reply:
         """Close what will not come."""
         operation, _ = self._on_parts(
             Kind.CANCEL_INCOMING, request, self._known("destination", request.destination)
         )
-        return replies.operation(*await transfers.lose(self._router, operation))
+        answered = await transfers.lose(self._router, operation)
+        return replies.operation(*answered, texts.ARRIVING)
 
     async def Get(
         self, request: transfer_pb2.GetTransferRequest, context: Any

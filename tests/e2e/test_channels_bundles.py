@@ -97,6 +97,11 @@ async def test_a_channel_may_not_sell_the_last_ones(shop: Shop, path: str) -> No
     assert held.status == OK
     assert await statuses(shop, path, goods, number, 2, 1) == [Status.INSUFFICIENT_STOCK, Status.OK]
     assert await statuses(shop, path, goods, number, 1) == [Status.INSUFFICIENT_STOCK]
+    refused = await shop.peer(path).stock.Reserve(
+        stock_pb2.ReserveRequest(op_id=op(), lines=[line(goods.sku, goods.at, 1)], channel=code)
+    )
+    assert refused.lines[0].available == 4, "of which the channel may not sell any"
+    assert refused.message == "quantity: more than is available to the channel"
     assert await statuses(shop, path, goods, 0, 4) == [Status.OK], "no channel, no buffer"
     assert (await shop.counters(goods.sku, goods.at))["reserved"] == 10
 

@@ -632,6 +632,73 @@ async def test_unknown_codes_are_values(shop: Shop) -> None:
     assert [each.status for each in reply.lines] == [sku, location, sku, location]
 
 
+async def test_a_refusal_names_the_fields_of_its_call(shop: Shop) -> None:
+    await shop.receive(5)
+    stock, transfers, order, there = shop.stock, shop.transfers, an_id(), a_place(2)
+    paid = stock_pb2.ReserveRequest(op_id=order, lines=[line(1, 1, 2)], commit_now=True)
+    assert (await stock.Reserve(paid)).status == Status.OK
+    one = [line(1, 1, 1)]
+    sale = stock_pb2.SaleRequest(op_id=an_id(), lines=one)
+    sale.receipt_lines.add(terminal="T", receipt="1", line=1)
+    assert (await stock.Sale(sale)).status == Status.OK
+    back = [stock_pb2.ReturnLine(line=one[0], against=an_id())]
+    packed = [transfer_pb2.TransferLine(sku=a_sku(1), quantity=9)]
+    leaves: dict[str, Any] = {"transfer_id": order, "source": a_place(1), "lines": packed}
+    comes: dict[str, Any] = {"transfer_id": order, "destination": there, "lines": packed}
+    calls: list[tuple[Any, Any, str]] = [
+        (stock.Reserve, stock_pb2.ReserveRequest(lines=one, supersedes=order), "supersedes: "),
+        (stock.Move, stock_pb2.MoveRequest(hold_id=order, to=a_place("nowhere")), "to: "),
+        (
+            stock.Release,
+            stock_pb2.HoldRequest(hold_id=order, release_rest=True),
+            "release_rest, re_reserve_if_expired: ",
+        ),
+        (
+            stock.Fulfil,
+            stock_pb2.HoldRequest(hold_id=order, lines=[line(1, 1, 9)]),
+            "quantity: more than the hold has committed",
+        ),
+        (stock.Sale, sale, "receipt_lines: "),
+        (stock.Return, stock_pb2.ReturnRequest(lines=back), "against, receipt_line, sold_at: "),
+        (
+            stock.Exchange,
+            stock_pb2.ExchangeRequest(returns=back, lines=one),
+            "against, receipt_line, sold_at: ",
+        ),
+        (stock.Receive, stock_pb2.ReceiveRequest(lines=one, incoming_id=order), "incoming_id: "),
+        (stock.Expect, stock_pb2.ExpectRequest(lines=one, incoming_id=order), "incoming_id: "),
+        (
+            stock.CancelIncoming,
+            stock_pb2.CancelIncomingRequest(incoming_id=order),
+            "incoming_id: ",
+        ),
+        (
+            transfers.Ship,
+            transfer_pb2.ShipRequest(destination=there, **leaves),
+            "quantity: more than is left to ship",
+        ),
+        (
+            transfers.Cancel,
+            transfer_pb2.CancelTransferRequest(**leaves),
+            "quantity: more than is left to ship",
+        ),
+        (
+            transfers.Receive,
+            transfer_pb2.ReceiveTransferRequest(**comes),
+            "transfer_id, destination: ",
+        ),
+        (transfers.Lose, transfer_pb2.LoseTransferRequest(**comes), "transfer_id, destination: "),
+    ]
+    for rpc, message, told in calls:
+        message.op_id = an_id()
+        reply = await rpc(message)
+        assert reply.message.startswith(told), reply.message
+        assert reply.lines[0].message in (
+            reply.message,
+            "another line of the same order was refused",
+        )
+
+
 async def test_an_id_for_other_content_is_refused(shop: Shop) -> None:
     op_id = an_id()
     for quantity, status in ((1, Status.OK), (2, Status.OP_ID_REUSED), (1, Status.OK)):
@@ -710,9 +777,14 @@ async def test_the_directory(shop: Shop) -> None:
         (1, "127.0.0.1:1", 4),
     ]
     assert [(each.location_id, list(each.shards)) for each in found.placements] == [(3, [0, 1])]
+
+
+async def test_the_limits_that_are_published_are_those_in_force(shop: Shop) -> None:
     told = await shop.directory.GetLimits(directory_pb2.GetLimitsRequest())
-    assert told.max_message_bytes == MAX_MESSAGE_BYTES
-    assert all(getattr(told, each.name) for each in told.DESCRIPTOR.fields)
+    published = {each.name: getattr(told, each.name) for each in told.DESCRIPTOR.fields}
+    assert published.pop("max_message_bytes") == MAX_MESSAGE_BYTES
+    assert published.pop("max_channels") == limits.MAX_CHANNELS - 1  # 0 is none
+    assert published == {name: getattr(limits, name.upper()) for name in published}
 
 
 async def test_a_shard_does_not_know_the_others() -> None:
