@@ -37,6 +37,12 @@ _LIMITS: Final = directory_pb2.Limits(
     max_event_subscribers=limits.MAX_EVENT_SUBSCRIBERS,
     max_events_of_frame=limits.MAX_EVENTS_OF_FRAME,
     remembered_changes=limits.REMEMBERED_CHANGES,
+    max_reason=limits.MAX_REASON,
+    movements_remembered=limits.MOVEMENTS_REMEMBERED,
+    max_skus=limits.MAX_SKUS,
+    max_locations=limits.MAX_LOCATIONS,
+    max_description=limits.MAX_DESCRIPTION,
+    max_gtins=limits.MAX_GTINS,
 )
 
 
