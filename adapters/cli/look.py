@@ -121,6 +121,7 @@ async def _history(gateway: str, hold_id: bytes) -> dict[str, Any]:
                 "location": each.location_code,
                 "quantity": each.quantity,
                 "value": each.value,
+                "occurred_at": _time(each.occurred_at_ns) if each.occurred_at_ns else "",
                 "status": each.status.name,
                 "op_id": each.op_id.hex(),
                 "block": f"{each.shard}/{each.epoch}-{each.seq}",
@@ -216,7 +217,9 @@ def _show_event(event: "Event", codes: dict[int, str], as_json: bool) -> None:
         "hold": event.hold.hex(),
         "op_id": event.op_id.hex(),
         "line": event.line,
+        "flags": event.flags.name or "",
         "channel": event.channel,
+        "occurred_at": _time(event.occurred_at_ns) if event.occurred_at_ns else "",
         "at": f"{event.shard}/{event.epoch}-{event.seq}/{event.number}",
     }
     if as_json:
@@ -236,6 +239,9 @@ async def _codes(client: "Client") -> dict[int, str]:
 
 
 def _show(frame: "Frame", codes: dict[int, str], as_json: bool) -> None:
+    endangered = {
+        short.sku: [each.hold_id.hex() for each in short.holds] for short in frame.shortages
+    }
     for sku, on_hand, available, price_minor, version in zip(
         *(
             getattr(frame, name).tolist()
@@ -249,11 +255,12 @@ def _show(frame: "Frame", codes: dict[int, str], as_json: bool) -> None:
             "available": available,
             "price_minor": price_minor,
             "price_version": version,
+            "endangered": endangered.get(sku, []),
         }
         if as_json:
             typer.echo(json.dumps(change))
         else:
-            _show_line(change)
+            _show_line(change | {"endangered": " ".join(endangered.get(sku, []))})
 
 
 def _show_line(told: dict[str, Any]) -> None:

@@ -3,13 +3,16 @@
 import json
 from typing import Any, Self
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from actors.cluster import NotServing
-from adapters.cli import inspect
+from adapters.cli import inspect, look
 from adapters.cli.main import app
 from adapters.cli.running import Running
+from adapters.client import Event, EventKind, Flag, Frame, FrameKind
+from adapters.client.values import Endangered, Shortage
 
 STATUS = {
     "epoch": 1,
@@ -53,3 +56,37 @@ def test_the_status_shows_the_shards_that_serve_and_why_others_do_not(
     table = CliRunner().invoke(app, ["status", "--ray-address", "here:1"])
     assert table.exit_code == 0
     assert "shard 1: shard-1 does not serve: it is starting" in table.stdout
+
+
+def test_a_change_that_leaves_a_shortage_names_whom_it_endangers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    one, two = np.array([1, 2], "<u4"), np.array([0, 0], "<i8")
+    short = Shortage(2, 7, 3, (Endangered(b"n" * 16, 2, 0), Endangered(b"o" * 16, 0, 5)))
+    frame = Frame(
+        FrameKind.DELTA, b"token", one, one, two, np.array([0, -3]), two, one, 0, 0, (short,)
+    )  # fmt: skip
+    look._show(frame, {1: "TEA", 2: "JAM"}, as_json=True)
+    tea, jam = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (tea["sku"], tea["endangered"]) == ("TEA", [])
+    assert (jam["available"], jam["endangered"]) == (-3, [(b"n" * 16).hex(), (b"o" * 16).hex()])
+    look._show(frame, {1: "TEA", 2: "JAM"}, as_json=False)
+    tea_line, jam_line = capsys.readouterr().out.splitlines()
+    assert "endangered" not in tea_line
+    assert (b"n" * 16).hex() in jam_line
+
+
+def test_an_event_tells_its_flags_and_when_it_happened(capsys: pytest.CaptureFixture[str]) -> None:
+    event = Event(
+        kind=EventKind.WRITE_OFF, sku=1, location=7, quantity=2, value=3, hold=b"", op_id=b"o" * 16,
+        line=0, flags=Flag.DAMAGED, channel=0, currency=0, occurred_at_ns=10**18, now_ns=2 * 10**18,
+        shard=0, epoch=1, seq=2, number=0,
+    )  # fmt: skip
+    look._show_event(event, {1: "TEA"}, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["event"], told["value"], told["flags"]) == ("WRITE_OFF", 3, "DAMAGED")
+    assert (told["occurred_at"], told["time"][:4]) == ("2001-09-09 01:46:40.000Z", "2033")
+    now = event._replace(flags=Flag(0), occurred_at_ns=0)
+    look._show_event(now, {1: "TEA"}, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["flags"], told["occurred_at"]) == ("", "")
