@@ -120,28 +120,6 @@ def sold(shard: int, answer: Answer, ids: Sequence[bytes]) -> common_pb2.Operati
     return reply
 
 
-def hold(hold_id: bytes, found: Hold | None) -> stock_pb2.Hold:
-    """A hold as it stands; its states have the same numbers on the wire."""
-    if found is None:
-        return stock_pb2.Hold(hold_id=hold_id)
-    return stock_pb2.Hold(
-        hold_id=hold_id,
-        state=int(found.state),  # type: ignore[arg-type]
-        deadline_ns=found.deadline_ns,
-        lines=[
-            stock_pb2.HoldLine(
-                sku=common_pb2.Sku(id=line.sku),
-                location=common_pb2.Location(id=line.location),
-                pending=line.pending,
-                committed=line.committed,
-                fulfilled=line.fulfilled,
-                returned=line.returned,
-            )
-            for line in found.lines
-        ],
-    )
-
-
 class Names(Protocol):
     """What this room needs of the catalogue: entries by id, of ids that were given."""
 
@@ -160,21 +138,43 @@ class Names(Protocol):
         """A location."""
 
 
+def named_sku(sku_id: int, names: Names) -> common_pb2.Sku:
+    """A SKU by its id and by the code in force, if there is one: a refused line may name anything."""
+    code = names.sku(sku_id).code if 1 <= sku_id <= names.skus else ""
+    return common_pb2.Sku(id=sku_id, code=code)
+
+
+def _named_location(location_id: int, names: Names) -> common_pb2.Location:
+    code = names.location(location_id).code if 1 <= location_id <= names.locations else ""
+    return common_pb2.Location(id=location_id, code=code)
+
+
+def hold(hold_id: bytes, found: Hold | None, names: Names) -> stock_pb2.Hold:
+    """A hold as it stands; its states have the same numbers on the wire."""
+    if found is None:
+        return stock_pb2.Hold(hold_id=hold_id)
+    return stock_pb2.Hold(
+        hold_id=hold_id,
+        state=int(found.state),  # type: ignore[arg-type]
+        deadline_ns=found.deadline_ns,
+        lines=[
+            stock_pb2.HoldLine(
+                sku=named_sku(line.sku, names),
+                location=_named_location(line.location, names),
+                pending=line.pending,
+                committed=line.committed,
+                fulfilled=line.fulfilled,
+                returned=line.returned,
+            )
+            for line in found.lines
+        ],
+    )
+
+
 def history(hold_id: bytes, found: Hold | None, told: History, names: Names) -> stock_pb2.History:
     """A hold as it stands, with the operations on it; by the codes that are in force now."""
-    reply = _history(hold_id, found, told)
-    lines: list[stock_pb2.HoldLine | stock_pb2.HistoryEvent] = [*reply.hold.lines, *reply.events]
-    for each in lines:
-        if 1 <= each.sku.id <= names.skus:  # a refused line may name anything
-            each.sku.code = names.sku(each.sku.id).code
-        if 1 <= each.location.id <= names.locations:
-            each.location.code = names.location(each.location.id).code
-    return reply
-
-
-def _history(hold_id: bytes, found: Hold | None, told: History) -> stock_pb2.History:
     return stock_pb2.History(
-        hold=hold(hold_id, found),
+        hold=hold(hold_id, found, names),
         complete=told.complete,
         events=[
             stock_pb2.HistoryEvent(
@@ -182,8 +182,8 @@ def _history(hold_id: bytes, found: Hold | None, told: History) -> stock_pb2.His
                 line=each.line,
                 kind=each.kind,  # type: ignore[arg-type]
                 flags=each.flags,
-                sku=common_pb2.Sku(id=each.sku),
-                location=common_pb2.Location(id=each.location),
+                sku=named_sku(each.sku, names),
+                location=_named_location(each.location, names),
                 quantity=each.quantity,
                 value=each.value,
                 channel=each.channel,
@@ -199,7 +199,7 @@ def _history(hold_id: bytes, found: Hold | None, told: History) -> stock_pb2.His
     )
 
 
-def incoming(incoming_id: bytes, found: Incoming | None) -> stock_pb2.Incoming:
+def incoming(incoming_id: bytes, found: Incoming | None, names: Names) -> stock_pb2.Incoming:
     """What is on its way, as it stands."""
     if found is None:
         return stock_pb2.Incoming(incoming_id=incoming_id)
@@ -209,8 +209,8 @@ def incoming(incoming_id: bytes, found: Incoming | None) -> stock_pb2.Incoming:
         expected_at_ms=found.expected_at_ns // limits.NS_PER_MS,
         lines=[
             stock_pb2.IncomingLine(
-                sku=common_pb2.Sku(id=line.sku),
-                location=common_pb2.Location(id=line.location),
+                sku=named_sku(line.sku, names),
+                location=_named_location(line.location, names),
                 outstanding=line.outstanding,
                 received=line.received,
                 expected=line.expected,
@@ -220,13 +220,13 @@ def incoming(incoming_id: bytes, found: Incoming | None) -> stock_pb2.Incoming:
     )
 
 
-def dated(found: Sequence[DatedIncoming]) -> stock_pb2.ListIncomingReply:
+def dated(found: Sequence[DatedIncoming], names: Names) -> stock_pb2.ListIncomingReply:
     """What cells have outstanding, by cell and date."""
     return stock_pb2.ListIncomingReply(
         incoming=[
             stock_pb2.DatedIncoming(
-                sku=common_pb2.Sku(id=each.sku),
-                location=common_pb2.Location(id=each.location),
+                sku=named_sku(each.sku, names),
+                location=_named_location(each.location, names),
                 expected_at_ms=each.expected_at_ns // limits.NS_PER_MS,
                 quantity=each.units,
             )

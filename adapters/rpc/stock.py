@@ -116,7 +116,8 @@ class StockServicer(stock_pb2_grpc.StockServicer):
         """Look a hold up."""
         requests.check_id("hold_id", request.hold_id)
         hint = requests.location_hint(request.location, self._catalogue)
-        return replies.hold(request.hold_id, await self._lines.hold(request.hold_id, hint))
+        found = await self._lines.hold(request.hold_id, hint)
+        return replies.hold(request.hold_id, found, self._catalogue)
 
     async def GetHistory(
         self, request: stock_pb2.GetHoldRequest, context: Any
@@ -147,14 +148,14 @@ class StockServicer(stock_pb2_grpc.StockServicer):
         requests.check_id("incoming_id", request.incoming_id)
         hint = requests.location_hint(request.location, self._catalogue)
         found = await self._router.incoming(request.incoming_id, hint)
-        return replies.incoming(request.incoming_id, found)
+        return replies.incoming(request.incoming_id, found, self._catalogue)
 
     async def ListIncoming(
         self, request: stock_pb2.ListIncomingRequest, context: Any
     ) -> stock_pb2.ListIncomingReply:
         """Tell what cells have on its way, with its dates."""
-        names = requests.cells(request, self._catalogue)
-        return replies.dated(await self._router.incoming_of(names))
+        cells = requests.cells(request, self._catalogue)
+        return replies.dated(await self._router.incoming_of(cells), self._catalogue)
 
     async def _on_hold(self, kind: Kind, message: stock_pb2.HoldRequest) -> _Reply:
         operation, location = requests.on_hold(kind, message, self._catalogue)

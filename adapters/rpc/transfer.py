@@ -106,7 +106,7 @@ class TransfersServicer(transfer_pb2_grpc.TransfersServicer):
         source = location_hint(request.source, self._catalogue)
         destination = location_hint(request.destination, self._catalogue)
         found = await transfers.look_up(self._router, request.transfer_id, source, destination)
-        return _transfer(request.transfer_id, *found)
+        return _transfer(request.transfer_id, *found, self._catalogue)
 
     def _ends(
         self, message: transfer_pb2.TransferRequest | transfer_pb2.ShipRequest
@@ -160,7 +160,7 @@ def _digest(operation: operations.Request, destination: int, expected_at_ms: int
 
 
 def _transfer(
-    transfer_id: bytes, hold: Hold | None, records: Collection[Incoming]
+    transfer_id: bytes, hold: Hold | None, records: Collection[Incoming], catalogue: Catalogue
 ) -> transfer_pb2.Transfer:
     """A transfer as it stands, SKU by SKU."""
     reply = transfer_pb2.Transfer(transfer_id=transfer_id, found=hold is not None)
@@ -178,7 +178,7 @@ def _transfer(
         if any(coming.outstanding for coming in record.lines) and record.expected_at_ns:
             dates.append(record.expected_at_ns)
     for sku, line in lines.items():
-        line.sku.id = sku
+        line.sku.CopyFrom(replies.named_sku(sku, catalogue))
         line.difference = line.received + line.in_transit - line.shipped
         reply.lines.append(line)
     reply.expected_at_ms = min(dates, default=0) // limits.NS_PER_MS

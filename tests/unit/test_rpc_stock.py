@@ -170,6 +170,7 @@ async def test_an_order_from_reserve_to_fulfilment(shop: Shop) -> None:
     hold = await shop.stock.GetHold(stock_pb2.GetHoldRequest(hold_id=op_id))
     assert (hold.state, hold.deadline_ns) == (stock_pb2.HOLD_STATE_PENDING, reserved.deadline_ns)
     assert [(each.sku.id, each.location.id, each.pending) for each in hold.lines] == [(1, 1, 4)]
+    assert [(each.sku.code, each.location.code) for each in hold.lines] == [("sku-1", "store-1")]
 
     part = stock_pb2.HoldRequest(
         op_id=an_id(), hold_id=op_id, lines=[line(1, 1, 3)], release_rest=True
@@ -497,11 +498,13 @@ async def test_what_is_expected_is_received_or_given_up(shop: Shop) -> None:
     assert (told.state, told.expected_at_ms) == (stock_pb2.HOLD_STATE_INCOMING, 10**12)
     shown = [(each.expected, each.outstanding, each.received) for each in told.lines]
     assert shown == [(10, 5, 5), (4, 0, 4)]
+    assert (told.lines[0].sku.code, told.lines[0].location.code) == ("sku-1", "store-1")
     names = [availability_pb2.CellName(sku=a_sku(n), location=a_place(n)) for n in (1, 2)]
     listed = await stock.ListIncoming(stock_pb2.ListIncomingRequest(cells=names))
     assert [(each.sku.id, each.expected_at_ms, each.quantity) for each in listed.incoming] == [
         (1, 10**12, 5)
     ]
+    assert (listed.incoming[0].sku.code, listed.incoming[0].location.code) == ("sku-1", "store-1")
     hold = await stock.GetHold(stock_pb2.GetHoldRequest(hold_id=record))
     assert hold.state == stock_pb2.HOLD_STATE_UNKNOWN
     for parts, status in (([line(1, 1, 9)], Status.EXCEEDS_HOLD), ([], Status.OK)):
@@ -560,6 +563,7 @@ async def test_a_transfer_from_request_to_loss(shop: Shop) -> None:
         found = await calls.Get(transfer_pb2.GetTransferRequest(transfer_id=op_id))
         (each,) = found.lines
         assert found.found
+        assert (each.sku.id, each.sku.code) == (1, "sku-1")
         return each.requested, each.shipped, each.in_transit, each.received, each.difference
 
     request = transfer_pb2.TransferRequest(op_id=op_id, lines=some(8), **ends)
