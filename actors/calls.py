@@ -14,6 +14,7 @@ from typing import Final
 from actors import fates
 from actors.fates import fate_of
 from actors.late import have_run_out
+from actors.notes import note_of, number_of
 from actors.parts import (
     NOTHING_LEFT,
     Part,
@@ -306,8 +307,7 @@ async def _note(
             continue
         for cell, (number, units) in (await _noted(shards, request, shard, sight.hold)).items():
             if units != now[cell]:
-                note = Request.of(_note_id(request, cell, number), 1)
-                note.digest = now[cell].to_bytes(8, "little")
+                note = note_of(_note_id(request, cell, number), now[cell])
                 notes.append(shards.submit(shard, note))
     await every(notes)
 
@@ -324,7 +324,7 @@ async def _noted(
             break
         for cell, digest in zip(found, sight.digests, strict=True):
             if digest is not None:
-                found[cell] = number + 1, int.from_bytes(digest, "little")
+                found[cell] = number + 1, number_of(digest)
     return found
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from actors.notes import note_of, number_of
 from actors.parts import Part, column_of, hold_id_of, on, step_id, step_of
 from actors.shards import Shards, every
 from engine import limits
@@ -96,9 +97,7 @@ class Replacement:
         notes = []
         for cell, pending in _pending(self.older[shard]).items():
             if cell not in units and not is_held:
-                note = Request.of(self._note_id(cell), 1)
-                note.digest = pending.to_bytes(8, "little")
-                notes.append(self.shards.submit(shard, note))
+                notes.append(self.shards.submit(shard, note_of(self._note_id(cell), pending)))
         await every(notes)
         return (await self._noted(shard))[0]
 
@@ -120,7 +119,7 @@ class Replacement:
         units: Units = Counter()
         for cell, digest in zip(cells, sight.digests, strict=True):
             if digest is not None:
-                units[cell] = int.from_bytes(digest, "little")
+                units[cell] = number_of(digest)
         return units, sight.hold is not None
 
     def _note_id(self, cell: tuple[int, int]) -> bytes:

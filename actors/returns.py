@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.asking import Parts, asking, objections, refusal
+from actors.notes import note_of, noted_shards, number_of
 from actors.parts import (
     Part,
     column_of,
@@ -79,10 +80,11 @@ async def returned(
     for part, answer in told:
         is_elsewhere = np.isin(np.frombuffer(answer.status, np.uint8), list(NOT_FROM_HERE))
         is_asked_again[part.places] |= is_elsewhere[part.own]
+    holders: _Holders = {}
     for group in groups:  # one after the other: the first of two on the same units gets them
         if is_asked_again[group].any():
             is_asked_again[group] = True
-            told += await _Exchange(shards, request, owners, sold_at, group).done()
+            told += await _Exchange(shards, request, owners, sold_at, group, holders).done()
     if len(told) > len(parts):
         told = [*_without(told[: len(parts)], is_asked_again), *told[len(parts) :]]
         told.sort(key=lambda each: int(each[0].places[0]))
@@ -111,6 +113,10 @@ def _without(told: Parts, is_left_out: NDArray[np.bool_]) -> Parts:
     ]
 
 
+_Holders = dict[tuple[bytes, int], list[int]]
+"""The shards that goods of an order are claimed of, by its id and where they are said to be sold."""
+
+
 @dataclass(slots=True)
 class _Exchange:
     """Lines of a request that are done together, step by step.
@@ -123,6 +129,7 @@ class _Exchange:
     owners: NDArray[np.int64]
     sold_at: Sequence[int]
     places: NDArray[np.int64]
+    holders: _Holders = field(default_factory=dict)
     held: list[Part] = field(init=False)  # what is held on shards that need nothing that comes back
     met: list[Part] = field(init=False)  # what comes back and what is held, on those that do
     rest: list[Part] = field(init=False)  # what comes back elsewhere
@@ -243,7 +250,8 @@ class _Exchange:
         units = int(column_of(self.request, "quantity")[place])
         claim = step_of(self.request, f"claim {place}", quantity=units, **columns)
         refusal = Answer(bytes((Status.UNKNOWN_HOLD,)), b"", 0, 0, 0)
-        for shard in await self.shards.holds(hold_id, self.shards.asked_for(self.sold_at[place])):
+        holders = await self._holders_of(place, hold_id)
+        for shard in holders:
             answer = await self.shards.submit(shard, claim)
             if not answer.status[0]:
                 unclaim = step_of(self.request, f"unclaim {place}", quantity=-units, **columns)
@@ -253,32 +261,64 @@ class _Exchange:
             refusal = max(refusal, answer, key=lambda each: each.status[0])
         if refusal.status[0] != Status.EXCEEDS_HOLD:
             return refusal
-        return await self._claimed_together(place, hold_id, refusal)
+        return await self._claimed_together(place, hold_id, holders, refusal)
 
-    async def _claimed_together(self, place: int, hold_id: bytes, refusal: Answer) -> Answer | None:
-        """Claim a line of several parts of an order, none of which has handed over so many.
+    async def _holders_of(self, place: int, hold_id: bytes) -> list[int]:
+        """The shards that the goods of a line are claimed of: those with a part of the order.
 
-        Each claim has its units for a digest, so a repetition finds how many they were.
+        Where there is a choice it is noted, so that a repetition makes it too, whatever parts of the
+        order have come to other shards since.
         """
-        sku, left = (int(column_of(self.request, n)[place]) for n in ("sku", "quantity"))
-        op_id = step_id(self.request.op_id, f"claim {place} in part")
-        asked = self.shards.asked_for(self.sold_at[place])
-        for shard, sight in (await self.shards.sights(hold_id, asked, [op_id])).items():
-            digest = sight.digests[0]
-            units = min(left, _still_out(sight.hold, sku))
-            if digest is not None:
-                units = int.from_bytes(digest, "little")
-            if units:
-                columns = {"kind": Kind.CLAIM_RETURN, "sku": sku, **on(hold_id)}
-                claim = Request.of(op_id, 1, quantity=units, want_available=True, **columns)
-                claim.digest = units.to_bytes(8, "little")
-                answer = await self.shards.submit(shard, claim)
-                if not answer.status[0]:
-                    name = f"unclaim {place} in part"
-                    unclaim = step_of(self.request, name, quantity=-units, **columns)
-                    self.undo.append((shard, unclaim))
-                    left -= units
+        location = self.sold_at[place]
+        asked = self.shards.asked_for(location)
+        if len(asked) == 1:
+            return asked
+        if (hold_id, location) not in self.holders:
+            holders = await self.shards.holds(hold_id, asked)
+            step = step_id(self.request.op_id, f"claim {place} of")
+            self.holders[hold_id, location] = await noted_shards(
+                self.shards, hold_id, step, holders, asked
+            )
+        return self.holders[hold_id, location]
+
+    async def _claimed_together(
+        self, place: int, hold_id: bytes, shards: Sequence[int], refusal: Answer
+    ) -> Answer | None:
+        """Claim a line of several parts of an order, none of which has handed over so many."""
+        left = int(column_of(self.request, "quantity")[place])
+        for shard in shards:
+            if not left:
+                break
+            units, answer = await self._claimed_in_part(place, hold_id, shard, left)
+            if not answer.status[0]:
+                columns = {"kind": Kind.CLAIM_RETURN, **on(hold_id)}
+                columns["sku"] = column_of(self.request, "sku")[place]
+                name = f"unclaim {place} in part"
+                unclaim = step_of(self.request, name, quantity=-units, **columns)
+                self.undo.append((shard, unclaim))
+                left -= units
         return refusal if left else None
+
+    async def _claimed_in_part(
+        self, place: int, hold_id: bytes, shard: int, most: int
+    ) -> tuple[int, Answer]:
+        """Claim what a shard has handed over of a line, and how much it was.
+
+        The claim has its units for a digest, so a repetition finds how many they were. So has one of
+        no units, which is refused: what others bring back, or do not after all, changes nothing then.
+        """
+        sku = int(column_of(self.request, "sku")[place])
+        op_id = step_id(self.request.op_id, f"claim {place} in part")
+        columns = {"kind": Kind.CLAIM_RETURN, "sku": sku, **on(hold_id)}
+        while True:
+            sight = await self.shards.link(shard).sight(hold_id, [op_id])
+            digest = sight.digests[0]
+            units = min(most, _still_out(sight.hold, sku)) if digest is None else number_of(digest)
+            claim = Request.of(op_id, 1, quantity=units, want_available=True, **columns)
+            claim.digest = note_of(op_id, units).digest
+            answer = await self.shards.submit(shard, claim)
+            if answer.status[0] != Status.OP_ID_REUSED:  # by another attempt, under way too
+                return units, answer
 
     def _taken_out(self, part: Part, name: str) -> Request:
         """Undo what a part has taken in, and give up what it has held."""

@@ -1,6 +1,7 @@
 """Goods that come back, and exchanges, over two shards: all of it or nothing, whenever the router dies."""
 
 import os
+from collections.abc import Awaitable
 from contextlib import suppress
 
 import numpy as np
@@ -21,6 +22,7 @@ from tests.unit.test_spanning import (
     Operation,
     check_deaths,
     hold_five,
+    state_of,
 )
 
 __all__ = ["town"]
@@ -328,7 +330,7 @@ async def test_what_is_refused_under_the_hands_of_an_exchange_is_undone(
 
         async def meddle(request: Request) -> Answer:
             nonlocal seen
-            kinds = request.columns["kind"]
+            kinds = request.columns.get("kind", [0])
             if kinds[0] == Kind.RETURN and len(kinds) < 4:
                 seen += 1  # the first one asks only
                 if seen == 2 and kind == Kind.RETURN:
@@ -416,6 +418,88 @@ async def test_an_exchange_that_is_repeated_late_is_done_or_is_not() -> None:
         _, answer = await operation(town.router)
         assert not any(answer.status)
         assert (town.counted("committed"), town.reserved) == (6, 0)
+
+
+def brought_back(town: Town, shard: int, units: int) -> Awaitable[Answer]:
+    """Another line has 2 of SKU 1 noted as returned; or has not, after all."""
+    columns = {"sku": 1, "quantity": units}
+    return town.shards[shard].submit(call(os.urandom(16), Kind.CLAIM_RETURN, HELD, **columns))
+
+
+OF_TWO_PARTS = {
+    "return": a_return([(1, 4, 4)]),
+    "linked returns": together([(1, 4, 4), (1, 3, 1)]),
+    "exchange": an_exchange([(1, 4, 4)], [(3, 2, 1)], against=HELD),
+    "exchange of the same": an_exchange([(1, 4, 4)], [(1, 4, 1)], against=HELD),
+    "paid exchange": an_exchange(
+        [(1, 4, 4)], [(1, 4, 1), (3, 1, 2)], against=HELD, flags=Flag.COMMIT_NOW
+    ),
+}
+
+
+@pytest.mark.parametrize("operation", OF_TWO_PARTS.values(), ids=OF_TWO_PARTS.keys())
+@pytest.mark.parametrize("shard", [0, 1])
+@pytest.mark.parametrize("units", [1, 2])
+async def test_what_was_refused_stays_refused_when_less_is_back_than_it_seemed(
+    operation: Operation, shard: int, units: int
+) -> None:
+    """Somebody brings some of it back at the same time, and is refused himself after that."""
+    town = await Town().stocked()
+    await handed_over_by_two(town)
+    assert not any((await brought_back(town, shard, 2)).status)
+    _, answer = await operation(town.router)
+    assert Status.EXCEEDS_HOLD in answer.status
+    assert not any((await brought_back(town, shard, -units)).status)
+    before, notes = state_of(town), await notes_of(town)
+    for _ in range(2):
+        _, again = await operation(town.router)
+        assert again.status == answer.status
+        assert await notes_of(town) == notes
+        assert state_of(town) == before
+
+
+async def test_what_was_refused_stays_refused_when_the_goods_go_out_elsewhere() -> None:
+    """A part of the order that had not left moves to another shard, and leaves from there."""
+    for operation in (a_return([(2, 4, 2)]), an_exchange([(2, 4, 2)], [(2, 4, 1)], against=HELD)):
+        town = await Town().stocked()
+        await town.router.reserve(order(HELD, [(1, 1), (2, 1)], [3, 2]))
+        _, answer = await operation(town.router)
+        assert any(answer.status)
+        move = call(os.urandom(16), Kind.MOVE, HELD, sku=2, location=2, quantity=2, value=1)
+        assert not any((await town.router.move(move))[1].status)
+        for kind in (Kind.COMMIT, Kind.FULFIL):
+            _, done = await town.router.on_hold(call(os.urandom(16), kind, HELD))
+            assert not any(done.status)
+        before = state_of(town)
+        _, again = await operation(town.router)
+        assert again.status == answer.status
+        assert state_of(town) == before
+
+
+async def test_two_attempts_at_once_claim_the_same_of_each_shard() -> None:
+    """Both look at what is still out, and somebody brings some back in between."""
+    operation = OF_TWO_PARTS["return"]
+    town = await Town().stocked()
+    await handed_over_by_two(town)
+    first = town.shards[0]
+    submit = first.submit
+
+    async def meddle(request: Request) -> Answer:
+        if (
+            Kind.CLAIM_RETURN in request.columns.get("kind", ())
+            and request.columns["quantity"][0] != 4
+        ):
+            first.submit = submit  # type: ignore[method-assign]
+            assert not any((await brought_back(town, 0, 1)).status)
+            _, other = await operation(town.router)
+            assert not any(other.status)
+        return await submit(request)
+
+    first.submit = meddle  # type: ignore[method-assign]
+    _, answer = await operation(town.router)
+    assert not any(answer.status)
+    assert await notes_of(town) == [3, 2]
+    assert await town.available(1, 4) == 14
 
 
 async def test_an_exchange_of_one_shard_is_one_call(town: Town) -> None:

@@ -1,0 +1,59 @@
+"""Numbers that shards remember for operations: what was decided once stays, whoever asks again.
+
+A note is a request that changes nothing. It is refused and remembered by the shard like any other, and
+its digest is the number. So of two that note different numbers under one id the first one wins.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from actors.parts import step_id
+from actors.shards import Shards
+from engine.operations import Request
+from engine.status import Status
+
+_BYTES: Final = 8  # of a digest
+_BITS: Final = 8 * _BYTES
+
+
+def note_of(op_id: bytes, number: int) -> Request:
+    """A request that changes nothing, by which a shard remembers a number."""
+    note = Request.of(op_id, 1)
+    note.digest = number.to_bytes(_BYTES, "little")
+    return note
+
+
+def number_of(digest: bytes) -> int:
+    """The number that a shard remembers, by the digest of the note."""
+    return int.from_bytes(digest, "little")
+
+
+def keeper_of(shards: Shards, hold_id: bytes) -> int:
+    """The shard that keeps what is decided about a hold, wherever the hold may go."""
+    asked = shards.asked_for(0)
+    return asked[hold_id[-1] % len(asked)]
+
+
+async def noted(shards: Shards, hold_id: bytes, op_id: bytes, number: int) -> int:
+    """Have a number noted by the keeper of a hold; the one that was noted first."""
+    link = shards.link(keeper_of(shards, hold_id))
+    answer = await link.submit(note_of(op_id, number))
+    if answer.status[0] != Status.OP_ID_REUSED:
+        return number
+    sight = await link.sight(hold_id, [op_id])
+    digest = sight.digests[0]
+    assert digest is not None, "a shard that refuses an id knows whose it is"
+    return number_of(digest)
+
+
+async def noted_shards(
+    shards: Shards, hold_id: bytes, op_id: bytes, chosen: Collection[int], among: Sequence[int]
+) -> list[int]:
+    """Have it noted which of some shards were chosen; those that were noted first, in order."""
+    found: list[int] = []
+    for first in range(0, len(among), _BITS):
+        some = among[first : first + _BITS]
+        number = sum(1 << place for place, shard in enumerate(some) if shard in chosen)
+        number = await noted(shards, hold_id, step_id(op_id, f"shards {first}"), number)
+        found += [shard for place, shard in enumerate(some) if number >> place & 1]
+    return found
