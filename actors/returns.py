@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.asking import Parts, asking, objections, refusal
+from actors.fates import Fate
 from actors.notes import note_of, noted_shards, number_of
 from actors.parts import (
     Part,
@@ -135,6 +136,8 @@ class _Exchange:
     rest: list[Part] = field(init=False)  # what comes back elsewhere
     told: Parts = field(init=False, default_factory=list)
     undo: list[tuple[int, Request]] = field(init=False, default_factory=list)
+    let_go: list[tuple[int, Request]] = field(init=False, default_factory=list)  # what is held
+    has_committed: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         request = self.request
@@ -161,7 +164,8 @@ class _Exchange:
         steps = (self._check, self._hold, self._claim, self._commit, self._meet, self._take_in)
         for step in steps:
             if refused := await step():
-                for shard, request in reversed(self.undo):
+                undo = self.undo if await self._stays(refused) else self.let_go + self.undo
+                for shard, request in reversed(undo):
                     await self.shards.submit(shard, request)
                 return [refusal(self.request, refused, self.places)]
         return self.told
@@ -183,7 +187,7 @@ class _Exchange:
         told = list(zip(self.held, answers, strict=True))
         release = self._step("release", kind=Kind.RELEASE, **on(self.request.op_id))
         refused = [each for each in told if any(each[1].status)]
-        self.undo += [(part.shard, release) for part, it in told if not any(it.status)]
+        self.let_go += [(part.shard, release) for part, it in told if not any(it.status)]
         self.told += told
         return refused
 
@@ -198,19 +202,26 @@ class _Exchange:
         return []
 
     async def _commit(self) -> Parts:
-        """Commit what is held and paid for; what has run out since (a retry came late), again."""
+        """Commit what is held and paid for; what has run out since (a retry came late), again.
+
+        What a commit of all of the hold has counted on stays, as for an order: then that has
+        committed the rest.
+        """
         if not column_of(self.request, "flags")[self.places[-1]] & Flag.COMMIT_NOW:
             return []
         hold = on(self.request.op_id)
         commit = self._step("commit", kind=Kind.COMMIT, flags=Flag.RE_RESERVE, **hold)
         cancel = self._step("cancel", kind=Kind.CANCEL, **hold)
         told = await self.shards.submit_each({part.shard: commit for part in self.held})
-        self.undo += [(shard, cancel) for shard, answer in told.items() if not answer.status[0]]
-        return [
+        done = [shard for shard, answer in told.items() if not answer.status[0]]
+        self.let_go += [(shard, cancel) for shard in done]
+        self.has_committed = bool(done)
+        refused = [
             (part, undone(part, answer, told[part.shard].status[0]))
             for part, answer in self.told
             if told[part.shard].status[0]
         ]
+        return [] if refused and await self._stays(refused) else refused
 
     async def _meet(self) -> Parts:
         """Take in and hold, in one step of each shard that needs the one for the other."""
@@ -234,6 +245,13 @@ class _Exchange:
         ]
         self.told += told
         return [each for each in told if any(each[1].status)]
+
+    async def _stays(self, refused: Parts) -> bool:
+        """Whether what is committed stays though something is refused: others have counted on it."""
+        if not self.has_committed:
+            return False
+        status = next(status for _, answer in refused for status in answer.status if status)
+        return await Fate(self.request.op_id, 0).decide(self.shards, status) == Status.OK
 
     # --- what they send ---
 

@@ -13,6 +13,7 @@ from engine import limits
 from engine.operations import Answer, Flag, Kind, Request
 from engine.status import Status
 from tests.unit.test_moves import FOREVER, OTHER, lengths, play
+from tests.unit.test_returns import an_exchange, full
 from tests.unit.test_router import MAP, TTL, Town, call, order
 from tests.unit.test_spanning import HELD, NEW, OP, Died, Mortal, Operation, an_order, hold_five
 
@@ -62,6 +63,22 @@ async def buys_and_dies(town: Town) -> None:
     runs_out_under_the_first_commit(town)
 
 
+async def swaps_and_dies(town: Town) -> None:
+    """All that an exchange holds is held, and its router dies before it commits any."""
+    left = [3]
+    links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
+    with suppress(Died):
+        await SWAPS_AND_PAYS[0](Router(links, lambda: MAP))
+    assert town.reserved == 5
+    runs_out_under_the_first_commit(town)
+
+
+async def swaps_for_what_finds_no_room(town: Town) -> None:
+    """What is to come back finds no room any more when all is held and committed."""
+    await swaps_and_dies(town)
+    await full(town, 3, 3)
+
+
 def pay(op_id: bytes, hold_id: bytes = HELD) -> Operation:
     request = call(op_id, Kind.COMMIT, hold_id, flags=Flag.RE_RESERVE)
     return lambda router: router.on_hold(request)
@@ -69,7 +86,12 @@ def pay(op_id: bytes, hold_id: bytes = HELD) -> Operation:
 
 PAYS = pay(OP), pay(OTHER)
 BUYS_AND_PAYS = an_order([(1, 1), (2, 2)], [3, 2], Flag.COMMIT_NOW), pay(OTHER, NEW)
+SWAPS_AND_PAYS = (
+    an_exchange([(3, 3, 1)], [(1, 1, 3), (2, 2, 2)], flags=Flag.COMMIT_NOW, op_id=NEW),
+    pay(OTHER, NEW),
+)
 CASES = [(holds, PAYS, 0), (holds_in_part, PAYS, 1), (buys_and_dies, BUYS_AND_PAYS, 0)]
+CASES += [(swaps_and_dies, SWAPS_AND_PAYS, 0)]
 
 
 async def check(
@@ -116,6 +138,16 @@ async def test_a_commit_that_is_acknowledged_stays_whoever_dies_after_any_call(
     deaths += [((0, n), (FOREVER, lives)) for lives in range(of_second) for n in range(lives + 1)]
     for plan, lives in deaths:
         await check(setting, operations, before, plan, lives)
+
+
+async def test_an_exchange_that_is_refused_late_leaves_what_a_commit_has_counted_on() -> None:
+    """Its goods do not come in, so it is refused; what it holds is what the commit has committed."""
+    setting, operations = swaps_for_what_finds_no_room, SWAPS_AND_PAYS
+    of_first, of_second = await lengths(setting, *operations)
+    plans = [(calls, b) for calls in range(of_first) for b in range(1, of_second)]
+    plans += [(0, calls, b) for calls in range(of_second) for b in range(1, of_first)]
+    ends = {tuple(await check(setting, operations, 0, plan)) for plan in plans}
+    assert ends == {(False, False), (False, True)}
 
 
 async def test_units_that_are_added_to_a_paid_hold_have_a_fate_of_their_own() -> None:
