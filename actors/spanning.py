@@ -7,12 +7,14 @@ so far have done; each function says which states these can be.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.calls import holders_of
 from actors.fates import Fate
 from actors.parts import (
     Part,
@@ -119,11 +121,41 @@ async def _supersede(
     a later one is refused, the earlier ones are given back, whatever others have bought meanwhile.
     Elsewhere the older hold is released at the end.
     """
-    older_id = hold_id_of(request)
-    older = await shards.holds(older_id, shards.asked_for(0))
-    if any(map(_is_order, older.values())):
-        return [_unasked(part, Status.HOLD_NOT_PENDING) for part in parts], {}
+    release = step_of(request, "supersede", kind=Kind.RELEASE, **on(hold_id_of(request)))
+    sights = await shards.sights(hold_id_of(request), shards.asked_for(0), [release.op_id])
+    older = holders_of(sights)
     pending = {shard: hold for shard, hold in older.items() if hold.state == HoldState.PENDING}
+    # Those that an earlier attempt has asked to let the older hold go.
+    letting_go = [shard for shard, sight in sights.items() if sight.digests[0] is not None]
+    is_paid = any(map(_is_order, older.values()))
+    replacement = Replacement(shards, request, older)
+    answers: dict[int, Answer] = {}
+    if not is_paid:
+        answers = await _held(replacement, parts, plain, pending)
+    answers |= await _without_the_rest(shards, plain, answers)
+    told = [answers[place] for place in range(len(parts))]
+    if any(map(_is_refused, plain, told)) or not any(map(_holds, told)):
+        await replacement.give_back()
+        return _reasoned(plain, told), {}  # less was allowed, but nothing is no better
+    if not is_paid or letting_go:
+        gone = await shards.submit_each(dict.fromkeys([*pending, *letting_go], release))
+        is_paid = any(told.status[0] == Status.HOLD_NOT_PENDING for told in gone.values())
+    if is_paid:
+        # Committed meanwhile: then the older one stays, and not this one.
+        await replacement.give_back()
+        return told, {0: Status.HOLD_NOT_PENDING}
+    await replacement.give_up_rest({part.shard: part for part in plain})
+    return told, {}
+
+
+async def _held(
+    replacement: Replacement,
+    parts: Sequence[Part],
+    plain: Sequence[Part],
+    pending: Mapping[int, Hold],
+) -> dict[int, Answer]:
+    """Hold one part after the other of an order; what they answer, until one refuses."""
+    shards = replacement.shards
     last = [place for place, part in enumerate(parts) if part.shard in pending]
     if len(last) > 1:
         last = [
@@ -132,27 +164,54 @@ async def _supersede(
             if await _needs(shards, plain[place], pending[parts[place].shard])
         ]
     first = [place for place in range(len(parts)) if place not in last]
-    replacement = Replacement(shards, request, older)
-    answers = [_unasked(part, Status.LINKED_LINE_REFUSED) for part in parts]
     told = await shards.submit_parts([plain[place] for place in first])
-    for place, answer in zip(first, told, strict=True):
-        answers[place] = own_lines(plain[place], answer)
+    answers = {
+        place: own_lines(plain[place], answer) for place, answer in zip(first, told, strict=True)
+    }
     for place in last:
-        if any(_is_refused(plain[each], answers[each]) for each in first):
+        if any(_is_refused(plain[each], answer) for each, answer in answers.items()):
             break
         answers[place] = await replacement.hold(parts[place])
-        first.append(place)
-    if any(map(_is_refused, plain, answers)) or not any(map(_holds, answers)):
-        await replacement.give_back()
-        return answers, {}  # less was allowed, but nothing is no better than the older hold
-    release = step_of(request, "supersede", kind=Kind.RELEASE, **on(older_id))
-    gone = await shards.submit_each(dict.fromkeys(pending, release))
-    if any(told.status[0] == Status.HOLD_NOT_PENDING for told in gone.values()):
-        # Committed meanwhile: then the older one stays, and not this one.
-        await replacement.give_back()
-        return answers, {0: Status.HOLD_NOT_PENDING}
-    await replacement.give_up_rest({part.shard: part for part in plain})
-    return answers, {}
+    return answers
+
+
+async def _without_the_rest(
+    shards: Shards, plain: Sequence[Part], answers: Mapping[int, Answer]
+) -> dict[int, Answer]:
+    """What the parts answer that need not be asked any more: nothing, and that for good.
+
+    They are asked with a content that does nothing. So a repetition, which may see another older hold,
+    gets no other reason; and what another attempt has held is known.
+    """
+    rest = [place for place in range(len(plain)) if place not in answers]
+    asked = []
+    for place in rest:
+        nothing = Request.of(plain[place].request.op_id, plain[place].request.lines)
+        nothing.digest = plain[place].request.digest
+        asked.append(replace(plain[place], request=nothing))
+    told = await shards.submit_parts(asked)
+    return {
+        place: own_lines(plain[place], answer) for place, answer in zip(rest, told, strict=True)
+    }
+
+
+def _reasoned(parts: Sequence[Part], answers: Sequence[Answer]) -> list[Answer]:
+    """The answers of an order that is refused, with those of parts that were not asked.
+
+    They were not since another one refused, or else since the older hold is paid for.
+    """
+    is_unasked = [answer.status[0] == Status.INVALID_KIND for answer in answers]
+    why = Status.HOLD_NOT_PENDING
+    if any(
+        _is_refused(part, answer)
+        for part, answer, each in zip(parts, answers, is_unasked, strict=True)
+        if not each
+    ):
+        why = Status.LINKED_LINE_REFUSED
+    return [
+        _unasked(part, why) if each else answer
+        for part, answer, each in zip(parts, answers, is_unasked, strict=True)
+    ]
 
 
 def _is_order(hold: Hold) -> bool:

@@ -21,6 +21,7 @@ from tests.unit.test_router import MAP, TTL, Town, call, on, order, town
 
 __all__ = ["town"]
 
+LINKED = Status.LINKED_LINE_REFUSED
 LATE_NS = limits.MAX_TTL_MS * limits.NS_PER_MS  # when everything has run out
 
 Told = tuple[int, Answer]
@@ -441,13 +442,35 @@ async def pending_of(town: Town, hold_id: bytes) -> dict[tuple[int, int], int]:
     return dict(+units)
 
 
-async def test_an_order_does_not_take_the_place_of_one_that_is_paid(town: Town) -> None:
+@pytest.mark.parametrize("cells", [[(3, 1)], [(3, 2)], [(3, 1), (3, 2)]])
+async def test_an_order_does_not_take_the_place_of_one_that_is_paid(
+    cells: list[tuple[int, int]],
+) -> None:
+    """Nor later, when the older one is paid for no more."""
+    town = await Town().stocked()
     await holds_all(town)
-    await town.router.on_hold(call(OP, Kind.COMMIT, HELD, sku=2, location=2, quantity=1))
-    for cells in ([(3, 1)], [(3, 1), (3, 2)]):
+    part = {"sku": 2, "location": 2, "quantity": 1}
+    await town.router.on_hold(call(OP, Kind.COMMIT, HELD, **part))
+    for _ in range(2):
         _, answer = await an_order(cells, older=HELD)(town.router)
-        assert answer.status[0] == Status.HOLD_NOT_PENDING
-    assert town.reserved == 11
+        assert list(answer.status) == [Status.HOLD_NOT_PENDING] * len(cells)
+        assert town.reserved == 11
+        await town.router.on_hold(call(os.urandom(16), Kind.CANCEL, HELD, **part))
+
+
+async def test_an_order_is_refused_for_the_same_reason_when_the_older_one_is_over() -> None:
+    """A part that needed its stock was not asked: another one had refused."""
+    town = await Town().stocked()
+    await holds_all(town)
+    operation = an_order([(1, 1), (3, 2)], [10, 11], older=HELD)
+    _, answer = await operation(town.router)
+    assert list(answer.status) == [LINKED, Status.INSUFFICIENT_STOCK]
+    for shard in town.shards:
+        shard.now_ns += 2 * TTL * limits.NS_PER_MS
+    assert not any((await town.router.reserve(order(OP, [(1, 1)], 5)))[1].status)
+    _, again = await operation(town.router)
+    assert again.status == answer.status
+    assert await pending_of(town, NEW) == {}
 
 
 async def test_an_order_that_is_paid_meanwhile_stays(town: Town) -> None:
@@ -462,9 +485,34 @@ async def test_an_order_that_is_paid_meanwhile_stays(town: Town) -> None:
 
     first.submit = meddle  # type: ignore[method-assign]
     _, answer = await an_order([(3, 2), (4, 2)], older=HELD)(town.router)
-    assert list(answer.status) == [Status.HOLD_NOT_PENDING, Status.LINKED_LINE_REFUSED]
+    assert list(answer.status) == [Status.HOLD_NOT_PENDING, LINKED]
     assert await town.router.hold(NEW) is not None
     assert town.counted("committed") == 10
+    _, again = await an_order([(3, 2), (4, 2)], older=HELD)(town.router)
+    assert (again.status, town.reserved) == (answer.status, 2)
+
+
+async def test_an_order_in_place_of_one_that_is_paid_while_its_router_is_dead_is_not_held() -> None:
+    """It died when all was held: a repetition gives that up, and what it had freed back."""
+    operation = an_order([(1, 1), (2, 2)], [10, 10], older=HELD)
+    for lives in range(20):
+        town = await Town().stocked()
+        await holds_all(town)
+        left = [lives]
+        links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
+        with suppress(Died):
+            await operation(Router(links, lambda: MAP))
+            break
+        paid = await pending_of(town, HELD)
+        part = {"sku": 2, "location": 2, "quantity": paid.get((2, 2), 1)}
+        _, commit = await town.router.on_hold(call(OP, Kind.COMMIT, HELD, **part))
+        _, answer = await operation(town.router)
+        _, again = await operation(town.router)
+        assert again.status == answer.status
+        assert any(answer.status) != any(commit.status)
+        if not any(commit.status):
+            assert await pending_of(town, HELD) == {(1, 1): 10}
+            assert (await pending_of(town, NEW), town.reserved) == ({}, 10)
 
 
 async def test_a_hold_is_not_given_up_for_nothing_where_less_is_allowed(town: Town) -> None:
