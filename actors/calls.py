@@ -14,7 +14,7 @@ from typing import Final
 from actors import fates
 from actors.fates import fate_of
 from actors.late import have_run_out
-from actors.notes import note_of, number_of
+from actors.notes import keeper_of, note_of, noted, number_of
 from actors.parts import (
     NOTHING_LEFT,
     Part,
@@ -30,12 +30,15 @@ from actors.parts import (
 from actors.ports import Sight, Unavailable
 from actors.shards import Shards, every
 from actors.transits import ROUNDS, at_rest
+from engine import limits
 from engine.operations import Answer, Flag, Kind, Request
 from engine.status import Status
 from engine.views import Hold, HoldLine, HoldState
 
 GRACE_MS: Final = 10_000  # steps on a pending hold first make sure that it lives so long
 _OK: Final = int(Status.OK)
+_AVAILABLE: Final = 1 << 56  # how many numbers may stand beside a status in a note
+assert 2 * limits.MAX_BALANCE < _AVAILABLE // 2
 _NOBODYS: Final = Answer(b"\0", bytes(8), 0, 0, 0)
 
 Told = tuple[int, Answer]
@@ -44,9 +47,48 @@ _Units = Counter[tuple[int, int]]  # of each (SKU, location)
 
 
 def asked_by(request: Request) -> list[bytes]:
-    """The op_ids whose digests a commit must know of each shard when it begins; its own is the first."""
-    steps = [step_id(request.op_id, f"extend {number}") for number in (0, 1)]
-    return [request.op_id, *fates.asked_by(request), *steps]
+    """The op_ids whose digests a call must know of each shard when it begins.
+
+    A commit's own is the first; the last is that by which a call is remembered as refused.
+    """
+    if column_of(request, "kind")[0] != Kind.COMMIT:
+        return [_refusal_id(request)]
+    return [request.op_id, *fates.asked_by(request), *_times(request), _refusal_id(request)]
+
+
+def refused_before(shards: Shards, request: Request, sights: Mapping[int, Sight]) -> Answer | None:
+    """The answer of a call that an earlier attempt was refused; `sights` have digests of `asked_by`."""
+    digest = sights[keeper_of(shards, hold_id_of(request))].digests[-1]
+    return None if digest is None else _refusal(request, number_of(digest))
+
+
+async def settled(shards: Shards, request: Request, told: Told) -> Told:
+    """The answer of a call as it stays: what was refused once is, whatever the hold is since."""
+    shard, answer = told
+    if not answer.status[0]:
+        return told
+    available = int.from_bytes(answer.available, "little", signed=True)
+    number = answer.status[0] | available % _AVAILABLE << 8
+    first = await noted(shards, hold_id_of(request), _refusal_id(request), number)
+    return shard, answer if first == number else _refusal(request, first)
+
+
+def _refusal(request: Request, number: int) -> Answer:
+    """The answer that a number tells: a status, and what was available."""
+    available = number >> 8
+    if available >= _AVAILABLE // 2:
+        available -= _AVAILABLE
+    refused = refused_with(request, Status(number & 0xFF))
+    return replace(refused, available=available.to_bytes(8, "little", signed=True))
+
+
+def _refusal_id(request: Request) -> bytes:
+    """By its content too: an id that is used for another one is refused as such."""
+    return step_id(request.op_id, f"refused {request.digest.hex()}")
+
+
+def _times(request: Request) -> list[bytes]:
+    return [step_id(request.op_id, f"extend {number}") for number in (0, 1)]
 
 
 async def commit(shards: Shards, request: Request, sights: Mapping[int, Sight]) -> Told:
@@ -141,7 +183,7 @@ def _was_at_once(sights: Mapping[int, Sight]) -> bool:
 
 def _has_made_time(sights: Mapping[int, Sight]) -> bool:
     """Whether an earlier attempt has asked parts of the hold for time."""
-    return any(any(sight.digests[3:]) for sight in sights.values())
+    return any(any(sight.digests[3:5]) for sight in sights.values())
 
 
 def _has_moved(sights: Mapping[int, Sight]) -> bool:

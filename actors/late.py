@@ -21,8 +21,8 @@ async def have_run_out(
 ) -> bool:
     """Whether units have run out that came to the shards `done` after a commit was done there.
 
-    Asked when nothing is pending any more. If others gave units up at last that had got more time
-    meanwhile, that is taken for it.
+    Asked when nothing is pending any more. If others gave units up that had got more time meanwhile,
+    that is taken for it where it is seen after that time, or where several lots came one by one.
     """
     parts = [(shard, sights[shard]) for shard in sorted(done)]
     return any(await every(_have_run_out(shards, request, *part) for part in parts))
@@ -44,10 +44,14 @@ async def _have_run_out(shards: Shards, request: Request, shard: int, sight: Sig
     if not lines or not any(map(_is_empty, hold.lines[-lines:])):
         return False
     # What is gone before its time was given up or has left. The answer says when that was seen first.
+    # What came alone ends with the part, which may have got more time since.
+    deadlines_ns = [waits.deadline_ns for _, waits in late]
+    if len(late) == 1:
+        deadlines_ns = [hold.deadline_ns]
     steps = [step_of(request, f"late {number}") for number, _ in late]
     seen = await every(shards.submit(shard, step) for step in steps)
     return any(
-        answer.now_ns > waits.deadline_ns for answer, (_, waits) in zip(seen, late, strict=True)
+        answer.now_ns > deadline_ns for answer, deadline_ns in zip(seen, deadlines_ns, strict=True)
     )
 
 

@@ -54,8 +54,6 @@ _ON_HOLD: Final = (
     Kind.CLAIM_RETURN,
     Kind.CANCEL_INCOMING,
 )
-# Calls that are about what is pending, so also about what is on its way between two shards.
-_ON_PENDING: Final = (Kind.COMMIT, Kind.RELEASE, Kind.EXTEND)
 # Lines that may be linked to the next one.
 _LINKABLE: Final = (Kind.RESERVE, Kind.RETURN, Kind.MOVE, *PART_KINDS)
 # The state of a hold over several shards is the first of these that one of its parts is in.
@@ -270,8 +268,8 @@ class Router:
         releases_rest = any(flag & Flag.RELEASE_REST for flag in flags)
         is_of_all = request.lines == 1 and not quantities[0]
         is_placed = bool(location) or _NO_LOCATION not in shards
-        if is_of_all and not is_placed and column_of(request, "kind")[0] in _ON_PENDING:
-            return await self._on_all_pending(request)
+        if is_of_all and not is_placed:
+            return await self._on_all(request)
         holders: dict[int, Hold | None] = {}
         if releases_rest or _NO_LOCATION in shards:
             holders = await self._holders(request, location)
@@ -316,19 +314,30 @@ class Router:
             return shard, await self._shards.submit(shard, request)
         return await moves.move(self._shards, request)
 
-    async def _on_all_pending(self, request: Request) -> tuple[int, Answer]:
-        """Apply a call on all that is pending of a hold, wherever it is or is going."""
+    async def _on_all(self, request: Request) -> tuple[int, Answer]:
+        """Apply a call on all of a hold, wherever it is or is going; once refused it stays so."""
         asked = self._shards.asked_for(0)
         op_ids = calls.asked_by(request)
         sights = await self._shards.sights(hold_id_of(request), asked, op_ids)
-        if not calls.holders_of(sights):
-            return asked[0], await self._shards.submit(asked[0], request)
-        apply = {
+        refused = calls.refused_before(self._shards, request, sights)
+        if refused is not None:
+            return asked[0], refused
+        holders: dict[int, Hold | None] = {**calls.holders_of(sights)}
+        kind = Kind(column_of(request, "kind")[0])
+        # Calls that are about what is pending, so also about what is on its way between two shards.
+        on_pending = {
             Kind.COMMIT: calls.commit,
             Kind.RELEASE: calls.release,
             Kind.EXTEND: calls.extend,
         }
-        return await apply[Kind(column_of(request, "kind")[0])](self._shards, request, sights)
+        if kind in on_pending and holders:
+            told = await on_pending[kind](self._shards, request, sights)
+        else:
+            if kind == Kind.CANCEL_INCOMING:
+                found = await self._shards.incoming(hold_id_of(request), asked, sure=True)
+                holders = dict.fromkeys(found)
+            told = await self._on_all_of(request, holders or {asked[0]: None})
+        return await calls.settled(self._shards, request, told)
 
     async def _on_all_of(
         self, request: Request, holders: Mapping[int, Hold | None]

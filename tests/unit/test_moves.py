@@ -636,6 +636,26 @@ async def test_a_commit_that_is_repeated_late_is_of_all_units_or_of_none() -> No
     assert ends == {False, True}
 
 
+async def test_what_got_more_time_and_was_given_up_is_not_missed_by_a_late_commit() -> None:
+    """It has not run out, though the deadline is over that it came with."""
+    move, pay = a_move(2, (1, 1, 2)), commit_held()
+    of_move, of_pay = await lengths(two_shards_hold, move, pay)
+    ends = set()
+    for calls in range(of_move):
+        for lives in range(of_pay):
+            town, _, (_, paid) = await play(two_shards_hold, move, pay, (calls,), (FOREVER, lives))
+            extend = call(os.urandom(16), Kind.EXTEND, HELD, value=10 * TTL)
+            await town.router.on_hold(extend)
+            await town.router.on_hold(call(os.urandom(16), Kind.RELEASE, HELD))
+            for shard in town.shards:
+                shard.now_ns += 2 * TTL * limits.NS_PER_MS
+            told = [paid, *[(await pay(town.router))[1] for _ in range(2)]]
+            (status,) = {answer.status[0] for answer in told if answer is not None}
+            ends.add(status)
+            assert town.reserved == 0
+    assert ends == {Status.OK, Status.HOLD_RELEASED}
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
 async def test_what_is_given_up_while_it_moves_is_given_up_wherever_it_is(
     setting: Callable[[Town], Awaitable[Any]],

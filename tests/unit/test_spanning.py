@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from actors.parts import hold_id_of
 from actors.ports import CellTable, Sight
 from actors.router import Router
 from engine import limits
@@ -249,6 +250,49 @@ async def test_what_is_committed_already_does_not_stand_in_the_way(town: Town) -
     assert town.counted("committed") == 5
     _, answer = await town.router.on_hold(call(os.urandom(16), Kind.COMMIT, HELD))
     assert list(answer.status) == [Status.HOLD_NOT_PENDING]
+
+
+@pytest.mark.parametrize(
+    "kind", [Kind.COMMIT, Kind.EXTEND, Kind.RELEASE, Kind.FULFIL, Kind.CANCEL, Kind.UNFULFIL]
+)
+async def test_a_call_that_was_refused_stays_refused_when_the_hold_is_another_since(
+    kind: Kind,
+) -> None:
+    """It came before the order, say."""
+    before = {
+        Kind.FULFIL: [Kind.COMMIT],
+        Kind.CANCEL: [Kind.COMMIT],
+        Kind.UNFULFIL: [Kind.COMMIT, Kind.FULFIL],
+    }.get(kind, [])
+    town = await Town().stocked()
+    request = call(OP, kind, HELD, value=TTL if kind == Kind.EXTEND else 0)
+    _, answer = await town.router.on_hold(request)
+    assert list(answer.status) == [Status.UNKNOWN_HOLD]
+    await town.router.reserve(order(HELD, [(2, 2)], 2))
+    for step in before:
+        assert not any((await town.router.on_hold(call(os.urandom(16), step, HELD)))[1].status)
+    there = state_of(town)
+    for _ in range(2):
+        _, again = await town.router.on_hold(request)
+        assert again.status == answer.status
+        assert state_of(town) == there
+    anew = call(NEW, kind, HELD, value=TTL if kind == Kind.EXTEND else 0)
+    assert not any((await town.router.on_hold(anew))[1].status)
+
+
+async def test_a_refusal_is_told_again_with_what_was_available(town: Town) -> None:
+    """Less than nothing, where more was sold at a till than there was."""
+    for sold in (3, 12):
+        request = call(os.urandom(16), Kind.COMMIT, os.urandom(16))
+        hold_id = bytes(hold_id_of(request))
+        await town.router.reserve(order(hold_id, [(1, 1)]))
+        sale = Request.of(os.urandom(16), 1, kind=Kind.SALE, sku=1, location=1, quantity=sold)
+        await town.router.submit(sale)
+        await town.router.on_hold(call(os.urandom(16), Kind.RELEASE, hold_id))
+        _, answer = await town.router.on_hold(request)
+        assert list(answer.status) == [Status.HOLD_RELEASED]
+        _, again = await town.router.on_hold(request)
+        assert (again.status, again.available) == (answer.status, answer.available)
 
 
 # --- extend ---------------------------------------------------------------------------------------
