@@ -94,14 +94,12 @@ class Client:
         return found  # type: ignore[no-any-return]
 
     def compare(self, call: Call, again: Answer | None) -> None:
-        """A repeated request meets its first answer, wherever one shard alone has it."""
+        """A repeated request meets its first statuses; its first answer, where one shard alone has it."""
         if again is None or set(again.status) == {Status.OP_ID_REUSED}:
             return
-        if call.method == "exchange":
-            told = f"exchange {call.request.op_id.hex()}: {call.answer.status!r}, then {again}"
-            demand(again.status == call.answer.status, told)
+        told = f"{call.method} {call.request.op_id.hex()}: {call.answer}, then {again}"
+        demand(again.status == call.answer.status, told)
         if self._shard_of(call.method, call.request, call.args) is not None:
-            told = f"{call.method} {call.request.op_id.hex()}: {call.answer}, then {again}"
             demand(again == call.answer, told)
 
     async def _attempt(
