@@ -131,7 +131,7 @@ def answers_leave_before_the_append() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=39)
+@mutation(found_by=44)
 def an_append_in_doubt_counts_as_done() -> Iterator[None]:
     original = RedisJournal.append
 
@@ -177,7 +177,7 @@ def proof_is_dated_when_it_arrives() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=2)
 def reads_show_what_is_not_written() -> Iterator[None]:
     async def read(self: Shard, look: Callable[[], Any], *, sure: bool = False) -> Any:
         if not self._serving:
@@ -292,7 +292,7 @@ def a_snapshot_has_what_is_not_written() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=1)
+@mutation(found_by=5)
 def a_snapshot_misses_what_changes_while_it_is_made() -> Iterator[None]:
     with replaced(snapshot.Capture, "note", lambda *_: None):
         yield
@@ -805,7 +805,7 @@ def goods_are_expected_again_by_a_retry() -> Iterator[None]:
         yield
 
 
-@rare_mutation(found_by=155)
+@rare_mutation(found_by=439)
 def a_loss_is_told_only_to_shards_that_have_some() -> Iterator[None]:
     async def on_each(self: Router, request: Request, location: int) -> dict[int, Answer]:
         asked = self._shards.asked_for(location)
