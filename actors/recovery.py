@@ -106,7 +106,8 @@ async def _load(
 ) -> Recovered:
     """Fill machine and memory from the newest snapshot that can be read; without one, nothing.
 
-    All being damaged, the journal may still have everything: nothing is lost before it says so.
+    All being damaged, or of another version of this program, the journal may still have everything:
+    nothing is lost before it says so.
     """
     try:
         found = await snapshots.load_latest(name)
@@ -116,7 +117,11 @@ async def _load(
     if found is None:
         return Recovered(GENESIS, 0)
     at, pieces = found
-    return Recovered(at, snapshot.load(pieces, machine, memory))
+    try:
+        return Recovered(at, snapshot.load(pieces, machine, memory))
+    except snapshot.OtherFormat as error:
+        _log.warning("the snapshot is of another version", name=name, at=str(at), error=str(error))
+        return Recovered(GENESIS, 0)
 
 
 def _check(shard: int, state: Recovered, position: Position, block: Block) -> None:

@@ -36,6 +36,10 @@ class SnapshotDamaged(ValueError):  # noqa: N818 - a condition of the bytes
     """The bytes are not a whole snapshot of a known format; says what is wrong."""
 
 
+class OtherFormat(SnapshotDamaged):
+    """The bytes are of another version of this room. Nothing of them was loaded."""
+
+
 class Capture:
     """A snapshot in the making: take `pieces` between blocks, then `finish`.
 
@@ -167,14 +171,15 @@ class _Stream:
 
 def _known(header: dict[str, Any]) -> dict[str, Any]:
     if header["v"] != FORMAT:
-        raise SnapshotDamaged(f"format {header['v']}, this is {FORMAT}")
+        raise OtherFormat(f"format {header['v']}, this is {FORMAT}")
     return header
 
 
 def load(pieces: Iterable[bytes], machine: Machine, memory: AnswerMemory) -> int:
     """Fill a new machine and memory from a snapshot's bytes; returns the chain's CRC32C.
 
-    Raises SnapshotDamaged, and ValueError when the machine has other bounds.
+    Raises OtherFormat before anything else, SnapshotDamaged, and ValueError when the machine has
+    other bounds.
     """
     stream = _Stream(pieces)
     try:

@@ -8,6 +8,7 @@ import pytest
 from actors.ports import Fenced, Position, Unavailable
 from actors.recovery import Recovery
 from actors.shard import Shard
+from engine import snapshot
 from tests.fakes.journal import MemoryStream
 from tests.fakes.stores import FakeSnapshots
 from tests.unit.test_shard import World, receive
@@ -173,6 +174,28 @@ async def test_what_is_missing_is_said(world: World, crossroads: Crossroads) -> 
         match="shard 0: blocks are missing: the newest snapshot ends at 0-0, that of 1-3 cannot be "
         "read, and the oldest block kept is 1-2",
     ):
+        await world.shard().start()
+
+
+@pytest.mark.parametrize("format_", [snapshot.FORMAT - 1, snapshot.FORMAT + 1])
+async def test_a_snapshot_of_another_version_gives_way_to_the_whole_journal_if_it_is_there(
+    format_: int, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as other:
+        other.setattr(snapshot, "FORMAT", format_)
+        async with world.serving() as shard:
+            await trade(shard, 1)
+    assert await on_hand(world) == 2
+
+
+async def test_what_a_snapshot_of_another_version_leaves_missing_is_said(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as other:
+        other.setattr(snapshot, "FORMAT", snapshot.FORMAT - 1)
+        async with world.serving() as shard:
+            await trade(shard, 3)
+    with pytest.raises(Recovery, match=r"blocks are missing: .*, that of 1-3 cannot be read"):
         await world.shard().start()
 
 
