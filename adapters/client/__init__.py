@@ -23,7 +23,7 @@ from adapters.client.errors import (
     Unavailable,
     Violation,
 )
-from adapters.client.ids import new_batch_id, new_op_id
+from adapters.client.ids import new_batch_id, new_op_id, op_id_of
 from adapters.client.values import (
     BatchResult,
     Bucket,
@@ -112,4 +112,5 @@ __all__ = [
     "Violation",
     "new_batch_id",
     "new_op_id",
+    "op_id_of",
 ]

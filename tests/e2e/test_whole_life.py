@@ -1,6 +1,7 @@
 """The whole life of stock with the real client: over two shards, by the gateway and direct."""
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator
 
@@ -20,6 +21,7 @@ from adapters.client import (
     ReturnLine,
     Status,
     new_batch_id,
+    op_id_of,
 )
 from adapters.stack import Stack
 from tests.e2e.conftest import Goods, Shop, Stacks
@@ -128,6 +130,37 @@ async def test_a_till_tells_its_day_twice(shop: Shop, goods: Goods, client: Clie
     assert back.ok
     again = await client.return_([ReturnLine(goods.sku, at, 1, against=names[3])])
     assert again.status is Status.EXCEEDS_HOLD
+
+
+async def test_a_till_tells_its_sales_and_its_returns_twice(
+    shop: Shop, goods: Goods, client: Client
+) -> None:
+    """A return is named by its op_id alone, which the till makes of its receipt."""
+    at, other, draw = goods.at, goods.locations[1], random.Random(1)
+    sold = ReceiptLine("T1", "100", 1)
+    assert (await client.sale([(goods.sku, at, 6)], receipt_lines=[sold])).ok
+    day = [
+        ("sale", ReceiptLine("T1", "101", 1), (goods.sku, at, 2)),
+        ("return", ReceiptLine("T1", "102", 1), ReturnLine(goods.sku, at, 1)),
+        ("return", ReceiptLine("T1", "103", 1), ReturnLine(goods.sku, at, 1, against=sold)),
+        ("return", ReceiptLine("T1", "103", 2), ReturnLine(goods.sku, at, 1, against=sold)),
+        (
+            "return",
+            ReceiptLine("T2", "1", 1),
+            ReturnLine(goods.sku, other, 2, against=sold, sold_at=at),
+        ),
+    ]
+    for _ in range(2):
+        for kind, receipt, line in draw.sample(day, len(day)):
+            if isinstance(line, ReturnLine):
+                named = op_id_of(kind, line.location, *receipt)
+                assert (await client.return_([line], op_id=named)).ok
+            else:
+                assert (await client.sale([line], receipt_lines=[receipt])).ok
+    assert await on_hand(shop, goods, at) == 10 - 6 - 2 + 3
+    assert await on_hand(shop, goods, other) == 12
+    more = await client.return_([ReturnLine(goods.sku, at, 3, against=sold)])
+    assert more.status is Status.EXCEEDS_HOLD
 
 
 async def test_a_sale_too_much_names_the_orders_that_it_endangers(

@@ -41,6 +41,7 @@ from adapters.client import (
     messages,
     new_batch_id,
     new_op_id,
+    op_id_of,
     peers,
     subscription,
 )
@@ -1056,3 +1057,16 @@ async def test_a_batch_has_channels_moments_and_tells_what_became_of_it(
     assert np.frombuffer(request.occurred_at_ns, "<i8").tolist() == [5, 6]
     assert told.granted.tolist() == [0, 0, 1]
     assert told.endangered == ((2, Endangered(b"h", 1, 0)),)
+
+
+def test_an_id_of_names_is_of_these_names_alone() -> None:
+    named = op_id_of("return", "S0001", "T1", "4712", 1)
+    assert named == op_id_of("return", "S0001", "T1", "4712", 1)
+    assert len(named) == 16
+    others = [
+        ("return", "S0001", "T1", "4712", 2),
+        ("return", "S0001", "T14", "712", 1),
+        ("return", "S0001", "T1", "47121"),
+        ("sale", "S0001", "T1", "4712", 1),
+    ]
+    assert len({named, *(op_id_of(*each) for each in others)}) == 5
