@@ -16,6 +16,8 @@ from adapters.cli.options import DEFAULT_DATA_DIR, DataDir, Gateway, JsonOutput,
 from adapters.cli.output import CommandFailed, err, out, print_json, usage
 
 if TYPE_CHECKING:
+    from rich.console import JustifyMethod
+
     from adapters.client import Client, Event, Frame
 
     Follow = Callable[[Client], Awaitable[None]]
@@ -80,7 +82,10 @@ def history(
         return
     table = Table(title=f"{found['state']}, as it stands", title_justify="left")
     for name in _EVENT_COLUMNS:
-        table.add_column(name, justify="right" if name in {"quantity", "value"} else "left")
+        justify: JustifyMethod = "right" if name in {"quantity", "value"} else "left"
+        least = _TIME_WIDTH if name == "time" else None
+        # Folded, so that nothing is cut off in a pipe, which is narrow.
+        table.add_column(name, justify=justify, overflow="fold", min_width=least)
     for event in found["events"]:
         table.add_row(*(str(event[name]) for name in _EVENT_COLUMNS))
     out.print(table)
@@ -88,6 +93,7 @@ def history(
         err.print("older operations may have been trimmed from the journal (keep_journal_mb)")
 
 
+_TIME_WIDTH = len("12:34:56.789Z")  # and the day above it
 _EVENT_COLUMNS = ("time", "operation", "sku", "location", "quantity", "value", "status")
 
 

@@ -76,6 +76,23 @@ def test_a_change_that_leaves_a_shortage_names_whom_it_endangers(
     assert (b"n" * 16).hex() in jam_line
 
 
+def test_a_history_is_shown_whole_however_narrow_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = look._EVENT_COLUMNS
+    event = dict.fromkeys(names, "") | {"status": "HOLD_NOT_COMMITTED", "quantity": 10**9}
+    found = {"state": "RELEASED", "complete": True, "events": [event | {"sku": "S" * 64}]}
+
+    async def history(gateway: str, hold_id: bytes) -> dict[str, Any]:
+        return found
+
+    monkeypatch.setattr(look, "_history", history)
+    shown = CliRunner().invoke(app, ["history", "0" * 32, "--gateway", "here:1"])
+    rows = [row.split("│")[1:-1] for row in shown.output.splitlines() if "│" in row]
+    told = ["".join(part.strip() for part in column) for column in zip(*rows, strict=True)]
+    assert told[names.index("status")] == "HOLD_NOT_COMMITTED"
+    assert told[names.index("sku")] == "S" * 64
+    assert told[names.index("quantity")] == str(10**9)
+
+
 def test_an_event_tells_its_flags_and_when_it_happened(capsys: pytest.CaptureFixture[str]) -> None:
     event = Event(
         kind=EventKind.WRITE_OFF, sku=1, location=7, quantity=2, value=3, hold=b"", op_id=b"o" * 16,
