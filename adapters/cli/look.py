@@ -80,12 +80,11 @@ def history(
     if as_json:
         print_json(found)
         return
-    table = Table(title=f"{found['state']}, as it stands", title_justify="left")
+    title = f"{found['state']}, as it stands"
+    table = Table(title=title, title_justify="left", padding=0)
     for name in _EVENT_COLUMNS:
         justify: JustifyMethod = "right" if name in {"quantity", "value"} else "left"
-        least = _TIME_WIDTH if name == "time" else None
-        # Folded, so that nothing is cut off in a pipe, which is narrow.
-        table.add_column(name, justify=justify, overflow="fold", min_width=least)
+        table.add_column(name, justify=justify, overflow="fold")  # a pipe is narrow
     for event in found["events"]:
         table.add_row(*(str(event[name]) for name in _EVENT_COLUMNS))
     out.print(table)
@@ -93,7 +92,6 @@ def history(
         err.print("older operations may have been trimmed from the journal (keep_journal_mb)")
 
 
-_TIME_WIDTH = len("12:34:56.789Z")  # and the day above it
 _EVENT_COLUMNS = ("time", "operation", "sku", "location", "quantity", "value", "status")
 
 
