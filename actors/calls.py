@@ -49,10 +49,10 @@ _Units = Counter[tuple[int, int]]  # of each (SKU, location)
 def asked_by(request: Request) -> list[bytes]:
     """The op_ids whose digests a call must know of each shard when it begins.
 
-    A commit's own is the first; the last is that by which a call is remembered as refused.
+    Its own is the first; the last is that by which a call is remembered as refused.
     """
     if column_of(request, "kind")[0] != Kind.COMMIT:
-        return [_refusal_id(request)]
+        return [request.op_id, _refusal_id(request)]
     return [request.op_id, *fates.asked_by(request), *_times(request), _refusal_id(request)]
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from actors import calls, moves, returns, spanning
 from actors.asking import asking, objections, refusal
+from actors.notes import noted_shards
 from actors.parts import (
     column_of,
     hold_id_of,
@@ -27,6 +28,7 @@ from actors.parts import (
     on,
     renamed,
     split,
+    step_id,
     step_of,
     that_count,
     whole,
@@ -336,6 +338,17 @@ class Router:
             if kind == Kind.CANCEL_INCOMING:
                 found = await self._shards.incoming(hold_id_of(request), asked, sure=True)
                 holders = dict.fromkeys(found)
+            done = [shard for shard, sight in sights.items() if sight.digests[0] is not None]
+            if done or len(holders) > 1:
+                # So a repetition is about no part that has come to another shard since.
+                parts = await noted_shards(
+                    self._shards,
+                    hold_id_of(request),
+                    step_id(request.op_id, "of"),
+                    done or holders,
+                    asked,
+                )
+                holders = dict.fromkeys(parts)
             told = await self._on_all_of(request, holders or {asked[0]: None})
         return await calls.settled(self._shards, request, told)
 

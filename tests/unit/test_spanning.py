@@ -280,6 +280,49 @@ async def test_a_call_that_was_refused_stays_refused_when_the_hold_is_another_si
     assert not any((await town.router.on_hold(anew))[1].status)
 
 
+@pytest.mark.parametrize("kind", [Kind.FULFIL, Kind.CANCEL, Kind.UNFULFIL])
+@pytest.mark.parametrize("where", [[1, 1], [1, 2]])
+async def test_a_call_that_is_repeated_is_about_no_part_that_has_come_since(
+    kind: Kind, where: list[int]
+) -> None:
+    """What was pending moves to another shard, and is committed there, maybe handed over."""
+    town = await Town().stocked()
+    cells = [(sku, location) for sku, location in enumerate(where, 1)]
+    await town.router.reserve(order(HELD, [*cells, (3, 1)], [2, 1, 3]))
+    before = [Kind.COMMIT, Kind.FULFIL][: 1 + (kind == Kind.UNFULFIL)]
+    for step in before:
+        for sku, location in cells:
+            part = {"sku": sku, "location": location, "quantity": 3 - sku}
+            _, answer = await town.router.on_hold(call(os.urandom(16), step, HELD, **part))
+            assert not any(answer.status)
+    request = call(OP, kind, HELD)
+    assert not any((await town.router.on_hold(request))[1].status)
+    move = call(os.urandom(16), Kind.MOVE, HELD, sku=3, location=4, quantity=3, value=1)
+    assert not any((await town.router.move(move))[1].status)
+    for step in before:
+        part = {"sku": 3, "location": 4, "quantity": 3}
+        _, answer = await town.router.on_hold(call(os.urandom(16), step, HELD, **part))
+        assert not any(answer.status)
+    there = state_of(town)
+    for _ in range(2):
+        assert not any((await town.router.on_hold(request))[1].status)
+        assert state_of(town) == there
+
+
+@pytest.mark.parametrize("kind", [Kind.FULFIL, Kind.CANCEL])
+async def test_a_call_on_all_that_is_committed_is_done_on_all_shards_whoever_dies(
+    kind: Kind,
+) -> None:
+    async def paid(town: Town) -> None:
+        await hold_five(town)
+        await town.router.on_hold(call(os.urandom(16), Kind.COMMIT, HELD))
+
+    request = call(OP, kind, HELD)
+    town, answer = await check_deaths(paid, lambda router: router.on_hold(request))
+    assert answer.status == b"\0"
+    assert (town.counted("committed"), town.reserved) == (0, 0)
+
+
 async def test_a_refusal_is_told_again_with_what_was_available(town: Town) -> None:
     """Less than nothing, where more was sold at a till than there was."""
     for sold in (3, 12):
