@@ -7,7 +7,7 @@ or at a shard itself. What is demanded here is what each of them may rely on.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import count, takewhile
+from itertools import count, pairwise, takewhile
 from typing import Final, NamedTuple
 
 from actors.parts import column_of, step_id
@@ -145,6 +145,9 @@ def _judge_looks(journey: Journey, ledgers: Ledgers) -> Iterator[str]:
         parts = _parts(journey, ledgers, look.ends)
         here = _held(parts) + _sold(parts)
         is_over = any(part.state == HoldState.EXPIRED for part in parts.values())
+        is_over |= any(
+            _has_run_out(journey, ledger, look.ends[shard]) for shard, ledger in ledgers.items()
+        )
         if look.places is not None and not is_over and here != look.places:
             yield f"is at {dict(here)}, not at {dict(look.places)}"
         if look.is_unchanged and not is_over and here != before:
@@ -158,6 +161,15 @@ def _judge_looks(journey: Journey, ledgers: Ledgers) -> Iterator[str]:
                 and not _is_lost(ledgers[shard], place)
             ):
                 yield f"{waiting} waits on shard {shard} for a move that is over"
+
+
+def _has_run_out(journey: Journey, ledger: Ledger, end: Position) -> bool:
+    """Whether something of a part was pending after its deadline; others of it may be committed."""
+    versions = [each for each in _versions(journey, ledger) if each[0] <= ledger.index_of(end)]
+    return any(
+        ledger.times_ns[index] > before.deadline_ns and _held({0: before}) - _held({0: after})
+        for (_, before), (index, after) in pairwise(versions)
+    )
 
 
 def _is_lost(ledger: Ledger, place: bytes) -> bool:
