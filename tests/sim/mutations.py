@@ -131,7 +131,7 @@ def answers_leave_before_the_append() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=44)
+@mutation(found_by=46)
 def an_append_in_doubt_counts_as_done() -> Iterator[None]:
     original = RedisJournal.append
 
@@ -767,7 +767,7 @@ def the_claim_of_a_return_is_skipped() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=14)
+@mutation(found_by=4)
 def a_claim_is_not_taken_back() -> Iterator[None]:
     with _steps_left_out("unclaim", returns):
         yield
@@ -805,7 +805,7 @@ def goods_are_expected_again_by_a_retry() -> Iterator[None]:
         yield
 
 
-@rare_mutation(found_by=439)
+@rare_mutation(found_by=35)
 def a_loss_is_told_only_to_shards_that_have_some() -> Iterator[None]:
     async def on_each(self: Router, request: Request, location: int) -> dict[int, Answer]:
         asked = self._shards.asked_for(location)
