@@ -20,10 +20,12 @@ from actors.ports import (
     Position,
     Unavailable,
 )
-from engine.block import BlockDamaged, Place, crc_of
-from engine.catalogue import Catalogue, CatalogueBlock, decode, encode
+from engine.block import Place
+from engine.catalogue import Catalogue
+from engine.catalogue_block import CatalogueBlock, decode, encode
 from engine.changes import Asked, asked_for
 from engine.entries import Channel, Location, Rename, Sku
+from engine.framing import BlockDamaged, crc_of
 from engine.shard_map import ShardMap
 
 FIRST_VERSION: Final = 1

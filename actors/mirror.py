@@ -30,7 +30,8 @@ from actors.ports import (
     ShardLink,
     Unavailable,
 )
-from engine.block import Block, BlockDamaged, crc_of, decode
+from engine.block import Block, decode
+from engine.framing import BlockDamaged, crc_of
 from engine.kernels import ON_HAND
 from engine.mirror import Mirror, MirrorBroken, key_of, place_of, stamp_of
 from engine.rows import distinct

@@ -21,7 +21,8 @@ from actors.ports import (
     SnapshotsDamaged,
 )
 from engine import snapshot
-from engine.block import Block, crc_of, decode, encode
+from engine.block import Block, decode, encode
+from engine.framing import crc_of
 from engine.machine import Machine, Outcome
 from engine.memory import AnswerMemory
 from engine.operations import Answer, Request

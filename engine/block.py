@@ -9,17 +9,16 @@ stands for a column of equal ones; a column of zeros is left out. So a batch of 
 own (`engine.single`).
 """
 
-import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgpack
 import numpy as np
-from crc32c import crc32c
 from numpy.typing import NDArray
 
 from engine import limits, single
+from engine.framing import LENGTH, BlockDamaged, sealed, unsealed
 from engine.kernels import CELL_WORDS, INCOMING, ON_HAND, PRICE, VERSION
 from engine.operations import COLUMNS, Request
 from engine.shortages import packed_endangered, unpacked_endangered
@@ -28,7 +27,6 @@ from engine.views import Endangered
 
 FORMAT: Final = 3
 READABLE: Final = (2, FORMAT)  # 2 had no traces, and is the same otherwise
-_LENGTH: Final = struct.Struct("<I")
 _IMAGE_WORDS: Final = range(ON_HAND, CELL_WORDS)
 
 
@@ -50,10 +48,6 @@ _TYPES: Final = {
 
 assert list(_IMAGE_WORDS) == list(range(1, 10))
 assert INCOMING < PRICE < VERSION
-
-
-class BlockDamaged(ValueError):  # noqa: N818 - a condition of the bytes
-    """The bytes are not a whole block of a known format; says what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +201,7 @@ def _add_traces(columns: _Columns, traces: Traces) -> None:
 def encode(block: Block) -> tuple[bytes, int]:
     """The bytes of a block, and their CRC32C (the next block's `previous_crc`)."""
     body = _single(block) or _general(block)
-    crc = crc32c(body)
-    return body + _LENGTH.pack(crc), crc
+    return sealed(body)
 
 
 def _single(block: Block) -> bytes:
@@ -263,7 +256,7 @@ def _general(block: Block) -> bytes:
     elif block.traces:
         header["traces"] = (len(block.traces), block.traces.swept)
     packed = msgpack.packb(header)
-    return b"".join((_LENGTH.pack(len(packed)), packed, *columns.parts))
+    return b"".join((LENGTH.pack(len(packed)), packed, *columns.parts))
 
 
 def packed_places(places: Iterable[Place]) -> list[tuple[Any, ...]]:
@@ -279,42 +272,26 @@ def unpacked_places(rows: Iterable[list[Any]]) -> list[Place]:
     ]
 
 
-def crc_of(payload: bytes) -> int:
-    """The CRC32C that an encoded block ends with."""
-    return int(_LENGTH.unpack_from(payload, len(payload) - 4)[0])
-
-
 def decode(payload: bytes) -> Block:
     """Read a block back. Raises BlockDamaged unless every byte is as it was written."""
-    if len(payload) < 8 or len(payload) > limits.MAX_BLOCK_BYTES:
-        raise BlockDamaged(f"{len(payload)} bytes cannot be a block")
-    view = memoryview(payload)
-    if crc32c(view[:-4]) != crc_of(payload):
-        raise BlockDamaged("the CRC32C does not match")
-    try:
-        return _decode(view)
-    except BlockDamaged:
-        raise
-    except (KeyError, ValueError, TypeError, IndexError, struct.error) as error:
-        # The CRC matched, so this was written so: a foreign or a future format.
-        raise BlockDamaged(f"not a block of format {FORMAT}: {error}") from error
+    return unsealed(payload, _decode, f"a block of format {FORMAT}")
 
 
-def _decode(view: memoryview) -> Block:
-    length = _LENGTH.unpack_from(view)[0]
+def _decode(body: memoryview) -> Block:
+    length = LENGTH.unpack_from(body)[0]
     if not length:
-        return _decode_single(single.unpack(view[:-4]))
-    header = msgpack.unpackb(view[4 : 4 + length])
+        return _decode_single(single.unpack(body))
+    at = LENGTH.size + length
+    header = msgpack.unpackb(body[LENGTH.size : at])
     if header["v"] not in READABLE:
         raise BlockDamaged(f"format {header['v']}, this is {FORMAT}")
     packed: dict[str, NDArray[Any]] = {}
-    at = 4 + length
     for name, kind, count in header["columns"]:
         dtype = _TYPES[kind]
-        packed[name] = np.frombuffer(view, dtype, count, at)
+        packed[name] = np.frombuffer(body, dtype, count, at)
         at += dtype.itemsize * count
-    if at != len(view) - 4:
-        raise BlockDamaged(f"{len(view) - 4 - at} bytes are left over")
+    if at != len(body):
+        raise BlockDamaged(f"{len(body) - at} bytes are left over")
     image = None
     if "touched" in header:
         touched = header["touched"]

@@ -1,29 +1,23 @@
-"""The catalogue: codes of SKUs, locations and channels to dense ids, and back; its blocks as bytes.
+"""The catalogue: codes of SKUs, locations and channels to dense ids, and back.
 
 Ids are given in order from 1 and never change or come back, so an id is also an index. What exists
-is never altered, but for the rules of channels and the codes of SKUs: changes are planned against the catalogue (which
-finds what is malformed and what is new), journaled as a block, and only then applied. A block:
-
-    u32 header length | msgpack header | msgpack columns of the entries | u32 CRC32C of all before
+is never altered, but for the rules of channels and the codes of SKUs: changes are planned
+against the catalogue (which finds what is malformed and what is new), journaled as a block
+(`engine.catalogue_block`), and only then applied.
 
 This module knows nothing of who owns the stream or of which shard owns a location.
 """
 
-import struct
 from array import array
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
-import msgpack
 import numpy as np
-from crc32c import crc32c
 from numpy.typing import NDArray
 
 from engine import currencies, limits
-from engine.block import BlockDamaged, crc_of
-from engine.changes import Asked, ChangeMemory
+from engine.catalogue_block import CatalogueBlock
+from engine.changes import ChangeMemory
 from engine.channels import Channels
 from engine.codes import SkuCodes
 from engine.entries import (
@@ -39,10 +33,7 @@ from engine.entries import (
     check_location,
     check_sku,
 )
-
-FORMAT: Final = 4  # 1 knew neither channels nor bundles
-READABLE: Final = (2, 3, FORMAT)  # 2 knew no new codes of SKUs, 3 no op_ids; the same otherwise
-_LENGTH: Final = struct.Struct("<I")
+from engine.framing import BlockDamaged
 
 
 class Catalogue:
@@ -209,7 +200,7 @@ class Catalogue:
         """The new code to give to a SKU; None: it has it already. See `SkuCodes.plan`."""
         return self.codes.plan(entry)
 
-    def apply(self, block: "CatalogueBlock") -> None:
+    def apply(self, block: CatalogueBlock) -> None:
         """Add what a block adds: all of it, or nothing and BlockDamaged when it does not fit."""
         if block.opens_epoch:
             return
@@ -240,7 +231,7 @@ class Catalogue:
             is_change = block.channel is not None or block.rename is not None
             self.changes.remember(block.asked, changed=is_change)
 
-    def _check_fits(self, block: "CatalogueBlock") -> None:
+    def _check_fits(self, block: CatalogueBlock) -> None:
         if (block.known_skus, block.known_locations) != (self.skus, self.locations):
             raise BlockDamaged(
                 f"it follows {block.known_skus} SKUs and {block.known_locations} locations,"
@@ -261,7 +252,7 @@ class Catalogue:
         if not (is_new and self.codes.are_new([entry.code for entry in block.skus])):
             raise BlockDamaged("it adds a code that exists")
 
-    def _new_gtins(self, block: "CatalogueBlock") -> dict[int, int]:
+    def _new_gtins(self, block: CatalogueBlock) -> dict[int, int]:
         """The owners of the GTINs that a block adds; BlockDamaged when one has an owner."""
         owners = {
             int(g): i for i, entry in enumerate(block.skus, self.skus + 1) for g in entry.gtins
@@ -271,7 +262,7 @@ class Catalogue:
             raise BlockDamaged("it gives a GTIN away that another SKU has")
         return owners
 
-    def _add_bundles(self, block: "CatalogueBlock") -> None:
+    def _add_bundles(self, block: CatalogueBlock) -> None:
         numbered = enumerate(block.skus, block.known_skus + 1)
         bundles = {i: entry.components for i, entry in numbered if entry.components}
         if bundles:
@@ -319,178 +310,3 @@ class Catalogue:
         for number in own:
             given[number] = entry.code
         return entry.gtins if len(own) == len(entry.gtins) else tuple(own.values())
-
-
-# --------------------------------------------------------------------------------------- blocks --
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogueBlock:
-    """One block of the catalogue's stream: its place there, and what it adds.
-
-    `known_skus` and `known_locations` count what the catalogue held before, so the first new SKU
-    has the id known_skus + 1. `channel` is one that is new or has new rules; it may name locations
-    that were there before. `rename` gives a SKU that was there before a new code. `asked`
-    is the request that either was made for; alone, one that found all as it asked for. `shard_map` is a
-    new shard map as `engine.shard_map` encodes it.
-    `nonce` is set in the opening block of an epoch, which adds nothing and whose writer does not yet
-    know what came before: its counts and `previous_crc` are 0.
-    """
-
-    epoch: int
-    seq: int
-    previous_crc: int = 0
-    known_skus: int = 0
-    known_locations: int = 0
-    skus: Sequence[Sku] = ()
-    locations: Sequence[Location] = ()
-    shard_map: bytes = b""
-    nonce: bytes = b""
-    channel: Channel | None = None
-    rename: Rename | None = None
-    asked: Asked | None = None
-
-    @property
-    def opens_epoch(self) -> bool:
-        """Whether this is the first block of its epoch."""
-        return self.seq == 0
-
-
-def encode(block: CatalogueBlock) -> bytes:
-    """The bytes of a block; `engine.block.crc_of` tells the CRC that they end with.
-
-    ValueError when they are more than MAX_BLOCK_BYTES, which no one could read back.
-    """
-    header = msgpack.packb(
-        {
-            "v": FORMAT,
-            "epoch": block.epoch,
-            "seq": block.seq,
-            "prev": block.previous_crc,
-            "known": [block.known_skus, block.known_locations],
-            "added": [len(block.skus), len(block.locations)],
-            "map": block.shard_map,
-            "nonce": block.nonce,
-            "channel": block.channel,
-            "rename": block.rename,
-            "asked": block.asked,
-        }
-    )
-    parts = [entry.components for entry in block.skus]
-    columns = msgpack.packb(
-        [
-            [entry.code for entry in block.skus],
-            bytes(entry.unit for entry in block.skus),
-            _column([entry.description for entry in block.skus]),
-            _column([" ".join(entry.gtins) for entry in block.skus]),
-            bytes(map(len, parts)) if any(parts) else b"",
-            [number for components in parts for part in components for number in part],
-            [entry.code for entry in block.locations],
-            [entry.currency for entry in block.locations],
-            _column([entry.description for entry in block.locations]),
-        ]
-    )
-    body = b"".join((_LENGTH.pack(len(header)), header, columns))
-    if len(body) + _LENGTH.size > limits.MAX_BLOCK_BYTES:
-        raise ValueError(f"a block is at most {limits.MAX_BLOCK_BYTES} bytes, not {len(body)}")
-    return body + _LENGTH.pack(crc32c(body))
-
-
-def decode(payload: bytes) -> CatalogueBlock:
-    """Read a block back. Raises BlockDamaged unless every byte is as it was written."""
-    if len(payload) < 8 or len(payload) > limits.MAX_BLOCK_BYTES:
-        raise BlockDamaged(f"{len(payload)} bytes cannot be a block")
-    view = memoryview(payload)
-    if crc32c(view[:-4]) != crc_of(payload):
-        raise BlockDamaged("the CRC32C does not match")
-    try:
-        return _decode(view)
-    except BlockDamaged:
-        raise
-    except (KeyError, ValueError, TypeError, struct.error) as error:
-        # The CRC matched, so this was written so: a foreign or a future format.
-        raise BlockDamaged(f"not a catalogue block of format {FORMAT}: {error}") from error
-
-
-def _decode(view: memoryview) -> CatalogueBlock:
-    start = _LENGTH.size + _LENGTH.unpack_from(view)[0]
-    header = msgpack.unpackb(view[_LENGTH.size : start])
-    if header["v"] not in READABLE:
-        raise BlockDamaged(f"format {header['v']}, this is {FORMAT}")
-    rename, asked = header.get("rename"), header.get("asked")
-    known_skus, known_locations = header["known"]
-    skus, locations = header["added"]
-    columns = msgpack.unpackb(view[start:-4])
-    (
-        codes, units, descriptions, gtins, part_counts, parts,
-        location_codes, location_currencies, notes,
-    ) = columns  # fmt: skip
-    return CatalogueBlock(
-        header["epoch"],
-        header["seq"],
-        header["prev"],
-        known_skus,
-        known_locations,
-        list(
-            map(
-                Sku._make,
-                zip(
-                    _full(codes, skus),
-                    _full(units, skus),
-                    _full(descriptions or [""] * skus, skus),
-                    _split(gtins, skus),
-                    _components(part_counts, parts, skus),
-                    strict=True,
-                ),
-            )
-        ),
-        list(
-            map(
-                Location._make,
-                zip(
-                    _full(location_codes, locations),
-                    _full(location_currencies, locations),
-                    _full(notes or [""] * locations, locations),
-                    strict=True,
-                ),
-            )
-        ),
-        header["map"],
-        header["nonce"],
-        _channel(header["channel"]),
-        None if rename is None else Rename(*rename),
-        None if asked is None else Asked(*asked),
-    )
-
-
-def _column(values: list[str]) -> list[str]:
-    """A column of texts; none at all when every one is empty."""
-    return values if any(values) else []
-
-
-def _channel(row: list[Any] | None) -> Channel | None:
-    if row is None:
-        return None
-    code, buffer, only_listed, locations = row
-    return Channel(code, buffer, only_listed, tuple((at, own) for at, own in locations))
-
-
-def _full(column: Any, count: int) -> Any:
-    if len(column) != count:
-        raise BlockDamaged(f"a column has {len(column)} values, should have {count}")
-    return column
-
-
-def _split(gtins: list[str], count: int) -> Iterator[tuple[str, ...]]:
-    if not gtins:
-        return iter([()] * count)
-    return (tuple(joined.split()) for joined in _full(gtins, count))
-
-
-def _components(counts: bytes, numbers: list[int], skus: int) -> Iterator[tuple[Component, ...]]:
-    if len(numbers) != 2 * sum(counts):
-        raise BlockDamaged(f"{len(numbers)} numbers are not {sum(counts)} components")
-    if not counts:
-        return iter([()] * skus)
-    pairs = map(Component, numbers[::2], numbers[1::2])
-    return (tuple(islice(pairs, count)) for count in _full(counts, skus))

@@ -21,7 +21,7 @@ from actors.tokens import Filter
 from adapters.rpc.deltas import STOPPING, STUCK_S, Codes, heartbeat_s, ids_of
 from adapters.rpc.errors import Context, invalid_argument, resource_exhausted, unavailable
 from adapters.rpc.requests import InvalidField
-from engine.block import BlockDamaged
+from engine.framing import BlockDamaged
 from onhand.v1 import availability_pb2, deltas_pb2
 
 # Columns that are packed as they are; ids of 16 bytes are put together of two.

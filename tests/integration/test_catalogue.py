@@ -26,9 +26,10 @@ from adapters.journal import RedisJournal
 from adapters.rpc import catalog
 from adapters.rpc.server import OPTIONS
 from engine import limits
-from engine.block import BlockDamaged, Place
-from engine.catalogue import CatalogueBlock, encode
+from engine.block import Place
+from engine.catalogue_block import CatalogueBlock, encode
 from engine.entries import Channel, InvalidEntry, Location, Rename, Sku, Unit
+from engine.framing import BlockDamaged
 from engine.shard_map import ShardMap
 from onhand.v1 import catalog_pb2, catalog_pb2_grpc, common_pb2
 from tests.fakes.journal import FakeJournal, MemoryStream

@@ -21,7 +21,8 @@ from adapters.rpc.price import PriceServicer
 from adapters.rpc.server import LOOPBACK, Server, open_server
 from adapters.rpc.stock import StockServicer
 from adapters.rpc.transfer import TransfersServicer
-from engine.catalogue import Catalogue, CatalogueBlock
+from engine.catalogue import Catalogue
+from engine.catalogue_block import CatalogueBlock
 from engine.entries import Location
 from engine.machine import Machine
 from engine.memory import AnswerMemory

@@ -38,7 +38,8 @@ from actors.snapshotting import Snapshotter
 from actors.transits import sight_of
 from adapters.journal import RedisJournal
 from engine import kernels, snapshot, wire
-from engine.block import Block, crc_of, decode, encode
+from engine.block import Block, decode, encode
+from engine.framing import crc_of
 from engine.machine import Machine, Outcome
 from engine.memory import AnswerMemory
 from engine.operations import Answer, Flag, Kind, Request, pair_to_id

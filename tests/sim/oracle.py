@@ -18,7 +18,8 @@ from actors.returns import NOT_FROM_HERE
 from actors.shard import LEASE_S
 from actors.transits import ROUNDS
 from engine import limits, reference
-from engine.block import AfterImage, Block, crc_of, decode
+from engine.block import AfterImage, Block, decode
+from engine.framing import crc_of
 from engine.machine import Outcome
 from engine.operations import Answer, Flag, Kind, Request, line_id, pair_to_id
 from engine.reference import ReferenceMachine

@@ -12,17 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import limits
-from engine.block import (
-    NOT_SOLD,
-    AfterImage,
-    Block,
-    BlockDamaged,
-    Place,
-    check_place,
-    crc_of,
-    decode,
-    encode,
-)
+from engine.block import NOT_SOLD, AfterImage, Block, Place, check_place, decode, encode
+from engine.framing import BlockDamaged, crc_of
 from engine.kernels import ON_HAND, RESERVED
 from engine.operations import COLUMNS, LINE, Kind, Request
 from engine.single import MAX_ROWS, MAX_TRACES

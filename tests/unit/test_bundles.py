@@ -13,7 +13,8 @@ from adapters.rpc import bundles, sold
 from adapters.rpc.bundles import BundleRouter
 from adapters.rpc.requests import InvalidField
 from engine import limits
-from engine.catalogue import Catalogue, CatalogueBlock
+from engine.catalogue import Catalogue
+from engine.catalogue_block import CatalogueBlock
 from engine.entries import Component, Location, Sku
 from engine.history import Event
 from engine.operations import Answer, Flag, Kind, Request, id_to_pair, pair_to_id

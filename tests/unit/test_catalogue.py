@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import currencies, limits
-from engine.block import NOT_SOLD, BlockDamaged
-from engine.catalogue import Catalogue, CatalogueBlock, decode, encode
+from engine.block import NOT_SOLD
+from engine.catalogue import Catalogue
+from engine.catalogue_block import CatalogueBlock, decode, encode
 from engine.changes import Asked, asked_for
 from engine.channels import NO_SUCH_CHANNEL
 from engine.entries import (
@@ -27,6 +28,7 @@ from engine.entries import (
     Unit,
     gtin_check_digit,
 )
+from engine.framing import BlockDamaged
 
 COLA = Sku("COLA-33", Unit.EA, "Cola, 0.33 l", ("4006381333931", "96385074"))
 HAM = Sku("HAM", Unit.G)
@@ -522,7 +524,7 @@ def test_a_block_that_is_not_whole_is_refused(block: CatalogueBlock, data: st.Da
 
 
 def test_a_block_of_another_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.catalogue.FORMAT", 1)
+    monkeypatch.setattr("engine.catalogue_block.FORMAT", 1)
     payload = encode(CatalogueBlock(1, 0))
     monkeypatch.undo()
     with pytest.raises(BlockDamaged, match="format 1, this is 4"):

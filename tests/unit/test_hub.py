@@ -25,7 +25,8 @@ from actors.tokens import Filter
 from adapters.replica import Replica, Seen
 from adapters.rpc.deltas import packed
 from engine import limits
-from engine.block import crc_of, decode
+from engine.block import decode
+from engine.framing import crc_of
 from engine.kernels import KEY, ON_HAND, PRICE, RESERVED, VERSION
 from engine.mirror import Fields, Mirror, available_of
 from onhand.v1 import deltas_pb2

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from actors.mirror import MirrorFeed, Mirrors
 from actors.ports import Entry, JournalUnavailable, Position
-from engine.block import Block, BlockDamaged, crc_of, decode, encode
+from engine.block import Block, decode, encode
+from engine.framing import BlockDamaged, crc_of
 from engine.kernels import CELL_WORDS, INCOMING, KEY, ON_HAND, PRICE, RESERVED, VERSION
 from engine.mirror import (
     MAX_EPOCH,

@@ -11,7 +11,8 @@ from actors.router import Router
 from adapters.rpc import availability
 from adapters.rpc.availability import AvailabilityServicer
 from adapters.rpc.server import open_server
-from engine.catalogue import Catalogue, CatalogueBlock
+from engine.catalogue import Catalogue
+from engine.catalogue_block import CatalogueBlock
 from engine.entries import Channel, Component, Location, Sku
 from engine.operations import Kind, Request
 from engine.shard_map import ShardMap

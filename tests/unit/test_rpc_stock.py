@@ -29,7 +29,8 @@ from adapters.rpc.server import MAX_MESSAGE_BYTES, Gate, Server, open_server
 from adapters.rpc.stock import StockServicer
 from adapters.rpc.transfer import TransfersServicer
 from engine import limits
-from engine.catalogue import Catalogue, CatalogueBlock
+from engine.catalogue import Catalogue
+from engine.catalogue_block import CatalogueBlock
 from engine.entries import Component, Location, Sku
 from engine.operations import COLUMNS, Kind, Request, id_to_pair
 from engine.shard_map import ShardMap
