@@ -17,7 +17,6 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Final
 
 import numpy as np
@@ -25,8 +24,11 @@ from numpy.typing import NDArray
 
 from actors.tokens import Filter, Tokens
 from engine import limits
+from engine.frames import Fields, FrameKind
 from engine.kernels import CELL_WORDS, KEY
-from engine.mirror import Fields, Mirror, among, place_of, stamp_of
+from engine.frames import Fields, FrameKind
+from engine.kernels import CELL_WORDS, KEY
+from engine.mirror import Mirror, among, place_of, stamp_of
 from engine.rows import distinct
 from engine.views import Endangered
 
@@ -57,16 +59,6 @@ class HubStopped(Exception):  # noqa: N818
 
 class NotReady(Exception):  # noqa: N818
     """A mirror has not been loaded yet, so there is nothing to snapshot."""
-
-
-class FrameKind(IntEnum):
-    """What a frame is. The numbers are those of the wire format."""
-
-    SNAPSHOT = 1
-    SNAPSHOT_END = 2
-    DELTA = 3
-    HEARTBEAT = 4
-    COMPACTED = 5
 
 
 Places = tuple[tuple[int, int, int], ...]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import limits
-from engine.mirror import Fields
+from engine.frames import Fields
 
 STORE_ID_BYTES: Final = 8
 

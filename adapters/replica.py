@@ -13,7 +13,6 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Final, NamedTuple, Protocol
 
 import grpc
@@ -21,6 +20,7 @@ import grpc.aio
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.frames import FrameKind
 from onhand.v1 import common_pb2, deltas_pb2
 
 MAX_DELAYS: Final = 4_096  # samples kept, the newest
@@ -37,16 +37,6 @@ RESUMABLE: Final = frozenset(
 
 _ON_HAND, _AVAILABLE, _PRICE, _VERSION = range(4)
 _Columns = tuple[NDArray[np.int64], NDArray[np.int64]]  # keys (n,), values (n, 4)
-
-
-class FrameKind(IntEnum):
-    """What a frame is, as in `onhand.v1.FrameKind`."""
-
-    SNAPSHOT = 1
-    SNAPSHOT_END = 2
-    DELTA = 3
-    HEARTBEAT = 4
-    COMPACTED = 5
 
 
 class Subscribes(Protocol):

@@ -6,13 +6,13 @@ the shard: never deleted, never re-numbered. This room knows no subscribers and 
 """
 
 from collections.abc import Iterable
-from enum import IntEnum
 from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.block import AfterImage, Block
+from engine.frames import Fields
 from engine.kernels import CELL_WORDS, KEY, ON_HAND, PRICE, SAFETY_STOCK, VERSION
 from engine.views import Endangered
 
@@ -24,14 +24,6 @@ _FIRST_ROWS: Final = 1024
 _NO_ROWS: Final = np.zeros(0, np.int32)
 _STOCK, _PRICE = 0, 1  # columns of the stamps
 _T = TypeVar("_T", bound=np.generic)
-
-
-class Fields(IntEnum):
-    """Which changes matter to a reader. The numbers are those of the wire format."""
-
-    ALL = 0
-    STOCK = 1
-    PRICE = 2
 
 
 class MirrorBroken(ValueError):  # noqa: N818 - a condition of the mirror

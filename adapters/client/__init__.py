@@ -23,6 +23,7 @@ from adapters.client.errors import (
     Unavailable,
     Violation,
 )
+from adapters.client.frames import Event, EventFrame, EventKind, Frame, Shortage
 from adapters.client.ids import new_batch_id, new_op_id, op_id_of
 from adapters.client.values import (
     BatchResult,
@@ -32,12 +33,6 @@ from adapters.client.values import (
     Channel,
     DatedIncoming,
     Endangered,
-    Event,
-    EventFrame,
-    EventKind,
-    Fields,
-    Frame,
-    FrameKind,
     History,
     Hold,
     HoldEvent,
@@ -53,11 +48,11 @@ from adapters.client.values import (
     ReceiptLine,
     Result,
     ReturnLine,
-    Shortage,
     Sku,
     Transfer,
     TransferLine,
 )
+from engine.frames import Fields, FrameKind
 from engine.operations import Disposition, Flag, Kind
 from engine.status import Status
 from engine.views import HoldState

@@ -9,22 +9,13 @@ from typing import Self
 from adapters.client import batches, messages, subscription
 from adapters.client.batches import Batch
 from adapters.client.calls import DEFAULT_TIMEOUT_S, Caller
+from adapters.client.frames import EventFrame, Frame
 from adapters.client.goods import Goods
 from adapters.client.holds import Holds
 from adapters.client.ids import id_of
 from adapters.client.transfers import Transfers
-from adapters.client.values import (
-    BatchResult,
-    Cell,
-    CellPage,
-    EventFrame,
-    Fields,
-    Frame,
-    Name,
-    Price,
-    PriceLine,
-    Result,
-)
+from adapters.client.values import BatchResult, Cell, CellPage, Name, Price, PriceLine, Result
+from engine.frames import Fields
 from onhand.v1 import availability_pb2, deltas_pb2, price_pb2
 
 

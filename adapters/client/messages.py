@@ -6,15 +6,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from adapters.client.frames import EventFrame, Frame, Shortage
 from adapters.client.values import (
     Cell,
     CellPage,
     Channel,
     DatedIncoming,
     Endangered,
-    EventFrame,
-    Frame,
-    FrameKind,
     History,
     Hold,
     HoldEvent,
@@ -28,11 +26,11 @@ from adapters.client.values import (
     Price,
     Result,
     ReturnLine,
-    Shortage,
     Sku,
     Transfer,
     TransferLine,
 )
+from engine.frames import FrameKind
 from engine.operations import Disposition, Flag, Kind
 from engine.status import Status
 from engine.views import HoldState

@@ -8,9 +8,10 @@ import grpc.aio
 
 from adapters.client.calls import Backoff, Caller
 from adapters.client.errors import Unavailable
+from adapters.client.frames import EventFrame, Frame
 from adapters.client.messages import event_frame_from, frame_from
 from adapters.client.peers import Peer
-from adapters.client.values import EventFrame, Frame, FrameKind
+from engine.frames import FrameKind
 from onhand.v1 import deltas_pb2
 
 DEFAULT_HEARTBEAT_MS: Final = 5_000

@@ -20,8 +20,9 @@ from actors.tokens import Filter
 from adapters.rpc.errors import Context, invalid_argument, resource_exhausted, unavailable
 from adapters.rpc.requests import InvalidField
 from engine import limits
+from engine.frames import Fields
 from engine.kernels import KEY, ON_HAND, PRICE, VERSION
-from engine.mirror import Fields, available_of
+from engine.mirror import available_of
 from engine.views import Endangered
 from onhand.v1 import availability_pb2, common_pb2, deltas_pb2
 

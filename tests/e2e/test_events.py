@@ -8,7 +8,7 @@ import sys
 from contextlib import aclosing
 
 from adapters.client import Client, Event, EventKind, ReturnLine
-from adapters.client.values import EventFrame
+from adapters.client.frames import EventFrame
 from tests.e2e.conftest import Shop
 from tests.e2e.test_kill import dies
 

@@ -12,8 +12,8 @@ import numpy as np
 import psutil
 import pytest
 
+from adapters.client.frames import Event, EventKind
 from adapters.client.messages import event_frame_from
-from adapters.client.values import Event, EventKind
 from adapters.rpc.deltas import STOPPING
 from engine.block import AfterImage, Block
 from engine.operations import Kind, Request

@@ -9,10 +9,10 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from actors.hub import FrameKind
 from actors.mirror import MirrorFeed
 from actors.tokens import Filter
 from adapters.replica import Replica
+from engine.frames import FrameKind
 from engine.kernels import ON_HAND
 from onhand.v1 import common_pb2, deltas_pb2, deltas_pb2_grpc
 from tests.fakes.journal import FakeJournal

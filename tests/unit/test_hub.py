@@ -15,7 +15,6 @@ from actors.hub import (
     MAX_FRAME_CELLS,
     DeltaFrame,
     DeltaHub,
-    FrameKind,
     HubFull,
     HubStopped,
     NotReady,
@@ -26,9 +25,10 @@ from adapters.replica import Replica, Seen
 from adapters.rpc.deltas import packed
 from engine import limits
 from engine.block import decode
+from engine.frames import Fields, FrameKind
 from engine.framing import crc_of
 from engine.kernels import KEY, ON_HAND, PRICE, RESERVED, VERSION
-from engine.mirror import Fields, Mirror, available_of
+from engine.mirror import Mirror, available_of
 from onhand.v1 import deltas_pb2
 from tests.fakes.cells import Changes, FakeShard
 

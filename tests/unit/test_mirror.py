@@ -15,18 +15,10 @@ from numpy.typing import NDArray
 from actors.mirror import MirrorFeed, Mirrors
 from actors.ports import Entry, JournalUnavailable, Position
 from engine.block import Block, decode, encode
+from engine.frames import Fields
 from engine.framing import BlockDamaged, crc_of
 from engine.kernels import CELL_WORDS, INCOMING, KEY, ON_HAND, PRICE, RESERVED, VERSION
-from engine.mirror import (
-    MAX_EPOCH,
-    MAX_SEQ,
-    Fields,
-    Mirror,
-    MirrorBroken,
-    available_of,
-    place_of,
-    stamp_of,
-)
+from engine.mirror import MAX_EPOCH, MAX_SEQ, Mirror, MirrorBroken, available_of, place_of, stamp_of
 from engine.views import Cell, Endangered, EndangeredHold
 from tests.fakes.cells import Changes, FakeShard
 from tests.fakes.journal import FakeJournal, MemoryStream
