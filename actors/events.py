@@ -20,9 +20,9 @@ from typing import Final
 
 import numpy as np
 
-from actors.hub import HubFull, HubStopped, NotReady, Places
 from actors.mirror import MirrorFeed
 from actors.ports import Compacted, JournalLost, Position
+from actors.subscribers import HubFull, HubStopped, NotReady, Places, Subscribers
 from actors.tokens import Filter, Tokens
 from engine import limits
 from engine.block import Block, decode
@@ -251,11 +251,7 @@ class EventHub:
         self.stopping = False
         self._token_wait_s = token_wait_s
         self._reading = asyncio.Semaphore(limits.JOURNAL_READERS)
-        self._subscriptions: set[EventSubscription] = set()
-        # By what leads to them: the locations, else the SKUs, else nothing.
-        self._by_location: dict[int, set[EventSubscription]] = {}
-        self._by_sku: dict[int, set[EventSubscription]] = {}
-        self._of_all: set[EventSubscription] = set()
+        self._subscriptions: Subscribers[EventSubscription] = Subscribers()
 
     # ----------------------------------------------------------------------- what feeds call --
 
@@ -279,8 +275,9 @@ class EventHub:
     def _concerned(self, events: Events) -> set[EventSubscription]:
         if not len(events):
             return set()
-        concerned = set(self._of_all)
-        for index, name in ((self._by_location, "location"), (self._by_sku, "sku")):
+        known = self._subscriptions
+        concerned = set(known.of_all)
+        for index, name in ((known.by_location, "location"), (known.by_sku, "sku")):
             if index:
                 for number in np.unique(events.columns[name]).tolist():
                     concerned |= index.get(number, _NOBODY)
@@ -321,23 +318,11 @@ class EventHub:
             places.setdefault(shard, (self.logs[shard].at, 0))
         subscription = EventSubscription(self, wanted, places)
         self._subscriptions.add(subscription)
-        index, ids = self._index_of(wanted)
-        for number in ids:
-            index.setdefault(number, set()).add(subscription)
-        if not ids:
-            self._of_all.add(subscription)
         return subscription
 
     def unsubscribe(self, subscription: EventSubscription) -> None:
         """Forget a subscription; twice is as good as once. With the last one all blocks go."""
         self._subscriptions.discard(subscription)
-        self._of_all.discard(subscription)
-        index, ids = self._index_of(subscription.filter)
-        for number in ids:
-            members = index.get(number, set())
-            members.discard(subscription)
-            if not members:
-                index.pop(number, None)
         if not self._subscriptions:
             for shard, feed in self.feeds.items():
                 feed.tell_blocks(None)
@@ -384,13 +369,6 @@ class EventHub:
     def recent_bytes(self) -> int:
         """Bytes of blocks that are kept for them."""
         return sum(log.nbytes for log in self.logs.values())
-
-    def _index_of(self, wanted: Filter) -> tuple[dict[int, set[EventSubscription]], list[int]]:
-        if wanted.locations is not None:
-            return self._by_location, wanted.locations.tolist()
-        if wanted.skus is not None:
-            return self._by_sku, wanted.skus.tolist()
-        return {}, []
 
     def _places_of(self, token: bytes, fingerprint: int) -> _Start:
         places = self.tokens.read(token, fingerprint)

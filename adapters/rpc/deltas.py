@@ -15,7 +15,9 @@ import grpc.aio
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.hub import DeltaFrame, DeltaHub, HubFull, HubStopped, NotReady, Subscription
+from actors.hub import DeltaHub
+from actors.subscribers import HubFull, HubStopped, NotReady
+from actors.subscription import DeltaFrame, Subscription
 from actors.tokens import Filter
 from adapters.rpc.errors import Context, invalid_argument, resource_exhausted, unavailable
 from adapters.rpc.requests import InvalidField

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.events import EventFrame, EventHub, EventsGone, EventSubscription
-from actors.hub import HubFull, HubStopped, NotReady
 from actors.ports import JournalError, Position
+from actors.subscribers import HubFull, HubStopped, NotReady
 from actors.tokens import Filter
 from adapters.rpc.deltas import STOPPING, STUCK_S, Codes, heartbeat_s, ids_of
 from adapters.rpc.errors import Context, invalid_argument, resource_exhausted, unavailable

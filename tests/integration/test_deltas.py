@@ -262,7 +262,9 @@ async def test_thousands_of_subscriptions_that_are_cancelled_leave_nothing(
     async def some(count: int) -> tuple[int, int]:
         for first in range(0, count, 50):
             await asyncio.gather(*(cycle(1 + n % 50) for n in range(first, first + 50)))
-        await until(lambda: gateway.hub.subscribers == 0 and not gateway.hub._by_location)
+        await until(
+            lambda: gateway.hub.subscribers == 0 and not gateway.hub._subscriptions.by_location
+        )
         # gRPC ends its own handlers a moment after ours.
         await until(lambda: len(asyncio.all_tasks()) < 30)
         gc.collect()

@@ -253,7 +253,11 @@ async def test_thousands_of_subscriptions_that_are_cancelled_leave_nothing(
     async def turn(count: int) -> tuple[int, int]:
         for first in range(0, count, 50):
             await asyncio.gather(*(cycle(n) for n in range(first, first + 50)))
-        await until(lambda: gateway.events.subscribers == 0 and not gateway.events._by_location)
+        await until(
+            lambda: (
+                gateway.events.subscribers == 0 and not gateway.events._subscriptions.by_location
+            )
+        )
         await until(lambda: len(asyncio.all_tasks()) < 30)
         gc.collect()
         return psutil.Process().memory_info().rss, len(asyncio.all_tasks())

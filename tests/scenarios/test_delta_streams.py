@@ -204,7 +204,7 @@ async def test_scenario_25_ten_thousand_subscriptions_that_are_cancelled_leave_n
     assert not [task for task in left if task() is not None]
     hub = stage.hub
     assert not (hub._subscriptions)
-    assert not (hub._by_location)
-    assert not (hub._by_sku)
-    assert not (hub._of_all)
+    assert not (hub._subscriptions.by_location)
+    assert not (hub._subscriptions.by_sku)
+    assert not (hub._subscriptions.of_all)
     assert len(asyncio.all_tasks()) == 1

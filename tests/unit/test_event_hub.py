@@ -15,9 +15,9 @@ import pytest
 
 from actors import events as room
 from actors.events import EventFrame, EventHub, EventsGone, EventSubscription
-from actors.hub import HubFull, HubStopped, NotReady
 from actors.mirror import MirrorFeed
 from actors.ports import Compacted, JournalUnavailable, Position
+from actors.subscribers import HubFull, HubStopped, NotReady
 from actors.tokens import Filter
 from engine import limits
 from engine.events import Events
@@ -493,6 +493,13 @@ async def test_ten_thousand_subscriptions_that_are_cancelled_leave_nothing() -> 
         gc.collect()
         assert not [task for task in left if task() is not None]
         hub = stage.hub
-        assert not any((hub._subscriptions, hub._by_location, hub._by_sku, hub._of_all))
+        assert not any(
+            (
+                hub._subscriptions,
+                hub._subscriptions.by_location,
+                hub._subscriptions.by_sku,
+                hub._subscriptions.of_all,
+            )
+        )
         assert len(asyncio.all_tasks()) == tasks
         assert all(feed._reader is None for feed in stage.feeds.values())

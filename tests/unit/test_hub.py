@@ -11,15 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.hub import (
-    MAX_FRAME_CELLS,
-    DeltaFrame,
-    DeltaHub,
-    HubFull,
-    HubStopped,
-    NotReady,
-    Subscription,
-)
+from actors.hub import MAX_FRAME_CELLS, DeltaHub
+from actors.subscribers import HubFull, HubStopped, NotReady
+from actors.subscription import DeltaFrame, Subscription
 from actors.tokens import Filter
 from adapters.replica import Replica, Seen
 from adapters.rpc.deltas import packed
@@ -206,9 +200,9 @@ async def play(steps: Iterable[Any], frame_cells: int) -> Stage:
         reader.cancel()
     hub = stage.hub
     assert not (hub._subscriptions)
-    assert not (hub._by_location)
-    assert not (hub._by_sku)
-    assert not (hub._of_all)
+    assert not (hub._subscriptions.by_location)
+    assert not (hub._subscriptions.by_sku)
+    assert not (hub._subscriptions.of_all)
     return stage
 
 
