@@ -31,10 +31,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, NoReturn, Protocol, Self
+from typing import Any, Final, Literal, NoReturn, Self
 
 import ray
 from ray.actor import ActorHandle
@@ -46,11 +45,27 @@ from ray.exceptions import (
     RayTaskError,
 )
 
+from actors.brake import NOTE_PREFIX, brake_s, forget_old_notes
+from actors.environment import RAY_ENVIRONMENT, THREADS_ENVIRONMENT, usual_auth_mode, variables
+from actors.service import (
+    ActorBusy,
+    ActorGone,
+    ActorTimeout,
+    CallFailed,
+    ClusterError,
+    ClusterUnavailable,
+    ConfigMismatch,
+    Description,
+    NotServing,
+    Service,
+    StartFailed,
+    UnknownActor,
+    path_of,
+)
+
 NAMESPACE: Final = "onhand"
 ACTOR_CPUS: Final = 0.1  # what Ray books for an actor, which is no limit: 2 cores hold 20 of them
 OBJECT_STORE_BYTES: Final = 100 << 20  # of a local Ray; it refuses less than 75 MB
-# Larger arguments go through the object store. 300 KB cost 2.4 ms there and 1.5 ms inline; 100 B, 1.
-INLINE_BYTES: Final = 1 << 20
 
 CONNECT_TIMEOUT_S: Final = 5.0  # to reach a cluster's head at all; joining takes longer
 CALL_TIMEOUT_S: Final = 10.0
@@ -61,102 +76,10 @@ MAX_PENDING_CALLS: Final = 4_096  # unanswered calls of one process to one actor
 
 RETRY_MIN_S: Final = 0.5  # between failed starts within a process, doubling
 RETRY_MAX_S: Final = 10.0
-QUICK_DEATH_S: Final = 3.0  # a process that was replaced sooner did not live; the second in a row
-BRAKE_MIN_S: Final = 0.5  # makes the third wait, doubling
-BRAKE_MAX_S: Final = 10.0
-NOTE_PREFIX: Final = "onhand-restarts-"  # of the files in which starts are noted
 EXIT_CODE: Final = 70  # of a process that ended itself (EX_SOFTWARE)
 
 _POLL_S: Final = 0.05
-_NEVER_MS: Final = 2_000_000_000  # 23 days
-
-# Read by every process of Ray when it starts. On a cluster that others start, give them to
-# `ray start` there; the first four matter. What the environment already says wins.
-RAY_ENVIRONMENT: Final[Mapping[str, str]] = {
-    "RAY_worker_niceness": "0",  # workers run at nice 15 otherwise
-    "RAY_max_direct_call_object_size": str(INLINE_BYTES),
-    # A call lost in a crash is told after 0.1 s with these two, after 1.3 to 1.7 s without.
-    "RAY_timeout_ms_task_wait_for_death_info": "50",
-    "RAY_core_worker_internal_heartbeat_ms": "100",
-    # Shards are the last that should die when memory is short, not the first.
-    "RAY_memory_monitor_refresh_ms": "0",
-    "RAY_worker_oom_score_adjustment": "0",
-    # Idle processes are ended after 1 s otherwise, and spares are idle.
-    "RAY_idle_worker_killing_time_threshold_ms": str(_NEVER_MS),
-    "RAY_task_events_report_interval_ms": "0",
-    "RAY_enable_metrics_collection": "0",
-    "RAY_enable_open_telemetry": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # says in advance what Ray warns about
-}
-# Each actor has one busy thread; pools as large as the machine, in each of them, only contend.
-THREADS_ENVIRONMENT: Final[Mapping[str, str]] = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "NUMBA_NUM_THREADS": "1",
-}
-
 _log = logging.getLogger(__name__)
-
-
-class ClusterError(Exception):
-    """Anything that stands between a caller and an actor."""
-
-
-class ClusterUnavailable(ClusterError):  # noqa: N818 - conditions, not errors, as in actors.ports
-    """No Ray could be started or reached."""
-
-
-class UnknownActor(ClusterError):  # noqa: N818
-    """No actor has this name. Nothing ran."""
-
-
-class ActorBusy(ClusterError):  # noqa: N818
-    """Too many calls of this process wait for this actor already. Nothing ran."""
-
-
-class NotServing(ClusterError):  # noqa: N818
-    """The actor stands, but its service has not started, or has stopped. Nothing ran."""
-
-
-class ActorTimeout(ClusterError):  # noqa: N818
-    """No answer in time. The call may have run, may run still: retry with the same op_id only."""
-
-
-class ActorGone(ClusterError):  # noqa: N818
-    """The actor died or restarts. The call may have run: retry with the same op_id only.
-
-    `for_good`: it will not come back under this name unless somebody starts it.
-    """
-
-    def __init__(self, message: str, *, for_good: bool = False) -> None:
-        super().__init__(message)
-        self.for_good = for_good
-
-
-class CallFailed(ClusterError):  # noqa: N818
-    """The method raised something that could not be carried over; its text is in the message."""
-
-
-class StartFailed(ClusterError):  # noqa: N818
-    """The service could not start; the message says why. The actor goes on trying by itself."""
-
-
-class ConfigMismatch(ClusterError):  # noqa: N818
-    """An actor of this name already runs, with another config. Stop it, or use its config."""
-
-
-class Service(Protocol):
-    """What an actor hosts. All of it runs on the one event loop of the actor's process."""
-
-    async def start(self) -> None:
-        """Recover and open servers; return when serving. What it raises, `Handle.ready` tells."""
-
-    async def stop(self) -> None:
-        """End gracefully. Also called after a `start` that failed or was cancelled half-way."""
-
-    async def call(self, method: str, *args: Any) -> Any:
-        """Answer an internal call. Exceptions reach the caller as they are, if they pickle."""
 
 
 class Host:
@@ -189,57 +112,6 @@ config that pickles and compares by value (a dataclass, a pydantic model)."""
 # ------------------------------------------------------------------------------------ actors ----
 
 
-@dataclass(frozen=True, slots=True)
-class _Description:
-    """What an actor was made of, to tell whether it is the one that is wanted."""
-
-    kind: str
-    factory: str
-    config: Any
-
-    def differences(self, other: "_Description") -> list[str]:
-        """Name what differs; of configs, the fields and not their values, which may be secret."""
-        found = [
-            part for part in ("kind", "factory") if getattr(self, part) != getattr(other, part)
-        ]
-        if self.config == other.config:
-            return found
-        mine, theirs = _parts(self.config), _parts(other.config)
-        named = [key for key in mine | theirs if mine.get(key) != theirs.get(key)]
-        return found + [f"config.{key}" for key in named] or ["config"]
-
-
-def _parts(config: Any) -> dict[str, Any]:
-    if is_dataclass(config):
-        return {field.name: getattr(config, field.name) for field in fields(config)}
-    return dict(getattr(config, "__dict__", {}))
-
-
-def brake_s(note: Path, now_s: float) -> float:
-    """Seconds that a restarted actor should wait before it starts; notes this start in a file.
-
-    A process that dies right after its start is replaced by Ray at once, for ever. Ray has no
-    setting to slow that down, and nothing but a file outlives the process.
-    """
-    try:
-        deaths, began_s = note.read_text().split()
-        quick_deaths = int(deaths) + 1 if now_s - float(began_s) < QUICK_DEATH_S else 0
-    except (OSError, ValueError):
-        quick_deaths = 0
-    wait_s = min(BRAKE_MAX_S, BRAKE_MIN_S * 2 ** (quick_deaths - 2)) if quick_deaths > 1 else 0.0
-    with suppress(OSError):  # without the note the brake is off, which is no reason not to serve
-        note.write_text(f"{quick_deaths} {now_s + wait_s}")
-    return wait_s
-
-
-def forget_old_notes(folder: Path, now_s: float) -> None:
-    """Remove the notes of actors that were not stopped in good order and have not started since."""
-    for note in folder.glob(f"{NOTE_PREFIX}*"):
-        with suppress(OSError):  # another actor was quicker, or it is another user's
-            if now_s - note.stat().st_mtime > QUICK_DEATH_S + BRAKE_MAX_S:
-                note.unlink()
-
-
 class _Actor:
     """The process of an actor: it starts its service by itself, and answers `Handle`."""
 
@@ -248,7 +120,7 @@ class _Actor:
         with warnings.catch_warnings(action="ignore"):  # it uses what Ray itself deprecates
             restarted = bool(context.was_current_actor_reconstructed)
         self._host = Host(name, restarted=restarted)
-        self._description = _Description(type(self).__name__, _path_of(factory), config)
+        self._description = Description(type(self).__name__, path_of(factory), config)
         self._factory = factory
         self._service: Service | None = None
         self._failure = ""
@@ -300,7 +172,7 @@ class _Actor:
         except Exception as error:  # noqa: BLE001 - the next attempt shows whether it matters
             _log.error("%s: a failed start was not undone", self._host.name, exc_info=error)
 
-    async def ready(self) -> _Description:
+    async def ready(self) -> Description:
         """Wait for the attempt to start that is under way. StartFailed says why it failed."""
         await self._settled.wait()
         if self._service is None:
@@ -390,7 +262,7 @@ class Handle:
     """
 
     def __init__(
-        self, name: str, directory: _Directory, expected: _Description | None = None
+        self, name: str, directory: _Directory, expected: Description | None = None
     ) -> None:
         self.name = name
         self._directory = directory
@@ -418,7 +290,7 @@ class Handle:
         while True:
             left_s = max(deadline_s - time.monotonic(), 0)
             try:
-                found: _Description = await self._ask("ready", timeout_s=left_s)
+                found: Description = await self._ask("ready", timeout_s=left_s)
             except ActorGone as gone:
                 if gone.for_good or left_s == 0:
                     raise
@@ -429,7 +301,7 @@ class Handle:
             else:
                 return self._check(found)
 
-    def _check(self, found: _Description) -> None:
+    def _check(self, found: Description) -> None:
         differences = self._expected.differences(found) if self._expected else []
         if differences:
             different = ", ".join(differences)
@@ -545,7 +417,7 @@ class Cluster:
         if ray.is_initialized():
             raise RuntimeError("this process is connected to Ray already")
         actors_env = {**THREADS_ENVIRONMENT, **(env or {})}
-        found = auth_mode or os.environ.get("RAY_AUTH_MODE") or _usual_auth_mode(address)
+        found = auth_mode or os.environ.get("RAY_AUTH_MODE") or usual_auth_mode(address)
         forced = {
             "RAY_AUTH_MODE": found,
             "RAY_preload_python_modules": ",".join(preload),
@@ -553,7 +425,7 @@ class Cluster:
             "RAY_worker_maximum_startup_concurrency": str(workers),
             **(env or {}),
         }
-        with _environment({**RAY_ENVIRONMENT, **THREADS_ENVIRONMENT}, forced), _own_sigterm():
+        with variables({**RAY_ENVIRONMENT, **THREADS_ENVIRONMENT}, forced), _own_sigterm():
             try:
                 _read_environment()
                 context = _start_local(workers, lean=lean) if address is None else _join(address)
@@ -595,7 +467,7 @@ class Cluster:
         until `stop`; it makes no sense on a local Ray, which does not.
         Raises ValueError when the factory cannot be found by its name from another process.
         """
-        expected = _Description(kind.__name__, _path_of(factory), config)
+        expected = Description(kind.__name__, path_of(factory), config)
         # A local Ray gave its workers this environment already; and a spare is nobody's who wants
         # an environment of its own.
         runtime_env = None if self.local else {"env_vars": {**RAY_ENVIRONMENT, **self._env}}
@@ -674,45 +546,7 @@ class Cluster:
         self.shutdown()
 
 
-def _path_of(factory: ServiceFactory) -> str:
-    """Give `module:name` of a top-level function; ValueError when another process cannot find it."""
-    module, name = factory.__module__, factory.__qualname__
-    found = getattr(importlib.import_module(module), name, None)
-    if module == "__main__" or found is not factory:
-        raise ValueError(f"{module}:{name} is not a top-level function of an importable module")
-    return f"{module}:{name}"
-
-
 # -------------------------------------------------------------------- Ray's start, and its knobs --
-
-
-def _usual_auth_mode(address: str | None) -> str:
-    """Ray's own defaults differ between its ways to start and with the address; this one does not.
-
-    A client with a token is welcome at a cluster without them.
-    """
-    has_token = (
-        "RAY_AUTH_TOKEN" in os.environ
-        or "RAY_AUTH_TOKEN_PATH" in os.environ
-        or (Path.home() / ".ray" / "auth_token").exists()
-    )
-    return "token" if address is None or has_token else "disabled"
-
-
-@contextmanager
-def _environment(defaults: Mapping[str, str], forced: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for the processes that Ray starts in the meantime, and put the old ones back."""
-    wanted = {**{key: os.environ.get(key, value) for key, value in defaults.items()}, **forced}
-    before = {key: os.environ.get(key) for key in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from actors.cluster import ActorBusy, ClusterError
 from actors.ports import CellTable, Overloaded, Position, ShardLink, Sight, Unavailable, Waiting
+from actors.service import ActorBusy, ClusterError
 from engine import limits, wire
 from engine.history import History
 from engine.operations import Answer, Request

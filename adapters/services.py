@@ -14,13 +14,14 @@ from typing import Any, Final
 import structlog
 
 from actors.catalogue import CatalogueReader, CatalogueWriter
-from actors.cluster import ClusterError, Host
+from actors.cluster import Host
 from actors.events import EventHub
 from actors.hub import MAX_SUBSCRIBERS, DeltaHub
 from actors.links import RemoteShard, serve_link
 from actors.mirror import MirrorFeed, Mirrors
 from actors.ports import Position, Unavailable
 from actors.router import Router
+from actors.service import ClusterError
 from actors.shard import Shard
 from adapters.journal import RedisJournal
 from adapters.metrics import Metrics

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
-from actors.cluster import Cluster, ClusterError, Handle
+from actors.cluster import Cluster, Handle
 from actors.ports import Unavailable
+from actors.service import ClusterError
 from adapters.journal import verify_durability
 from adapters.registry import Entry, Registry
 from adapters.services import (

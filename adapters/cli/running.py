@@ -24,7 +24,8 @@ class Running:
             )
 
     def __enter__(self) -> Self:
-        from actors.cluster import Cluster, UnknownActor
+        from actors.cluster import Cluster
+        from actors.service import UnknownActor
 
         self._cluster = Cluster.connect(self._ray)
         try:
@@ -54,8 +55,8 @@ class Running:
 
     def shard_if_serving(self, number: int) -> dict[str, Any]:
         """A shard's status; why there is none (`error`) when it does not serve."""
-        from actors.cluster import ClusterError
         from actors.ports import Unavailable
+        from actors.service import ClusterError
 
         try:
             return self.shard(number)

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from actors.cluster import RAY_ENVIRONMENT
+from actors.environment import RAY_ENVIRONMENT
 from adapters.valkey import EmbeddedValkey
 from tests.e2e.conftest import eventually, free_port
 from tests.e2e.test_demo import ONHAND, onhand, told, wait_for_note

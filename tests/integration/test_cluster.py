@@ -20,18 +20,16 @@ import grpc.aio
 import psutil
 import pytest
 
-from actors import cluster as module
-from actors.cluster import (
+from actors.brake import QUICK_DEATH_S, brake_s, forget_old_notes
+from actors.cluster import Cluster, Handle
+from actors.service import (
     ActorGone,
     ActorTimeout,
     CallFailed,
-    Cluster,
     ConfigMismatch,
-    Handle,
     NotServing,
     StartFailed,
     UnknownActor,
-    brake_s,
 )
 from tests.integration.toy_service import WHO, Toy, ToyConfig, make_toy
 
@@ -188,7 +186,7 @@ def test_the_brake_lets_two_deaths_pass_and_forgets(tmp_path: Path) -> None:
         waits_s.append(brake_s(note, now_s))
         now_s += waits_s[-1] + 1.0
     assert waits_s == [0, 0, 0.5, 1, 2, 4, 8, 10, 10]
-    assert brake_s(note, now_s + module.QUICK_DEATH_S) == 0
+    assert brake_s(note, now_s + QUICK_DEATH_S) == 0
     note.write_text("rubbish")
     assert brake_s(note, now_s) == 0
 
@@ -200,7 +198,7 @@ def test_notes_of_actors_that_are_gone_are_removed(tmp_path: Path) -> None:
     now_s = time.time()
     for note in (old, other):
         os.utime(note, (now_s - 60, now_s - 60))
-    module.forget_old_notes(tmp_path, now_s)
+    forget_old_notes(tmp_path, now_s)
     assert [note.exists() for note in (old, new, other)] == [False, True, True]
 
 
@@ -370,7 +368,8 @@ def test_our_exceptions_survive_the_way_between_actors() -> None:
 def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
     # In a process of its own, as this one is connected.
     code = f"""
-from actors.cluster import Cluster, ClusterUnavailable
+from actors.cluster import Cluster
+from actors.service import ClusterUnavailable
 try:
     Cluster.connect("127.0.0.1:{free_port()}")
 except ClusterUnavailable as error:
@@ -385,7 +384,8 @@ except ClusterUnavailable as error:
 
 OTHER_PROCESS = """
 import sys
-from actors.cluster import Cluster, ClusterError, ClusterUnavailable, ConfigMismatch
+from actors.cluster import Cluster
+from actors.service import ClusterError, ClusterUnavailable, ConfigMismatch
 from tests.integration.toy_service import ToyConfig, make_toy
 
 with Cluster.connect(sys.argv[1], env={"TOY": "soldier"}) as cluster:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from actors.cluster import ClusterError
 from actors.ports import Overloaded, Position, Unavailable
+from actors.service import ClusterError
 from engine import wire
 from engine.operations import Answer, Flag, Kind, Request
 from engine.status import Status

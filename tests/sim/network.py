@@ -4,7 +4,7 @@ import asyncio
 from random import Random
 from typing import Any, Final, Protocol
 
-from actors.cluster import ActorGone, ActorTimeout
+from actors.service import ActorGone, ActorTimeout
 from tests.sim.loop import Process, VirtualLoop, current_process
 from tests.sim.weather import Weather
 

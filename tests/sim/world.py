@@ -13,10 +13,10 @@ from random import Random
 from typing import Any, Final, NoReturn
 
 from actors import transfers
-from actors.cluster import NotServing
 from actors.links import RemoteShard, serve_link
 from actors.ports import AppendInDoubt, Fenced, JournalUnavailable, Unavailable
 from actors.router import Router
+from actors.service import NotServing
 from actors.shard import Shard
 from adapters.journal import RedisJournal
 from engine import wire

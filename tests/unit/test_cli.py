@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from actors.cluster import NotServing
+from actors.service import NotServing
 from adapters.cli import inspect, look
 from adapters.cli.main import app
 from adapters.cli.running import Running

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.cluster import ActorBusy, ActorGone
 from actors.links import CALL_REQUESTS, CALLS_IN_FLIGHT, QUEUED_REQUESTS, RemoteShard, serve_link
 from actors.ports import Overloaded, Unavailable
 from actors.router import Router
+from actors.service import ActorBusy, ActorGone
 from actors.shards import Turns
 from actors.transits import place_id
 from engine import wire
