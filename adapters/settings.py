@@ -1,7 +1,7 @@
 """The settings of an installation: from the command line, the environment (ONHAND_...), and a file.
 
 Each of them wins over the next. The file is TOML; its path stands in ONHAND_CONFIG or comes from the
-command line. The settings go to actors whole, by value, so they pickle and compare.
+command line. Actors are told what they need of them (`adapters.services.ActorConfig`).
 """
 
 import os
@@ -122,8 +122,9 @@ class Settings(BaseSettings):
         except tomllib.TOMLDecodeError as error:
             raise SettingsInvalid(f"config: {path} is not TOML: {error}") from None
         finally:
-            if before is None:
-                os.environ.pop(CONFIG_VARIABLE, None)
+            os.environ.pop(CONFIG_VARIABLE, None)
+            if before is not None:
+                os.environ[CONFIG_VARIABLE] = before
 
     @property
     def redis_url_shown(self) -> str:

@@ -83,3 +83,14 @@ def test_a_password_is_never_shown(url: str, shown: str) -> None:
     for text in (repr(settings), str(settings), f"{settings}"):
         assert shown in text
         assert "hunter2" not in text
+
+
+def test_a_file_that_is_given_leaves_the_environment_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named, given = tmp_path / "named.toml", tmp_path / "given.toml"
+    named.write_text("shards = 2")
+    given.write_text("shards = 3")
+    monkeypatch.setenv("ONHAND_CONFIG", str(named))
+    assert Settings.load(given).shards == 3
+    assert Settings.load().shards == 2
