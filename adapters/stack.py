@@ -24,7 +24,7 @@ from typing import Any, Final, Self
 from actors.cluster import Cluster, Handle
 from actors.ports import Unavailable
 from actors.service import ClusterError
-from adapters.journal import verify_durability
+from adapters.durability import verify_durability
 from adapters.registry import Entry, Registry
 from adapters.services import (
     GATEWAY,

@@ -23,7 +23,8 @@ from actors.ports import (
     JournalUnavailable,
     Position,
 )
-from adapters.journal import RedisJournal, verify_durability
+from adapters.durability import verify_durability
+from adapters.journal import RedisJournal
 from adapters.resp import (
     ConnectionLost,
     Endpoint,
