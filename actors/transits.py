@@ -1,7 +1,7 @@
 """Units of a hold on their way from one shard to another: how anybody finds them, and how it ends.
 
 A transit is of a hold, goes from one shard (the source) to another (the target), and has three steps.
-They may be the same shard, where a move over several shards must keep all stock before any unit leaves.
+Source and target may be the same, where a move over several shards must keep all stock before any unit leaves.
 It takes a *place* at the target: a hold of its own that keeps the stock there. Its units *leave*:
 the hold gives them up at the source. Then it *arrives*: the place hands them over to the hold's part
 there, or gives the stock back when they did not leave. The step at the source decides between the
@@ -69,20 +69,8 @@ async def take_place(
 
     Without lines it takes the place for nothing, and is answered ENDED.
     """
-    step = Request.of(place, max(len(lines), 1), want_available=True)
-    if lines:
-        skus, locations, units = zip(*lines, strict=True)
-        step = Request.of(
-            place,
-            len(lines),
-            want_available=True,
-            kind=Kind.RESERVE,
-            flags=[Flag.LINKED] * (len(lines) - 1) + [0],
-            sku=skus,
-            location=locations,
-            quantity=units,
-            value=ttl_ms,
-        )
+    columns = {"kind": Kind.RESERVE, "value": ttl_ms, **_linked(lines)} if lines else {}
+    step = Request.of(place, max(len(lines), 1), want_available=True, **columns)
     step.digest = digest
     return await shards.submit(target, step)
 
@@ -94,12 +82,7 @@ async def leave(
 
     Without lines it only asks: whether they have left, or else that they never do (ENDED).
     """
-    columns: dict[str, Any] = {}
-    if lines:
-        skus, locations, units = zip(*lines, strict=True)
-        flags = [Flag.LINKED] * (len(lines) - 1) + [0]
-        columns = {"sku": skus, "location": locations, "quantity": units, "flags": flags}
-        columns |= {"kind": Kind.RELEASE, **on(hold_id)}
+    columns = {"kind": Kind.RELEASE, **_linked(lines), **on(hold_id)} if lines else {}
     return await shards.submit(source, _step(place, f"leave {target}", max(len(lines), 1), columns))
 
 
@@ -135,6 +118,13 @@ async def keep(
         if ttl_ms >= limits.MIN_TTL_MS:
             columns = {"kind": Kind.EXTEND, "value": min(ttl_ms, limits.MAX_TTL_MS), **on(place)}
             await shards.submit(target, _step(place, "keep", 1, columns))
+
+
+def _linked(lines: Sequence[Line]) -> dict[str, Any]:
+    """The columns of lines that stand or fall together."""
+    skus, locations, units = zip(*lines, strict=True)
+    flags = [Flag.LINKED] * (len(lines) - 1) + [0]
+    return {"sku": skus, "location": locations, "quantity": units, "flags": flags}
 
 
 def _step(place: bytes, name: str, lines: int, columns: dict[str, Any]) -> Request:
