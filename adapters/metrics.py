@@ -28,8 +28,8 @@ _SECONDS: Final = (
     0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1, 2, 5, 10,
 )  # fmt: skip
 _LINES: Final = tuple(float(1 << power) for power in range(0, 16, 2))
-_STATUSES: Final = 1 << (max(Status) + 1 - 1).bit_length()  # a power of two above every status
-_KIND_NAMES: Final = {0: "invalid"} | {int(kind): kind.name.lower() for kind in Kind}
+_STATUSES: Final = 1 << max(Status).bit_length()  # a power of two above every status
+_KIND_NAMES: Final = {int(kind): kind.name.lower() for kind in Kind}
 _STATUS_NAMES: Final = tuple(status.name for status in Status)
 
 
@@ -60,7 +60,7 @@ class Metrics:
             buckets=_SECONDS,
         )  # fmt: skip
         self._calls = named(
-            Histogram, "call_seconds", "From a decoded call to its reply", ("method",),
+            Histogram, "call_seconds", "From a call's arrival to its reply", ("method",),
             buckets=_SECONDS,
         )  # fmt: skip
         self._refused = named(Counter, "calls_refused", "gRPC errors", ("method", "reason"))

@@ -11,12 +11,11 @@ from typing import Final, Self
 import msgpack
 
 from actors.ports import Unavailable
+from actors.tokens import STORE_ID_BYTES
 from adapters.resp import Endpoint, Reply, RespClient, RespError, ServerUnavailable
 
 RETRY_FOR_S: Final = 2.0  # callers ask again by themselves
 REPLY_TIMEOUT_S: Final = 5.0
-
-_STORE_ID_BYTES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +53,8 @@ class Registry:
         }
 
     async def store_id(self) -> bytes:
-        """8 bytes that name this store of journals, made at the first call."""
-        await self._call(b"SETNX", self._store, secrets.token_bytes(_STORE_ID_BYTES))
+        """Bytes that name this store of journals, made at the first call."""
+        await self._call(b"SETNX", self._store, secrets.token_bytes(STORE_ID_BYTES))
         found: bytes = await self._call(b"GET", self._store)
         return found
 

@@ -5,7 +5,7 @@ Here the rooms are put together: ports get their adapters. The two factories at 
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -137,6 +137,22 @@ class _ShardsView:
         return self._reader.places(self._number, known)
 
 
+def _on_both(
+    router: Router,
+    cells: Router | Mirrors,
+    reader: CatalogueReader,
+    writer: CatalogueWriter | None = None,
+) -> list[Callable[[Any], None]]:
+    """The services that shards and gateways have; `cells` is where those are looked up."""
+    catalogue = reader.catalogue
+    return [
+        partial(add_StockServicer_to_server, StockServicer(router, catalogue)),
+        partial(add_PriceServicer_to_server, PriceServicer(router, cells, catalogue)),
+        partial(add_AvailabilityServicer_to_server, AvailabilityServicer(cells, catalogue)),
+        partial(add_CatalogServicer_to_server, CatalogServicer(reader, writer)),
+    ]
+
+
 class ShardService:
     """A shard and its own gRPC server, in an actor's process."""
 
@@ -180,15 +196,7 @@ class ShardService:
         router = Router({number: shard}, lambda: reader.shard_map)
         server = await open_server(
             [
-                partial(add_StockServicer_to_server, StockServicer(router, reader.catalogue)),
-                partial(
-                    add_PriceServicer_to_server, PriceServicer(router, router, reader.catalogue)
-                ),
-                partial(
-                    add_AvailabilityServicer_to_server,
-                    AvailabilityServicer(router, reader.catalogue),
-                ),
-                partial(add_CatalogServicer_to_server, CatalogServicer(reader, None)),
+                *_on_both(router, router, reader),
                 partial(
                     add_DirectoryServicer_to_server, DirectoryServicer(lambda: reader.shard_map)
                 ),
@@ -268,18 +276,10 @@ class GatewayService:
         deltas = DeltasServicer(hub, reader.catalogue, streams)
         server = await open_server(
             [
-                partial(add_StockServicer_to_server, StockServicer(router, reader.catalogue)),
-                partial(
-                    add_PriceServicer_to_server, PriceServicer(router, mirrors, reader.catalogue)
-                ),
-                partial(
-                    add_AvailabilityServicer_to_server,
-                    AvailabilityServicer(mirrors, reader.catalogue),
-                ),
+                *_on_both(router, mirrors, reader, writer),
                 partial(
                     add_TransfersServicer_to_server, TransfersServicer(router, reader.catalogue)
                 ),
-                partial(add_CatalogServicer_to_server, CatalogServicer(reader, writer)),
                 partial(
                     add_DirectoryServicer_to_server,
                     DirectoryServicer(lambda: reader.shard_map, lambda: self._addresses(registry)),

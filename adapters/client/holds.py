@@ -170,20 +170,22 @@ class Holds(Operations):
 
     async def get_hold(self, hold: bytes | Result, *, location: Name | None = None) -> Hold | None:
         """Look a hold up; None when there is none, or it was resolved too long ago."""
-        place = place_of(hold, location)
-        request = stock_pb2.GetHoldRequest(
-            hold_id=hold_id_of(hold), location=messages.location_of(place)
-        )
-        shard = await self._owner(named(place))
+        request, shard = await self._question(hold, location)
         found = await self._caller.call(lambda peer: peer.stock.GetHold, request, shard)
         return messages.hold_from(found)
 
     async def get_history(self, hold: bytes | Result, *, location: Name | None = None) -> History:
         """Look a hold up with every operation on it, as far back as the journal is kept."""
+        request, shard = await self._question(hold, location)
+        found = await self._caller.call(lambda peer: peer.stock.GetHistory, request, shard)
+        return messages.history_from(found)
+
+    async def _question(
+        self, hold: bytes | Result, location: Name | None
+    ) -> tuple[stock_pb2.GetHoldRequest, int]:
+        """The question for a hold, and the shard to ask."""
         place = place_of(hold, location)
         request = stock_pb2.GetHoldRequest(
             hold_id=hold_id_of(hold), location=messages.location_of(place)
         )
-        shard = await self._owner(named(place))
-        found = await self._caller.call(lambda peer: peer.stock.GetHistory, request, shard)
-        return messages.history_from(found)
+        return request, await self._owner(named(place))
