@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.parts import column_of
 from actors.router import Router
 from adapters.rpc import sold
 from adapters.rpc.requests import InvalidField
@@ -201,7 +202,7 @@ def refuse_in_batch(request: Request, catalogue: Catalogue) -> None:
 def returned_of(request: Request, catalogue: Catalogue) -> list[bytes]:
     """The ids of orders or sales of which lines bring bundles or components back, each once."""
     names = ("kind", "sku", "hold_hi", "hold_lo")
-    lines = zip(*(_column(request, name).tolist() for name in names), strict=True)
+    lines = zip(*(column_of(request, name).tolist() for name in names), strict=True)
     return list(
         dict.fromkeys(
             pair_to_id(high, low)
@@ -225,7 +226,7 @@ def expand(
     InvalidField when a bundle cannot be meant, or when what it stands for is beyond a limit.
     """
     is_bundle = _bundle_lines(request, catalogue)
-    skus, quantities = _column(request, "sku").tolist(), _column(request, "quantity").tolist()
+    skus, quantities = column_of(request, "sku").tolist(), column_of(request, "quantity").tolist()
     origin, numbers, times, sku_column, quantity_column = [], [], [], [], []
     for i, (sku, quantity) in enumerate(zip(skus, quantities, strict=True)):
         parts: Sequence[tuple[int, int]] = ((sku, 1),)
@@ -257,7 +258,7 @@ def expand(
 def _check(request: Request, i: int, catalogue: Catalogue, path: str) -> None:
     """InvalidField unless line i may name a bundle, and so much of it."""
     kind, flags, sku, quantity = (
-        int(_column(request, name)[i]) for name in ("kind", "flags", "sku", "quantity")
+        int(column_of(request, name)[i]) for name in ("kind", "flags", "sku", "quantity")
     )
     code = catalogue.sku(sku).code
     if kind not in EXPANDED:
@@ -327,8 +328,8 @@ def _name_sales(
 
 def _bundle_lines(request: Request, catalogue: Catalogue) -> NDArray[np.bool_]:
     """Which lines are of a bundle's stock."""
-    of_stock: NDArray[np.bool_] = _column(request, "kind") != Kind.SET_PRICE
-    return of_stock & catalogue.are_bundles(_column(request, "sku"))
+    of_stock: NDArray[np.bool_] = column_of(request, "kind") != Kind.SET_PRICE
+    return of_stock & catalogue.are_bundles(column_of(request, "sku"))
 
 
 def _looked_at(status: bytes, told: int) -> int:
@@ -343,8 +344,3 @@ def _first_refusal(status: bytes) -> int:
         if code not in _LESS_TELLING:
             return code
     return max(status)
-
-
-def _column(request: Request, name: str) -> NDArray[Any]:
-    column = request.columns.get(name)
-    return np.zeros(request.lines, COLUMNS[name]) if column is None else column
