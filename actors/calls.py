@@ -18,7 +18,6 @@ from actors.notes import keeper_of, note_of, noted, number_of
 from actors.parts import (
     NOTHING_LEFT,
     Part,
-    column_of,
     hold_id_of,
     joined,
     on,
@@ -31,7 +30,7 @@ from actors.ports import Sight, Unavailable
 from actors.shards import Shards, every
 from actors.transits import ROUNDS, at_rest
 from engine import limits
-from engine.operations import Answer, Flag, Kind, Request
+from engine.operations import Answer, Flag, Kind, Request, column_of
 from engine.status import Status
 from engine.views import Hold, HoldLine, HoldState
 

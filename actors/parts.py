@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import limits
-from engine.operations import COLUMNS, Answer, Flag, Kind, Request, id_to_pair, pair_to_id
+from engine.operations import Answer, Flag, Kind, Request, column_of, id_to_pair, pair_to_id
 from engine.status import Status
 from engine.views import Endangered
 
@@ -229,12 +229,6 @@ def _endangered(parts: Sequence[Part], answers: Sequence[Answer]) -> tuple[Endan
                 if each.line in places
             ]
     return tuple(sorted(found, key=lambda each: each.line))
-
-
-def column_of(request: Request, name: str) -> NDArray[Any]:
-    """A column of a request; one that is missing is all zeros."""
-    column = request.columns.get(name)
-    return np.zeros(request.lines, COLUMNS[name]) if column is None else column
 
 
 def hold_id_of(request: Request) -> bytes:

@@ -53,6 +53,11 @@ GENESIS = Position(0, 0)
 Entry = tuple[Position, bytes]
 
 
+def shard_name(number: int) -> str:
+    """The name of a shard: of its actor, its stream, its snapshots and its entry in the registry."""
+    return f"shard-{number}"
+
+
 class JournalError(Exception):
     """Any of the five ways in which a journal fails its caller."""
 

@@ -19,6 +19,7 @@ from actors.ports import (
     Position,
     Snapshots,
     SnapshotsDamaged,
+    shard_name,
 )
 from engine import snapshot
 from engine.block import Block, decode, encode
@@ -44,11 +45,6 @@ class Recovered:
     blocks: int = 0
 
 
-def snapshot_name(shard: int) -> str:
-    """The name of a shard's snapshots."""
-    return f"shard-{shard}"
-
-
 async def recover(
     shard: int,
     journal: Journal,
@@ -70,7 +66,7 @@ async def recover(
         nonce = random_bytes(16)
         return encode(Block(shard, position.epoch, position.seq, 0, 0, 0, 0, nonce=nonce))[0]
 
-    name = snapshot_name(shard)
+    name = shard_name(shard)
     known = await snapshots.newest(name)
     opened = await journal.take_over(opening, known=known)
     state = await _load(name, snapshots, machine, memory)

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from actors.notes import note_of, number_of
-from actors.parts import Part, column_of, hold_id_of, on, step_id, step_of
+from actors.parts import Part, hold_id_of, on, step_id, step_of
 from actors.shards import Shards, every
 from engine import limits
-from engine.operations import Answer, Flag, Kind, Request
+from engine.operations import Answer, Flag, Kind, Request, column_of
 from engine.views import Hold
 
 Units = Counter[tuple[int, int]]

@@ -22,7 +22,6 @@ from actors.fates import Fate
 from actors.notes import note_of, noted_shards, number_of
 from actors.parts import (
     Part,
-    column_of,
     groups_of,
     in_order,
     joined,
@@ -34,7 +33,7 @@ from actors.parts import (
     undone,
 )
 from actors.shards import Shards
-from engine.operations import Answer, Disposition, Flag, Kind, Request, pair_to_id
+from engine.operations import Answer, Disposition, Flag, Kind, Request, column_of, pair_to_id
 from engine.status import Status
 from engine.views import Hold
 

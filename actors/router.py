@@ -20,7 +20,6 @@ from actors import calls, moves, returns, spanning
 from actors.asking import asking, objections, refusal
 from actors.notes import noted_shards
 from actors.parts import (
-    column_of,
     hold_id_of,
     hold_part,
     in_order,
@@ -36,7 +35,7 @@ from actors.parts import (
 from actors.ports import CellTable, ShardLink
 from actors.shards import Shards, Turns, every
 from engine.history import History
-from engine.operations import PART_KINDS, Answer, Flag, Kind, Request
+from engine.operations import PART_KINDS, Answer, Flag, Kind, Request, column_of
 from engine.shard_map import ShardMap
 from engine.status import Status
 from engine.views import Cell, DatedIncoming, Hold, HoldLine, HoldState, Incoming

@@ -12,8 +12,7 @@ from typing import Any
 import structlog
 from numpy.typing import NDArray
 
-from actors.ports import GENESIS, Journal, Position, Snapshots
-from actors.recovery import snapshot_name
+from actors.ports import GENESIS, Journal, Position, Snapshots, shard_name
 from engine.machine import Machine
 from engine.memory import AnswerMemory
 from engine.snapshot import Capture
@@ -108,7 +107,7 @@ class Snapshotter:
                 yield piece
 
         try:
-            saved = await self._snapshots.save(snapshot_name(self._shard), pieces(), lambda: at)
+            saved = await self._snapshots.save(shard_name(self._shard), pieces(), lambda: at)
             # The snapshot before this one is kept too, and needs the blocks behind it.
             trimmed = await self._journal.trim(min(saved.oldest, self._kept_from()))
             _log.info(

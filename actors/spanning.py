@@ -16,19 +16,10 @@ from numpy.typing import NDArray
 
 from actors.calls import holders_of
 from actors.fates import Fate
-from actors.parts import (
-    Part,
-    column_of,
-    hold_id_of,
-    joined,
-    on,
-    order_part,
-    step_of,
-    undone,
-)
+from actors.parts import Part, hold_id_of, joined, on, order_part, step_of, undone
 from actors.replacing import Replacement, own_lines, wanted_of
 from actors.shards import Shards
-from engine.operations import Answer, Flag, Kind, Request
+from engine.operations import Answer, Flag, Kind, Request, column_of
 from engine.status import Status
 from engine.views import Hold, HoldState
 

@@ -16,10 +16,10 @@ from typing import Final
 
 import numpy as np
 
-from actors.parts import column_of, hold_id_of, on, step_of
+from actors.parts import hold_id_of, on, step_of
 from actors.router import Router
 from engine import limits
-from engine.operations import Answer, Kind, Request
+from engine.operations import Answer, Kind, Request, column_of
 from engine.status import Status
 from engine.views import Hold, Incoming, IncomingLine
 

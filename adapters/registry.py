@@ -14,6 +14,7 @@ from actors.ports import Unavailable
 from actors.tokens import STORE_ID_BYTES
 from adapters.resp import Endpoint, Reply, RespClient, RespError, ServerUnavailable
 
+GATEWAY: Final = "gateway"  # the name of its actor, and of its entry
 RETRY_FOR_S: Final = 2.0  # callers ask again by themselves
 REPLY_TIMEOUT_S: Final = 5.0
 

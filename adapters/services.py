@@ -19,13 +19,13 @@ from actors.events import EventHub
 from actors.hub import MAX_SUBSCRIBERS, DeltaHub
 from actors.links import RemoteShard, serve_link
 from actors.mirror import MirrorFeed, Mirrors
-from actors.ports import Position, Unavailable
+from actors.ports import Position, Unavailable, shard_name
 from actors.router import Router
 from actors.service import ClusterError
 from actors.shard import Shard
 from adapters.journal import RedisJournal
 from adapters.metrics import Metrics
-from adapters.registry import Entry, Registry
+from adapters.registry import GATEWAY, Entry, Registry
 from adapters.rpc.availability import AvailabilityServicer
 from adapters.rpc.catalog import CatalogServicer
 from adapters.rpc.deltas import DeltasServicer
@@ -103,14 +103,6 @@ class ShardConfig:
 
     cluster: ActorConfig
     number: int
-
-
-def shard_name(number: int) -> str:
-    """The name of a shard's actor, stream and entry in the registry."""
-    return f"shard-{number}"
-
-
-GATEWAY: Final = "gateway"
 
 
 class _ShardsView:

@@ -22,18 +22,11 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from actors.cluster import Cluster, Handle
-from actors.ports import Unavailable
+from actors.ports import Unavailable, shard_name
 from actors.service import ClusterError
 from adapters.durability import verify_durability
-from adapters.registry import Entry, Registry
-from adapters.services import (
-    GATEWAY,
-    ActorConfig,
-    ShardConfig,
-    build_gateway,
-    build_shard,
-    shard_name,
-)
+from adapters.registry import GATEWAY, Entry, Registry
+from adapters.services import ActorConfig, ShardConfig, build_gateway, build_shard
 from adapters.settings import Settings
 from adapters.valkey import EmbeddedValkey
 

@@ -6,13 +6,13 @@ look at the journal and the rest of the world pays nothing.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.block import Block
-from engine.operations import COLUMNS, Flag, Kind, Request, id_to_pair, line_id
+from engine.operations import Flag, Kind, Request, column_of, id_to_pair, line_id
 from engine.status import Status
 
 _ID_SPACE: Final = 1 << 128
@@ -75,11 +75,11 @@ def events_of(block: Block, hold_id: bytes) -> Iterator[Event]:
         status = block.status[first : first + request.lines]
         first += request.lines
         about = _makes(request, (target - int.from_bytes(request.op_id, "big")) % _ID_SPACE)
-        about |= (_column(request, "hold_hi") == high) & (_column(request, "hold_lo") == low)
+        about |= (column_of(request, "hold_hi") == high) & (column_of(request, "hold_lo") == low)
         if hold_id == bytes(16):
             about[:] = False  # "no hold"
         for line in np.flatnonzero(about).tolist():
-            values = {name: int(_column(request, name)[line]) for name in _SHOWN}
+            values = {name: int(column_of(request, name)[line]) for name in _SHOWN}
             yield Event(
                 request.op_id, line, **values, status=int(status[line]), now_ns=block.now_ns,
                 shard=block.shard, epoch=block.epoch, seq=block.seq,
@@ -115,20 +115,15 @@ def _makes(request: Request, index: int) -> NDArray[np.bool_]:
     lines = np.zeros(request.lines, np.bool_)
     if index >= request.lines:
         return lines
-    flags = _column(request, "flags")
+    flags = column_of(request, "flags")
     end = index + 1
     while end < request.lines and flags[end - 1] & Flag.LINKED:
         end += 1
-    kinds = _column(request, "kind")[index:end]
+    kinds = column_of(request, "kind")[index:end]
     if (kinds == Kind.RESERVE).any() or (kinds[0] == Kind.EXPECT and not _has_hold(request, index)):
         lines[index:end] = True
     return lines
 
 
 def _has_hold(request: Request, line: int) -> bool:
-    return bool(_column(request, "hold_hi")[line] or _column(request, "hold_lo")[line])
-
-
-def _column(request: Request, name: str) -> NDArray[Any]:
-    column = request.columns.get(name)
-    return np.zeros(request.lines, COLUMNS[name]) if column is None else column
+    return bool(column_of(request, "hold_hi")[line] or column_of(request, "hold_lo")[line])

@@ -267,3 +267,9 @@ def line_id(op_id: bytes, index: int) -> bytes:
     """The id of line `index` of a request: `op_id + index`, modulo 2**128."""
     value = (int.from_bytes(op_id, "big") + index) % (1 << 128)
     return value.to_bytes(16, "big")
+
+
+def column_of(request: Request, name: str) -> NDArray[Any]:
+    """A column of a request; one that is missing is all zeros."""
+    column = request.columns.get(name)
+    return np.zeros(request.lines, COLUMNS[name]) if column is None else column

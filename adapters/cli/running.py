@@ -26,10 +26,11 @@ class Running:
     def __enter__(self) -> Self:
         from actors.cluster import Cluster
         from actors.service import UnknownActor
+        from adapters.registry import GATEWAY
 
         self._cluster = Cluster.connect(self._ray)
         try:
-            self.gateway = self._ask("gateway", "status", STATUS_S)
+            self.gateway = self._ask(GATEWAY, "status", STATUS_S)
         except UnknownActor as error:
             self._cluster.shutdown()
             raise CommandFailed(f"no Onhand runs on the Ray cluster at {self._ray}") from error
@@ -49,7 +50,7 @@ class Running:
 
     def shard(self, number: int) -> dict[str, Any]:
         """A shard's status, and the gateway's lag behind it."""
-        status: dict[str, Any] = self._ask(f"shard-{number}", "status", STATUS_S)
+        status: dict[str, Any] = self._ask_shard(number, "status", STATUS_S)
         lag_ms = self.gateway["mirrors"][number].get("lag_ns", 0) / 1e6
         return {"shard": number, **status, "mirror_lag_ms": round(lag_ms, 1)}
 
@@ -65,13 +66,18 @@ class Running:
 
     def audit(self, number: int) -> list[str]:
         """A shard's own invariants: what does not hold."""
-        found: list[str] = self._ask(f"shard-{number}", "audit")
+        found: list[str] = self._ask_shard(number, "audit")
         return found
 
     def snapshot(self, number: int) -> str:
         """Take a snapshot of a shard; the block it is of."""
-        found: str = self._ask(f"shard-{number}", "snapshot")
+        found: str = self._ask_shard(number, "snapshot")
         return found
 
-    def _ask(self, actor: str, method: str, timeout_s: float = SLOW_S) -> Any:
+    def _ask_shard(self, number: int, method: str, timeout_s: float = SLOW_S) -> Any:
+        from actors.ports import shard_name
+
+        return self._ask(shard_name(number), method, timeout_s)
+
+    def _ask(self, actor: str, method: str, timeout_s: float) -> Any:
         return self._cluster.actor(actor).call_sync(method, timeout_s=timeout_s)

@@ -16,7 +16,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.parts import column_of
 from actors.router import Router
 from adapters.rpc import sold
 from adapters.rpc.requests import InvalidField
@@ -30,6 +29,7 @@ from engine.operations import (
     Flag,
     Kind,
     Request,
+    column_of,
     id_to_pair,
     pair_to_id,
 )

@@ -23,7 +23,8 @@ from actors.shard import Shard
 from adapters.client import Batch, Client, FrameKind
 from adapters.client.ids import new_batch_id, new_op_id
 from adapters.client.values import BatchResult, Result
-from adapters.services import GATEWAY, _ShardsView
+from adapters.registry import GATEWAY
+from adapters.services import _ShardsView
 from adapters.snapshots import RedisSnapshots
 from adapters.stack import Stack
 from engine.operations import Kind, Request

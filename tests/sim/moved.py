@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from itertools import count, pairwise, takewhile
 from typing import Final, NamedTuple
 
-from actors.parts import column_of, step_id
+from actors.parts import step_id
 from actors.ports import Position
 from actors.transits import place_id
-from engine.operations import Kind, Request
+from engine.operations import Kind, Request, column_of
 from engine.status import Status
 from engine.views import Hold, HoldState
 from tests.sim.oracle import Ledger

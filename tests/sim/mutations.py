@@ -18,7 +18,7 @@ import numpy as np
 from actors import calls, moves, recovery, returns, spanning, transfers, transits
 from actors import shard as shard_module
 from actors.links import RemoteShard
-from actors.parts import column_of, hold_id_of, joined, on, step_id, that_count, whole
+from actors.parts import hold_id_of, joined, on, step_id, that_count, whole
 from actors.ports import (
     GENESIS,
     AppendInDoubt,
@@ -30,7 +30,8 @@ from actors.ports import (
     Snapshots,
     Unavailable,
 )
-from actors.recovery import Recovered, snapshot_name
+from actors.ports import shard_name as snapshot_name
+from actors.recovery import Recovered
 from actors.router import Router
 from actors.shard import Shard
 from actors.shards import Shards
@@ -42,7 +43,7 @@ from engine.block import Block, decode, encode
 from engine.framing import crc_of
 from engine.machine import Machine, Outcome
 from engine.memory import AnswerMemory
-from engine.operations import Answer, Flag, Kind, Request, pair_to_id
+from engine.operations import Answer, Flag, Kind, Request, column_of, pair_to_id
 from engine.views import Hold
 
 
