@@ -23,7 +23,7 @@ from engine.views import Cell, DatedIncoming, Hold, Incoming
 
 CALLS_IN_FLIGHT: Final = 2  # one is being applied while the next is on its way
 CALL_LINES: Final = limits.MAX_BATCH_LINES  # of one call, unless a single request has more; with
-# all columns 370 KB, so that it goes inline (`cluster.INLINE_BYTES`)
+# all columns 370 KB, so that it goes inline (`environment.INLINE_BYTES`)
 CALL_REQUESTS: Final = 1_024
 QUEUED_LINES: Final = 16 * CALL_LINES
 QUEUED_REQUESTS: Final = 8_192

@@ -123,7 +123,7 @@ class Mirror:
     def apply(self, block: Block, crc: int) -> NDArray[np.int32]:
         """Set the touched cells as the block's after-image says, and return their rows, each once.
 
-        `crc` is the block's own (`engine.block.crc_of`). Raises MirrorBroken when the block is not
+        `crc` is the block's own (`engine.framing.crc_of`). Raises MirrorBroken when the block is not
         the next one: the next `seq` with the CRC of the block before, or the opening of a later
         epoch.
         """

@@ -20,6 +20,7 @@ from adapters.rpc.requests import (
     check_length,
     facts,
     lines_of,
+    linked,
     location_id,
     many,
 )
@@ -91,8 +92,7 @@ def exchange(message: stock_pb2.ExchangeRequest, catalogue: Catalogue) -> tuple[
     check_count("lines", len(back) + len(message.lines))
     out = lines_of(message.op_id, message.lines, catalogue)
     ttl_ms = message.ttl_ms or limits.DEFAULT_TTL_MS
-    flags = np.full(len(back) + len(out), Flag.LINKED, COLUMNS["flags"])
-    flags[-1] = 0
+    flags = linked(len(back) + len(out))
     if message.commit_now:
         flags[len(back) :] |= np.uint8(Flag.COMMIT_NOW)
     values = [each.disposition for each in message.returns] + [ttl_ms] * len(out)
