@@ -3,8 +3,10 @@
 It translates; what is allowed is `engine.catalogue`'s to say, what is durable `actors.catalogue`'s.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
+
+from google.protobuf.message import Message
 
 from actors.catalogue import CatalogueReader, CatalogueWriter
 from actors.ports import JournalError, JournalUnavailable, Unavailable
@@ -108,12 +110,11 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
             await invalid_argument(
                 context, "page_size", f"{request.page_size}, must be at most {most}"
             )
-        catalogue = self._reader.catalogue
+        catalogue, reply = self._reader.catalogue, catalog_pb2.ListSkusReply()
         first = max(request.from_id, 1)
-        last = min(first + (request.page_size or most) - 1, catalogue.skus)
-        reply = catalog_pb2.ListSkusReply()
-        size_bytes = 0
-        for sku_id in range(first, last + 1):
+        end = min(first + (request.page_size or most), catalogue.skus + 1)
+
+        def add(sku_id: int) -> catalog_pb2.SkuEntry:
             sku = catalogue.sku(sku_id)
             entry = reply.skus.add(
                 id=sku_id,
@@ -126,48 +127,41 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
             for part in sku.components:
                 named = common_pb2.Sku(id=part.sku, code=catalogue.sku(part.sku).code)
                 entry.components.add(sku=named, quantity=part.quantity)
-            size_bytes += entry.ByteSize()
-            if size_bytes >= PAGE_BYTES:
-                last = sku_id
-                break
-        if last < catalogue.skus and first <= last:
-            reply.next_id = last + 1
+            return entry
+
+        following = _add_some(range(first, end), add)
+        reply.next_id = following if following <= catalogue.skus else 0
         return reply
 
     async def ListLocations(
         self, request: catalog_pb2.ListLocationsRequest, context: Context
     ) -> catalog_pb2.ListLocationsReply:
         """One page of locations, with the shard that owns each (of a split one: its first part)."""
-        catalogue = self._reader.catalogue
-        reply = catalog_pb2.ListLocationsReply()
-        size_bytes = 0
-        for location_id in range(max(request.from_id, 1), catalogue.locations + 1):
-            if size_bytes >= PAGE_BYTES:
-                reply.next_id = location_id
-                break
+        catalogue, reply = self._reader.catalogue, catalog_pb2.ListLocationsReply()
+
+        def add(location_id: int) -> catalog_pb2.LocationEntry:
             location = catalogue.location(location_id)
-            entry = reply.locations.add(
+            return reply.locations.add(
                 id=location_id,
                 code=location.code,
                 currency=location.currency,
                 shard=self._reader.shard_map.owners(location_id)[0],
                 description=location.description,
             )
-            size_bytes += entry.ByteSize()
+
+        following = _add_some(range(max(request.from_id, 1), catalogue.locations + 1), add)
+        reply.next_id = following if following <= catalogue.locations else 0
         return reply
 
     async def ListChannels(
         self, request: catalog_pb2.ListChannelsRequest, context: Context
     ) -> catalog_pb2.ListChannelsReply:
         """One page of channels, with their rules."""
-        catalogue = self._reader.catalogue
-        reply = catalog_pb2.ListChannelsReply()
-        size_bytes = 0
-        for number in range(max(request.from_number, 1), len(catalogue.channels) + 1):
-            if size_bytes >= PAGE_BYTES:
-                reply.next_number = number
-                break
-            channel = catalogue.channels.channel(number)
+        catalogue, reply = self._reader.catalogue, catalog_pb2.ListChannelsReply()
+        channels = catalogue.channels
+
+        def add(number: int) -> catalog_pb2.Channel:
+            channel = channels.channel(number)
             entry = reply.channels.add(
                 number=number,
                 code=channel.code,
@@ -177,7 +171,10 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
             for location, own in channel.locations:
                 named = common_pb2.Location(id=location, code=catalogue.location(location).code)
                 entry.locations.add(location=named, buffer=own)
-            size_bytes += entry.ByteSize()
+            return entry
+
+        following = _add_some(range(max(request.from_number, 1), len(channels) + 1), add)
+        reply.next_number = following if following <= len(channels) else 0
         return reply
 
     def _components(self, field: str, entry: catalog_pb2.SkuEntry) -> tuple[Component, ...]:
@@ -193,6 +190,16 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
                 context, "a shard does not own the catalogue: send additions to a gateway"
             )
         return self._writer
+
+
+def _add_some(numbers: range, add: Callable[[int], Message]) -> int:
+    """Add entries to a page until it is a large message; the number after the last of them."""
+    size_bytes = 0
+    for number in numbers:
+        if size_bytes >= PAGE_BYTES:
+            return number
+        size_bytes += add(number).ByteSize()
+    return numbers.stop
 
 
 async def _check_entries(count: int, field: str, context: Context) -> None:
