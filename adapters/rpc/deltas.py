@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.hub import DeltaHub
-from actors.subscribers import HubFull, HubStopped, NotReady
+from actors.subscribers import HubFull, HubStopped, NotReady, Places
 from actors.subscription import DeltaFrame, Subscription
 from actors.tokens import Filter
 from adapters.rpc.errors import Context, invalid_argument, resource_exhausted, unavailable
@@ -114,7 +114,7 @@ class DeltasServicer:
             await self._send(subscription, silence_s, context.write)
         except _Stuck:
             ending = grpc.StatusCode.DEADLINE_EXCEEDED
-            message = f"no frame was taken for {self._stuck_s:g} s; resume from the last token"
+            message = not_taken(self._stuck_s)
         except HubStopped:
             pass
         finally:  # also when the call is cancelled, which goes on to gRPC
@@ -198,6 +198,19 @@ def heartbeat_s(heartbeat_ms: int) -> float:
     return heartbeat_ms / 1000
 
 
+def not_taken(stuck_s: float) -> str:
+    """What a reader is told who did not take a frame in time."""
+    return f"no frame was taken for {stuck_s:g} s; resume from the last token"
+
+
+def positions(places: Places) -> list[availability_pb2.StreamPosition]:
+    """The blocks up to which all has been told, in the clear."""
+    return [
+        availability_pb2.StreamPosition(shard=shard, epoch=epoch, seq=seq)
+        for shard, epoch, seq in places
+    ]
+
+
 def packed(frame: DeltaFrame, fields: Fields, sent_ns: int, renames: int = 0) -> bytes:
     """The bytes of a `Frame` message."""
     message = deltas_pb2.Frame(
@@ -206,10 +219,7 @@ def packed(frame: DeltaFrame, fields: Fields, sent_ns: int, renames: int = 0) ->
         block_now_ns=frame.block_now_ns,
         sent_ns=sent_ns,
         renames=renames,
-        at=[
-            availability_pb2.StreamPosition(shard=shard, epoch=epoch, seq=seq)
-            for shard, epoch, seq in frame.places
-        ],
+        at=positions(frame.places),
     )
     cells = frame.cells
     if len(cells):

@@ -18,11 +18,11 @@ from actors.events import EventFrame, EventHub, EventsGone, EventSubscription
 from actors.ports import JournalError, Position
 from actors.subscribers import HubFull, HubStopped, NotReady
 from actors.tokens import Filter
-from adapters.rpc.deltas import STOPPING, STUCK_S, Codes, heartbeat_s, ids_of
+from adapters.rpc.deltas import STOPPING, STUCK_S, Codes, heartbeat_s, ids_of, not_taken, positions
 from adapters.rpc.errors import Context, invalid_argument, resource_exhausted, unavailable
 from adapters.rpc.requests import InvalidField
 from engine.framing import BlockDamaged
-from onhand.v1 import availability_pb2, deltas_pb2
+from onhand.v1 import deltas_pb2
 
 # Columns that are packed as they are; ids of 16 bytes are put together of two.
 _PLAIN: Final = (
@@ -64,7 +64,7 @@ class EventStreams:
             await self._send(subscription, silence_s, context)
         except TimeoutError:
             ending = grpc.StatusCode.DEADLINE_EXCEEDED
-            message = f"no frame was taken for {self._stuck_s:g} s; resume from the last token"
+            message = not_taken(self._stuck_s)
         except EventsGone as error:
             ending, message = grpc.StatusCode.OUT_OF_RANGE, str(error)
         except (JournalError, BlockDamaged) as error:
@@ -128,10 +128,7 @@ def packed(frame: EventFrame, sent_ns: int, renames: int = 0) -> bytes:
         shard=frame.shard,
         sent_ns=sent_ns,
         renames=renames,
-        at=[
-            availability_pb2.StreamPosition(shard=shard, epoch=epoch, seq=seq)
-            for shard, epoch, seq in frame.places
-        ],
+        at=positions(frame.places),
     )
     blocks = frame.blocks
     if blocks:
