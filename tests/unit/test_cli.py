@@ -12,7 +12,8 @@ from adapters.cli import inspect, look
 from adapters.cli.main import app
 from adapters.cli.running import Running
 from adapters.client import Event, EventKind, Flag, Frame, FrameKind
-from adapters.client.values import Endangered, Shortage
+from adapters.client.frames import Shortage
+from adapters.client.values import Endangered
 
 STATUS = {
     "epoch": 1,
