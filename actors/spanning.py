@@ -129,7 +129,9 @@ async def _supersede(
         await replacement.give_back()
         return _reasoned(plain, told), {}  # less was allowed, but nothing is no better
     if not is_paid or letting_go:
-        gone = await shards.submit_each(dict.fromkeys([*pending, *letting_go], release))
+        # One is asked where none is pending too: so that a repetition knows that it came so far.
+        asked = [*pending, *letting_go] or [parts[0].shard]
+        gone = await shards.submit_each(dict.fromkeys(asked, release))
         is_paid = any(told.status[0] == Status.HOLD_NOT_PENDING for told in gone.values())
     if is_paid:
         # Committed meanwhile: then the older one stays, and not this one.

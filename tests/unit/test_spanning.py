@@ -602,6 +602,25 @@ async def test_an_order_in_place_of_one_that_is_paid_while_its_router_is_dead_is
             assert (await pending_of(town, NEW), town.reserved) == ({}, 10)
 
 
+@pytest.mark.parametrize("cells", [[(3, 1)], [(3, 2)], [(3, 1), (3, 2)]])
+async def test_an_order_stays_when_the_older_one_that_had_run_out_is_paid_late(
+    cells: list[tuple[int, int]],
+) -> None:
+    town = await Town().stocked()
+    await holds_all(town)
+    for shard in town.shards:
+        shard.now_ns += 2 * TTL * limits.NS_PER_MS
+    await town.router.reserve(order(os.urandom(16), [(4, 1), (4, 2)]))  # shards see the time
+    _, answer = await an_order(cells, older=HELD)(town.router)
+    assert not any(answer.status)
+    late = call(OP, Kind.COMMIT, HELD, flags=Flag.RE_RESERVE)
+    assert not any((await town.router.on_hold(late))[1].status)
+    for _ in range(2):
+        _, again = await an_order(cells, older=HELD)(town.router)
+        assert again.status == answer.status
+        assert await pending_of(town, NEW) == dict.fromkeys(cells, 1)
+
+
 async def test_a_hold_is_not_given_up_for_nothing_where_less_is_allowed(town: Town) -> None:
     older = Request.of(HELD, 1, kind=Kind.RESERVE, sku=1, location=1, quantity=4, value=60_000)
     await town.router.reserve(older)
