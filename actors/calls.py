@@ -195,27 +195,59 @@ async def _commit_round(
 ) -> tuple[Told, set[int]]:
     """Commit what is pending of a hold as it was seen: how it went, and which shards have done it.
 
-    Each part gets time enough first, which refuses what is over.
+    Each part gets time enough first, which refuses what is over. Parts of which nothing is pending are
+    asked to commit too: only so they say whether all of them is committed, or some of it ran out.
     """
     holders = holders_of(sights)
     parts = [whole(request, shard) for shard in holders]
+    silent: list[Part] = []
     if len(holders) > 1 or number:
         times = await make_time(shards, request, list(holders), GRACE_MS, f"extend {number}")
-        parts, told = that_matter(request, holders, times, done)
-        if not parts:  # this request has committed all that there is
+        parts, given = that_matter(request, holders, times, done)
+        mattering = {part.shard for part in parts}
+        silent = [
+            whole(request, shard)
+            for shard, answer in times.items()
+            if answer.status[0] == Status.HOLD_NOT_PENDING and shard not in {*mattering, *done}
+        ]
+        if not parts and not silent:  # this request has committed all that there is
             return await _done_told(shards, request, done), set()
         is_again = column_of(request, "flags")[0] & Flag.RE_RESERVE
         may_have_expired = {Status.HOLD_EXPIRED} if is_again else set()
-        if any(answer.status[0] not in {_OK, *may_have_expired} for answer in told):
-            return joined(request, parts, told), set()
-    seen = {part.shard: sights[part.shard] for part in parts}
+        if any(answer.status[0] not in {_OK, *may_have_expired} for answer in given):
+            return joined(request, parts, given), set()
+    seen = {part.shard: sights[part.shard] for part in silent + parts}
     await _note(shards, request, seen, is_again=bool(number) or _has_made_time(sights))
-    for place, part in enumerate(parts):
-        if number and sights[part.shard].digests[0] is not None:  # more has come there since
-            parts[place] = replace(part, request=_again(request, number))
-    answers = await shards.submit_parts(parts)
-    committed = {part.shard for part, it in zip(parts, answers, strict=True) if not it.status[0]}
-    return joined(request, parts, answers), committed
+    # First those that can only refuse: then the others are left as they are.
+    told = [
+        each
+        for each in await _committed(shards, request, sights, silent, number)
+        if each[1].status[0] != Status.HOLD_NOT_PENDING
+    ]
+    if not any(answer.status[0] for _, answer in told):
+        told += await _committed(shards, request, sights, parts, number)
+    if not told:
+        return await _done_told(shards, request, done), set()
+    committed = {part.shard for part, answer in told if not answer.status[0]}
+    return joined(request, [part for part, _ in told], [answer for _, answer in told]), committed
+
+
+async def _committed(
+    shards: Shards,
+    request: Request,
+    sights: Mapping[int, Sight],
+    parts: Sequence[Part],
+    number: int,
+) -> list[tuple[Part, Answer]]:
+    """Commit parts of a hold, in a round, and give what each of them answers."""
+    asked = [
+        # Done before in this call: more has come there since.
+        replace(part, request=_again(request, number))
+        if number and sights[part.shard].digests[0] is not None
+        else part
+        for part in parts
+    ]
+    return list(zip(asked, await shards.submit_parts(asked), strict=True))
 
 
 def _again(request: Request, number: int) -> Request:

@@ -64,11 +64,12 @@ from engine.kernels.layout import (
     ON_HAND,
     PENDING,
     POSTED,
+    PREV,
     RESERVED,
     RETURNED,
     STATE,
 )
-from engine.kernels.life import add_hash, drop_hash, expire, revive, settle
+from engine.kernels.life import add_hash, drop_hash, expire, is_short, revive, settle
 from engine.kernels.movements import note_movement
 from engine.kernels.wheel import wheel_put, wheel_take
 
@@ -113,8 +114,9 @@ def check_hold_call(kind, flags, quantity):
 
 
 @inlined
-def check_hold_state(kind, state):
-    """Whether `kind` can apply to a hold in this state at all."""
+def check_hold_state(lines, kind, head):
+    """Whether `kind` can apply to a hold in its state at all."""
+    state = lines[head, STATE]
     if state == H_EXPIRED:
         return HOLD_EXPIRED
     if state == H_RELEASED:
@@ -123,7 +125,9 @@ def check_hold_state(kind, state):
         return OK if state <= H_COMMITTED else NOT_COMMITTED
     if kind == UNFULFIL:
         return OK if state <= H_FULFILLED else NOT_FULFILLED
-    return OK if state == H_PENDING else NOT_PENDING
+    if state == H_PENDING:
+        return OK
+    return HOLD_EXPIRED if kind == COMMIT and is_short(lines, head) else NOT_PENDING
 
 
 @inlined
@@ -218,7 +222,7 @@ def on_hold(
         return UNKNOWN_HOLD, np.int64(-1)
     if flags & RE_RESERVE and lines[head, STATE] == H_EXPIRED:
         return reserve_again(cells, touched, holds, lines, ring, meta, sums, traces, head)
-    status = check_hold_state(kind, lines[head, STATE])
+    status = check_hold_state(lines, kind, head)
     if status != OK:
         return status, np.int64(lines[head, CELL])
     if quantity == 0:
@@ -308,7 +312,7 @@ def judge_parts(
         if head < 0:
             return i, UNKNOWN_HOLD
         rows[i] = np.int64(lines[head, CELL])
-        status = check_hold_state(kind, lines[head, STATE])
+        status = check_hold_state(lines, kind, head)
         if status == OK:
             key, units = part_key(cells, lines, block, head, i), block.quantity[i]
             for j in range(first, i):
@@ -373,6 +377,7 @@ def reserve_again(cells, touched, holds, lines, ring, meta, sums, traces, head):
     if short >= 0:
         return INSUFFICIENT, short
     revive(lines, ring, meta, head)
+    lines[head, PREV] = NONE  # all of it is committed then
     trace(traces, meta, np.int64(lines[head, CELL]), 0)  # says that nothing was pending
     slot = head
     while slot >= 0:
@@ -406,7 +411,7 @@ def extend(
     )  # fmt: skip
     if head < 0:
         return UNKNOWN_HOLD, head
-    status = check_hold_state(EXTEND, lines[head, STATE])
+    status = check_hold_state(lines, EXTEND, head)
     deadline = now + ttl_ms * NS_PER_MS
     if status == OK and deadline > holds[head, DEADLINE]:
         drop_hash(holds, lines, sums, head)

@@ -18,7 +18,8 @@ TOUCHED = 1 << 40
 
 # Columns of a hold line in `State.holds` (int64, 64 bytes) and, for the same memory, in
 # `State.lines` (int32). Only a hold's first line is in the index and in the wheel. NEXT and PREV are
-# its neighbours in the wheel; of a resolved hold PREV is its place in the ring.
+# its neighbours in the wheel; of a resolved hold PREV is its place in the ring. Of a hold that is not
+# in the wheel it also says whether some of it ran out: see `is_short`.
 ID_HI, ID_LO, DEADLINE = range(3)  # of `holds`
 CELL, PENDING, POSTED, FULFILLED, NEXT, PREV, NEXT_LINE = range(6, 13)  # of `lines`
 SERIAL = 13  # when the hold was made: see `next_serial`; below zero it is a sale's (OF_SALE)
@@ -90,6 +91,7 @@ TRACE_WORDS = 3
 LOCATION_UNKNOWN, LOCATION_OWNED, LOCATION_ELSEWHERE = range(3)
 
 NONE = -1  # "no slot" in links
+RAN_OUT = -2  # in PREV of a hold that is not in the wheel, and below: see `is_short`
 
 # The expiry wheel: three levels of ticks of 2**20 ns: 4.3 s, 3.3 days, and times up to the
 # year 2116.

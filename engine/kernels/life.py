@@ -34,6 +34,7 @@ from engine.kernels.layout import (
     PENDING,
     POSTED,
     PREV,
+    RAN_OUT,
     RESERVED,
     RING_COUNT,
     RING_HEAD,
@@ -119,12 +120,26 @@ def remember_resolved(holds, lines, hold_index, ring, meta, head):
 
 
 @inlined
+def is_short(lines, head):
+    """Whether some of a hold of which nothing is pending ran out, so that it was not all committed."""
+    return lines[head, PREV] <= RAN_OUT
+
+
+@inlined
+def ring_place(lines, head):
+    """The place in the ring of a resolved hold."""
+    at = np.int64(lines[head, PREV])
+    return RAN_OUT - at if at <= RAN_OUT else at
+
+
+@inlined
 def revive(lines, ring, meta, head):
     """Make a resolved hold a committed one again; its lines are not in the state hash yet.
 
     Its place in the ring stays, empty, until it would have been the oldest.
     """
-    ring[lines[head, PREV]] = NONE
+    ring[ring_place(lines, head)] = NONE
+    lines[head, PREV] = RAN_OUT if is_short(lines, head) else NONE
     lines[head, STATE] = H_COMMITTED
     meta[HOLDS_COMMITTED] += 1
 
@@ -136,7 +151,7 @@ def reopen(holds, lines, wheel, wheel_bits, ring, meta, sums, head, deadline):
         drop_hash(holds, lines, sums, head)
         meta[HOLDS_COMMITTED] -= 1
     else:
-        ring[lines[head, PREV]] = NONE
+        ring[ring_place(lines, head)] = NONE
     lines[head, STATE] = H_PENDING
     slot = head
     while slot >= 0:
@@ -161,11 +176,15 @@ def settle(holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head, 
         posted += lines[slot, POSTED]
         fulfilled += lines[slot, FULFILLED]
         slot = np.int64(lines[slot, NEXT_LINE])
+    has_run_out = False
     if pending == 0:  # otherwise it is still H_PENDING and still in the wheel
+        has_run_out = is_short(lines, head)
         if lines[head, STATE] == H_PENDING:
             wheel_take(holds, lines, wheel, wheel_bits, meta, head)
             meta[HOLDS_OPEN] -= 1
             meta[HOLDS_COMMITTED] += 1
+            has_run_out = ends_as == H_EXPIRED
+            lines[head, PREV] = RAN_OUT if has_run_out else NONE
         lines[head, STATE] = H_COMMITTED
         if posted == 0:
             meta[HOLDS_COMMITTED] -= 1
@@ -174,6 +193,8 @@ def settle(holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, head, 
         add_hash(holds, lines, sums, head)
     else:
         remember_resolved(holds, lines, hold_index, ring, meta, head)
+        if has_run_out:
+            lines[head, PREV] = RAN_OUT - lines[head, PREV]
 
 
 @jit

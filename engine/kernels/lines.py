@@ -81,7 +81,7 @@ def add_line(
     )  # fmt: skip
     if head >= 0:
         if lines[head, STATE] != H_RELEASED:
-            status = check_hold_state(ADD_LINE, lines[head, STATE])
+            status = check_hold_state(lines, ADD_LINE, head)
         if status == OK and tail_of(lines, head)[1] >= MAX_HOLD_LINES:
             status = TOO_MANY_LINES
     elif find_hold(holds, hold_index, hi, lo) >= 0:

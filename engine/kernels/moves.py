@@ -45,7 +45,6 @@ from engine.kernels.layout import (
     POSTED,
     RESERVED,
     SERIAL,
-    STATE,
 )
 from engine.kernels.life import add_hash, drop_hash
 from engine.kernels.lines import tail_of
@@ -171,7 +170,7 @@ def move(
     )  # fmt: skip
     if head < 0:
         return UNKNOWN_HOLD, head
-    status = check_hold_state(MOVE, lines[head, STATE])
+    status = check_hold_state(lines, MOVE, head)
     if status != OK:
         return status, np.int64(lines[head, CELL])
     status, row, left, _ = judge_move(
@@ -261,7 +260,7 @@ def judge_moves(
         if head < 0:
             return i, UNKNOWN_HOLD
         rows[i] = np.int64(lines[head, CELL])
-        status = check_hold_state(MOVE, lines[head, STATE])
+        status = check_hold_state(lines, MOVE, head)
         if status == OK:
             status, rows[i], _, splits = judge_move(
                 cells, cell_index, lines, places, head, sku, location, block.quantity[i],

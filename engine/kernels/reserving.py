@@ -58,6 +58,7 @@ from engine.kernels.layout import (
     NUMBER_AT,
     PENDING,
     POSTED,
+    PREV,
     RESERVED,
     RETURNED,
     RULES,
@@ -118,6 +119,7 @@ def hold_line(
     lines[slot, PENDING] = 0 if posted else quantity
     lines[slot, POSTED] = quantity if posted else 0
     lines[slot, FULFILLED] = 0
+    lines[slot, PREV] = NONE
     lines[slot, NEXT_LINE] = NONE
     lines[slot, SERIAL] = serial
     first = H_COMMITTED if posted else H_PENDING

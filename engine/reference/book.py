@@ -49,6 +49,8 @@ class Book:
     pending: dict[bytes, None] = field(default_factory=dict)
     # What each line of a hold had when it expired.
     lapsed: dict[bytes, list[int]] = field(default_factory=dict)
+    # Holds of which something expired, and nothing has been pending since.
+    short: set[bytes] = field(default_factory=set)
     # The holds that sales with an id are remembered as.
     sales: set[bytes] = field(default_factory=set)
     # Live or remembered; no id is also a hold's.
@@ -78,6 +80,7 @@ class Book:
                 self.holds.pop(oldest, None)
                 self.incoming.pop(oldest, None)
                 self.lapsed.pop(oldest, None)
+                self.short.discard(oldest)
                 self.sales.discard(oldest)
         resolved.append(any_id)
 

@@ -21,7 +21,7 @@ def on_hold(book: Book, line: Line) -> Answer:
         return Status.UNKNOWN_HOLD, None
     if line.flags & Flag.RE_RESERVE and hold.state == HoldState.EXPIRED:
         return _reserve_again(book, line.hold_id, hold)
-    status = check_hold_state(line.kind, hold.state)
+    status = check_hold_state(book, line, hold)
     if status != Status.OK:
         return status, key_of(hold.lines[0])
     called = _called_lines(line, hold)
@@ -64,7 +64,7 @@ def judge_part(book: Book, line: Line, demand: Counter[Key]) -> Answer:
     hold = called_hold(book, line)
     if hold is None:
         return Status.UNKNOWN_HOLD, None
-    status = check_hold_state(line.kind, hold.state)
+    status = check_hold_state(book, line, hold)
     if status != Status.OK:
         return status, key_of(hold.lines[0])
     called = _called_lines(line, hold)
@@ -121,6 +121,7 @@ def _reserve_again(book: Book, hold_id: bytes, hold: Hold) -> Answer:
         if units and book.cells[key_of(each)].available < demand[key_of(each)]:
             return Status.INSUFFICIENT_STOCK, key_of(each)
     revive(book, hold_id)
+    book.short.discard(hold_id)
     book.traces.append(Trace(book.line, key_of(hold.lines[0]), 0))  # says that nothing was pending
     for each, units in zip(hold.lines, lapsed, strict=True):
         each.committed = units
@@ -138,7 +139,7 @@ def extend(book: Book, line: Line) -> Answer:
     hold = called_hold(book, line)
     if hold is None:
         return Status.UNKNOWN_HOLD, None
-    status = check_hold_state(line.kind, hold.state)
+    status = check_hold_state(book, line, hold)
     deadline_ns = book.now_ns + line.value * limits.NS_PER_MS
     if status == Status.OK and deadline_ns > hold.deadline_ns:
         hold.deadline_ns = deadline_ns

@@ -49,6 +49,7 @@ def _expire(book: Book, hold_id: bytes) -> None:
     """A hold's deadline has passed."""
     book.lapsed[hold_id] = [line.pending for line in book.holds[hold_id].lines]
     _lapse(book, hold_id, HoldState.EXPIRED)
+    book.short.add(hold_id)
     book.expired += 1
 
 
@@ -109,8 +110,9 @@ def move_units(book: Book, kind: int, line: HoldLine, units: int) -> None:
             book.note_movement(Movement(key_of(line), units, book.now_ns))
 
 
-def check_hold_state(kind: int, state: HoldState) -> Status:
-    """Whether `kind` can apply to a hold in this state at all."""
+def check_hold_state(book: Book, line: Line, hold: Hold) -> Status:
+    """Whether a line's kind can apply to the hold that it names, in its state, at all."""
+    kind, state = line.kind, hold.state
     if state == HoldState.EXPIRED:
         return Status.HOLD_EXPIRED
     if state == HoldState.RELEASED:
@@ -119,4 +121,7 @@ def check_hold_state(kind: int, state: HoldState) -> Status:
         return Status.OK if state <= HoldState.COMMITTED else Status.HOLD_NOT_COMMITTED
     if kind == Kind.UNFULFIL:
         return Status.OK if state <= HoldState.FULFILLED else Status.HOLD_NOT_FULFILLED
-    return Status.OK if state == HoldState.PENDING else Status.HOLD_NOT_PENDING
+    if state == HoldState.PENDING:
+        return Status.OK
+    is_short = kind == Kind.COMMIT and line.hold_id in book.short
+    return Status.HOLD_EXPIRED if is_short else Status.HOLD_NOT_PENDING

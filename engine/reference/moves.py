@@ -35,6 +35,7 @@ def append_line(book: Book, line: Line, deadline_ns: int) -> None:
             book.leave_resolved(line.hold_id)
         hold.state = HoldState.PENDING
         hold.deadline_ns = deadline_ns
+        book.short.discard(line.hold_id)
     book.pending.setdefault(line.hold_id)
     hold.lines.append(HoldLine(line.sku, line.location, pending=line.quantity))
     book.cells[line.key].reserved += line.quantity
@@ -46,7 +47,7 @@ def _judge_more(book: Book, line: Line, hold: Hold | None) -> Status:
         return Status.UNKNOWN_HOLD if line.hold_id in book.incoming else Status.OK
     status = Status.OK
     if hold.state != HoldState.RELEASED:
-        status = check_hold_state(line.kind, hold.state)
+        status = check_hold_state(book, line, hold)
     if status == Status.OK and len(hold.lines) >= limits.MAX_HOLD_LINES:
         return Status.TOO_MANY_LINES
     return status
@@ -114,7 +115,7 @@ def _judged(
     hold = called_hold(book, line)
     if hold is None:
         return Status.UNKNOWN_HOLD, None, []
-    status = check_hold_state(line.kind, hold.state)
+    status = check_hold_state(book, line, hold)
     if status != Status.OK:
         return status, key_of(hold.lines[0]), []
     called = [

@@ -165,7 +165,10 @@ def _append(draft: Draft, hold_id: bytes, key: Key, units: int, deadline: Moment
     hold = draft.hold(hold_id) or Hold(HoldState.RELEASED, 0, 0, ())
     if hold.state != HoldState.PENDING:
         deadline_ns, latest_ns = deadline
-        hold = hold._replace(state=HoldState.PENDING, deadline_ns=deadline_ns, latest_ns=latest_ns)
+        lines = tuple(line._replace(lapsed=0) for line in hold.lines)
+        hold = hold._replace(
+            state=HoldState.PENDING, deadline_ns=deadline_ns, latest_ns=latest_ns, lines=lines
+        )
     draft.add(key, reserved=units)
     lines = (*hold.lines, HoldLine(key, pending=units))
     draft.put_hold(hold_id, hold._replace(lines=lines))
@@ -228,7 +231,10 @@ def _closed(kind: Kind | str, hold: Hold) -> Status:
         return Status.HOLD_NOT_FULFILLED if was_cancelled else Status.OK
     if kind in (Kind.FULFIL, Kind.CANCEL):
         return Status.OK if hold.state.is_live else Status.HOLD_NOT_COMMITTED
-    return Status.OK if hold.state == HoldState.PENDING else Status.HOLD_NOT_PENDING
+    if hold.state == HoldState.PENDING:
+        return Status.OK
+    is_short = kind == Kind.COMMIT and any(line.lapsed for line in hold.lines)
+    return Status.HOLD_EXPIRED if is_short else Status.HOLD_NOT_PENDING
 
 
 def _usable(kind: Kind | str, line: HoldLine) -> int:

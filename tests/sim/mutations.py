@@ -18,7 +18,7 @@ import numpy as np
 from actors import calls, moves, recovery, returns, spanning, transfers, transits
 from actors import shard as shard_module
 from actors.links import RemoteShard
-from actors.parts import hold_id_of, joined, on, step_id, that_count, whole
+from actors.parts import Part, hold_id_of, joined, on, step_id, that_count, whole
 from actors.ports import (
     GENESIS,
     AppendInDoubt,
@@ -27,6 +27,7 @@ from actors.ports import (
     JournalUnavailable,
     Position,
     Saved,
+    Sight,
     Snapshots,
     Unavailable,
 )
@@ -44,7 +45,7 @@ from engine.framing import crc_of
 from engine.machine import Machine, Outcome
 from engine.memory import AnswerMemory
 from engine.operations import Answer, Flag, Kind, Request, column_of, pair_to_id
-from engine.views import Hold
+from engine.views import Hold, HoldState
 
 
 @dataclass(frozen=True, slots=True)
@@ -840,6 +841,29 @@ def a_commit_in_part_is_told_as_done() -> Iterator[None]:
         return joined(request, *that_count(every, await shards.submit_parts(every)))
 
     with replaced(calls, "commit", commit):
+        yield
+
+
+_NOT_PAID: Final = (HoldState.PENDING, HoldState.EXPIRED)
+
+
+@rare_mutation(found_by=3159)
+def what_ran_out_beside_what_is_committed_is_not_missed() -> Iterator[None]:
+    original = calls._committed
+
+    async def committed(
+        shards: Shards,
+        request: Request,
+        sights: dict[int, Sight],
+        parts: Sequence[Part],
+        number: int,
+    ) -> Any:
+        pending = [
+            part for part in parts if (hold := sights[part.shard].hold) and hold.state in _NOT_PAID
+        ]
+        return await original(shards, request, sights, pending, number)
+
+    with replaced(calls, "_committed", committed):
         yield
 
 

@@ -416,7 +416,7 @@ def test_only_what_is_pending_expires() -> None:
     shop.holds("order", reserve(3, ttl_ms=5), reserve(1), reserve(2, JAM))
     shop.does(commit("order", 4, TEA), cancel("order", 2, TEA))
     shop.wait(6 * MS)
-    assert shop.answer(commit("order")) is Status.HOLD_NOT_PENDING
+    assert shop.answer(commit("order")) is Status.HOLD_EXPIRED
     assert shop.state("order") is HoldState.COMMITTED
     assert shop.units("order") == [(0, 1, 0), (0, 1, 0), (0, 0, 0)]
     assert (shop.available(TEA), shop.available(JAM)) == (8, 10)

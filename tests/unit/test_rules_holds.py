@@ -73,7 +73,7 @@ def test_an_extended_hold_is_good_up_to_its_new_deadline() -> None:
     shop.wait_until(deadline_ns)
     shop.does(commit("order", 1, TEA))
     shop.wait(1)
-    assert shop.answer(commit("order")) is Status.HOLD_NOT_PENDING
+    assert shop.answer(commit("order")) is Status.HOLD_EXPIRED
     assert shop.units("order") == [(0, 1, 0), (0, 0, 0)]
 
 
@@ -412,7 +412,7 @@ def test_what_is_committed_or_gone_stays_where_it_is() -> None:
     assert shop.units("order") == [(0, 0, 4), (0, 1, 0), (2, 0, 0), (1, 0, 0), (2, 0, 0)]
     assert [each.location for each in shop.hold("order").lines] == [1, 1, 2, 2, 2]
     shop.wait(10**12)
-    assert shop.answer(commit("order")) is Status.HOLD_NOT_PENDING
+    assert shop.answer(commit("order")) is Status.HOLD_EXPIRED
     assert shop.cell(FAR).reserved == 0
 
 
@@ -786,6 +786,68 @@ def test_an_expired_hold_can_be_paid_for_only_while_it_is_remembered() -> None:
     expired(shop, "new", reserve(4))
     assert shop.answer(commit("old", again=True)) is Status.UNKNOWN_HOLD
     shop.does(commit("new", again=True))
+
+
+def short(shop: Shop, name: str = "order") -> None:
+    """Reserve on two lines, commit a part of one, and let the deadline of the rest go by."""
+    shop.holds(name, reserve(3, ttl_ms=20), reserve(2, JAM))
+    shop.does(commit(name, 2, TEA))
+    shop.wait(21 * MS)
+    shop.does(count(0, (SKUS, BERLIN)))
+    assert shop.units(name) == [(0, 2, 0), (0, 0, 0)]
+
+
+def test_a_hold_of_which_some_ran_out_is_not_told_to_be_committed() -> None:
+    shop = Shop(tea=9, jam=9)
+    short(shop)
+    for late in (commit("order"), commit("order", again=True), commit("order", 1, TEA)):
+        assert shop.answer(late) is Status.HOLD_EXPIRED
+    for other in (release("order"), extend("order", 50), move("order", BOSTON)):
+        assert shop.answer(other) is Status.HOLD_NOT_PENDING
+    for call in (
+        fulfil("order", 1, TEA),
+        fulfil("order"),
+        unfulfil("order"),
+        cancel("order", 1, TEA),
+    ):
+        shop.does(call)
+        assert shop.answer(commit("order")) is Status.HOLD_EXPIRED
+    shop.does(fulfil("order"), unfulfil("order"), cancel("order"))
+    assert shop.state("order") is HoldState.CANCELLED
+    assert shop.answer(commit("order")) is Status.HOLD_EXPIRED
+
+
+@pytest.mark.parametrize("before", [[], [fulfil("order")], [cancel("order")]])
+def test_a_hold_that_has_run_out_in_part_and_is_pending_again_is_whole(
+    before: list[Line],
+) -> None:
+    shop = Shop(tea=9, jam=9)
+    short(shop)
+    for call in before:
+        shop.does(call)
+    shop.holds("giver", reserve(1))
+    assert shop.answers(*hands_over("giver", "order", 1)) == [Status.OK] * 2
+    shop.does(commit("order"))
+    assert shop.answer(commit("order")) is Status.HOLD_NOT_PENDING
+
+
+def test_what_was_paid_for_late_is_whole() -> None:
+    shop = Shop(tea=9, jam=9)
+    shop.holds("order", reserve(3, ttl_ms=20), reserve(2, JAM))
+    shop.wait(21 * MS)
+    shop.does(commit("order", again=True))
+    assert shop.answer(commit("order")) is Status.HOLD_NOT_PENDING
+
+
+def test_a_new_order_has_nothing_of_a_forgotten_one_that_ran_out_in_part() -> None:
+    shop = Shop(tea=9, jam=9, resolved_remembered=1)
+    short(shop)
+    shop.does(cancel("order"))
+    for name in ("next", "last"):
+        shop.holds(name, reserve(1, flags=COMMIT_NOW), reserve(1, JAM, flags=COMMIT_NOW))
+        assert shop.answer(commit(name)) is Status.HOLD_NOT_PENDING
+        shop.does(cancel(name))
+    assert shop.answer(commit("order")) is Status.UNKNOWN_HOLD
 
 
 # --- the owner's own hold -------------------------------------------------------------------------

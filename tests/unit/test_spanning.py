@@ -252,6 +252,26 @@ async def test_what_is_committed_already_does_not_stand_in_the_way(town: Town) -
     assert list(answer.status) == [Status.HOLD_NOT_PENDING]
 
 
+@pytest.mark.parametrize("flags", [0, Flag.RE_RESERVE])
+@pytest.mark.parametrize("handed_over", [0, 1])
+async def test_a_commit_misses_what_ran_out_of_a_part_that_was_committed_by_line(
+    flags: int, handed_over: int
+) -> None:
+    """It was told OK: the part said no more than that nothing of it was pending."""
+
+    async def one_part_short(town: Town) -> None:
+        await hold_five(town)
+        part = {"sku": 1, "location": 1, "quantity": 1}
+        await town.router.on_hold(call(NEW, Kind.COMMIT, HELD, **part))
+        if handed_over:
+            await town.router.on_hold(call(bytes([9]) * 16, Kind.FULFIL, HELD, **part))
+        town.shards[0].now_ns += 2 * TTL * limits.NS_PER_MS
+
+    town, answer = await check_deaths(one_part_short, commit_all(flags))
+    assert list(answer.status) == [Status.HOLD_EXPIRED]
+    assert (town.counted("committed"), town.reserved) == (1 - handed_over, 2)
+
+
 @pytest.mark.parametrize(
     "kind", [Kind.COMMIT, Kind.EXTEND, Kind.RELEASE, Kind.FULFIL, Kind.CANCEL, Kind.UNFULFIL]
 )
