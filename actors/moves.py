@@ -30,6 +30,8 @@ _NOT_HERE: Final = NOTHING_LEFT | _NEVER_HERE
 _OK: Final = int(Status.OK)
 # How a shard says that all that was to leave it was committed or given up.
 _GONE: Final = frozenset((Status.HOLD_NOT_PENDING, Status.HOLD_RELEASED))
+# How it says that there is less than was to leave: others have taken some of it, or moved it elsewhere.
+_LESS: Final = frozenset((Status.EXCEEDS_HOLD, Status.NOT_IN_HOLD))
 _TAKEN: Final = frozenset((Status.OP_ID_REUSED, Status.HOLD_EXISTS))  # a place, by another
 
 
@@ -313,7 +315,7 @@ class _Move:
             target = self.shards.map.owners(to)[0]
             return target, refused_with(self.request, Status.HOLD_NOT_PENDING)
         told += [(each.way.target, _one_line(await self._go(each))) for each in placed]
-        if any(answer.status[0] == Status.EXCEEDS_HOLD for _, answer in told):
+        if any(answer.status[0] in _LESS for _, answer in told):
             raise _EndedByOthers
         moved = [each for each in told if not each[1].status[0]]
         refusals = [each for each in told if each[1].status[0] not in {_OK, *_GONE}]
@@ -377,7 +379,7 @@ class _Move:
             if kept == [(sku, units) for sku, _, units in way.lines]:
                 return _Placed(way, _done(), place, waits, is_new=True)
             told = await leave(self.shards, way.source, way.target, place, self.hold_id, ())
-            has_less = way.is_all and Status.EXCEEDS_HOLD in told.status
+            has_less = way.is_all and bool(_LESS & set(told.status))
             if told.status != ENDED and not has_less:
                 return _Placed(way, _done(), place, waits)
             await arrive(self.shards, way.target, place, self.hold_id, waits, have_left=False)

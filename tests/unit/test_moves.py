@@ -172,6 +172,30 @@ async def test_what_others_take_of_a_hold_has_no_say_when_the_rest_of_all_of_it_
     assert town.reserved == 5 - paid.get("quantity", 3)
 
 
+@pytest.mark.parametrize("units", [0, 1])
+async def test_what_others_have_moved_elsewhere_moves_with_the_rest(units: int) -> None:
+    """A move of all was refused because of it, with NOT_IN_HOLD, when some had been moved already."""
+
+    async def setting(town: Town) -> None:
+        await hold_five(town)
+        first = town.shards[0]
+        submit = first.submit
+
+        async def meddle(request: Request) -> Answer:
+            if Kind.RELEASE in request.columns.get("kind", ()):
+                away = {"sku": 1, "location": 3, "value": 1, "quantity": units}
+                await submit(call(NEW, Kind.MOVE, HELD, **away))
+            return await submit(request)
+
+        first.submit = meddle  # type: ignore[method-assign]
+
+    town, answer = await check_deaths(setting, a_move(4))
+    assert list(answer.status) == [Status.OK]
+    parts = await lines_of(town)
+    assert {location for _, location, _ in parts} == {4}
+    assert sum(quantity for *_, quantity in parts) == town.reserved == 5
+
+
 @pytest.mark.parametrize("sku", [1, 2])
 async def test_a_move_that_one_shard_of_the_destination_refuses_changes_nothing(sku: int) -> None:
     """Each shard has a part, of a SKU that it has there too."""
