@@ -525,9 +525,14 @@ def _fits_hold(
     ids = [request.op_id]
     if kind == Kind.EXTEND:
         ids += [step_id(request.op_id, f"all {number}") for number in range(ROUNDS)]
+    if kind == Kind.COMMIT:
+        ids += [step_id(request.op_id, f"again {number}") for number in range(ROUNDS)]
     known = [
         each.answers[op_id] for each in ledgers.values() for op_id in ids if op_id in each.answers
     ]
+    if kind == Kind.COMMIT:
+        # A part of which nothing is pending is asked whether some of it ran out, and has no other say.
+        known = [each for each in known if each[1].status != bytes((Status.HOLD_NOT_PENDING,))]
     # Who is asked to give up all that is on its way is asked for each record, in one request.
     done = [_OK in answer.status for digest, answer in known if digest == request.digest]
     if not is_alone and kind in (Kind.COMMIT, Kind.EXTEND):
