@@ -101,7 +101,13 @@ class Journey:
 
 
 def judge_journey(journey: Journey, ledgers: Ledgers) -> list[str]:
-    """What is wrong with a hold that moved about, when all is quiet."""
+    """What is wrong with a hold that moved about, when all is quiet.
+
+    Nothing is said of one whose id a client has used again, for an incoming record on a shard that the
+    hold was not on: it cannot go there, and what is moved there runs out.
+    """
+    if any(ledger.machine.incoming(journey.hold_id) for ledger in ledgers.values()):
+        return []
     wrong = [
         *_judge_units(journey, ledgers),
         *_judge_looks(journey, ledgers),
