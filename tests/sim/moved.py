@@ -101,13 +101,7 @@ class Journey:
 
 
 def judge_journey(journey: Journey, ledgers: Ledgers) -> list[str]:
-    """What is wrong with a hold that moved about, when all is quiet.
-
-    Nothing is said of one whose id a client has used again, for an incoming record on a shard that the
-    hold was not on: it cannot go there, and what is moved there runs out.
-    """
-    if any(ledger.machine.incoming(journey.hold_id) for ledger in ledgers.values()):
-        return []
+    """What is wrong with a hold that moved about, when all is quiet."""
     wrong = [
         *_judge_units(journey, ledgers),
         *_judge_looks(journey, ledgers),
@@ -138,7 +132,13 @@ def _judge_units(journey: Journey, ledgers: Ledgers) -> Iterator[str]:
 
 
 def _judge_looks(journey: Journey, ledgers: Ledgers) -> Iterator[str]:
-    """When nothing is under way, all of it is where it must be, and nothing waits to join it."""
+    """When nothing is under way, all of it is where it must be, and nothing waits to join it.
+
+    But where a client has used its id again, for an incoming record on a shard that the hold was not on,
+    it cannot go: what is moved there waits until it runs out.
+    """
+    if any(ledger.machine.incoming(journey.hold_id) for ledger in ledgers.values()):
+        return
     before: Places = Counter()
     places = [
         (shard, place)
