@@ -48,32 +48,49 @@ _Units = Counter[tuple[int, int]]  # of each (SKU, location)
 def asked_by(request: Request) -> list[bytes]:
     """The op_ids whose digests a call must know of each shard when it begins.
 
-    Its own is the first; the last is that by which a call is remembered as refused.
+    Its own is the first; the last is that by which the call's answer is remembered.
     """
     if column_of(request, "kind")[0] != Kind.COMMIT:
-        return [request.op_id, _refusal_id(request)]
-    return [request.op_id, *fates.asked_by(request), *_times(request), _refusal_id(request)]
+        return [request.op_id, _answer_id(request)]
+    return [request.op_id, *fates.asked_by(request), *_times(request), _answer_id(request)]
 
 
-def refused_before(shards: Shards, request: Request, sights: Mapping[int, Sight]) -> Answer | None:
-    """The answer of a call that an earlier attempt was refused; `sights` have digests of `asked_by`."""
-    digest = sights[keeper_of(shards, hold_id_of(request))].digests[-1]
-    return None if digest is None else _refusal(request, number_of(digest))
+async def told_before(shards: Shards, request: Request, sights: Mapping[int, Sight]) -> Told | None:
+    """The answer of an earlier attempt, if it stays; `sights` have digests of `asked_by`."""
+    keeper = keeper_of(shards, hold_id_of(request))
+    digest = sights[keeper].digests[-1]
+    if digest is None:
+        return None
+    answer = _answer_of(request, number_of(digest))
+    if answer.status[0]:
+        return keeper, answer
+    return await _extended_before(shards, request, keeper, answer)
 
 
 async def settled(shards: Shards, request: Request, told: Told) -> Told:
-    """The answer of a call as it stays: what was refused once is, whatever the hold is since."""
+    """The answer of a call as it stays, whatever the hold is since.
+
+    What was refused once is refused. An EXTEND that was done is done: asked again, its parts could
+    tell what has become of them since, and those that have come since would get more time. Of the
+    other calls the shards remember what they did.
+    """
     shard, answer = told
-    if not answer.status[0]:
+    status = answer.status[0]
+    if status:
+        number = status | int.from_bytes(answer.available, "little", signed=True) % _AVAILABLE << 8
+    elif column_of(request, "kind")[0] == Kind.EXTEND:
+        number = answer.now_ns & ~0xFF  # a little earlier, to leave the lowest byte for the status
+        answer = replace(answer, now_ns=number)
+    else:
         return told
-    available = int.from_bytes(answer.available, "little", signed=True)
-    number = answer.status[0] | available % _AVAILABLE << 8
-    first = await noted(shards, hold_id_of(request), _refusal_id(request), number)
-    return shard, answer if first == number else _refusal(request, first)
+    first = await noted(shards, hold_id_of(request), _answer_id(request), number)
+    return shard, answer if first == number else _answer_of(request, first)
 
 
-def _refusal(request: Request, number: int) -> Answer:
-    """The answer that a number tells: a status, and what was available."""
+def _answer_of(request: Request, number: int) -> Answer:
+    """The answer that a number tells: the time when it was done, or a status and what was available."""
+    if not number & 0xFF:
+        return replace(refused_with(request, Status.OK), now_ns=number)
     available = number >> 8
     if available >= _AVAILABLE // 2:
         available -= _AVAILABLE
@@ -81,9 +98,9 @@ def _refusal(request: Request, number: int) -> Answer:
     return replace(refused, available=available.to_bytes(8, "little", signed=True))
 
 
-def _refusal_id(request: Request) -> bytes:
+def _answer_id(request: Request) -> bytes:
     """By its content too: an id that is used for another one is refused as such."""
-    return step_id(request.op_id, f"refused {request.digest.hex()}")
+    return step_id(request.op_id, f"answered {request.digest.hex()}")
 
 
 def _times(request: Request) -> list[bytes]:
@@ -262,7 +279,7 @@ async def extend(shards: Shards, request: Request, sights: Mapping[int, Sight]) 
     ttl_ms = int(column_of(request, "value")[0])
     for number in range(ROUNDS):
         holders = holders_of(sights)
-        answers = await make_time(shards, request, list(holders), ttl_ms, f"all {number}")
+        answers = await make_time(shards, request, list(holders), ttl_ms, _look(number))
         told = joined(request, *that_matter(request, holders, answers))
         sights, is_lost = await at_rest(shards, hold_id_of(request))
         if is_lost:
@@ -270,6 +287,27 @@ async def extend(shards: Shards, request: Request, sights: Mapping[int, Sight]) 
         if _lines(holders_of(sights)) == _lines(holders):
             return told
     raise Unavailable("the hold is moved again and again")
+
+
+async def _extended_before(shards: Shards, request: Request, keeper: int, answer: Answer) -> Told:
+    """The whole answer of an EXTEND that was done: the shards remember what they said in its last look."""
+    looks = [step_id(request.op_id, _look(number)) for number in range(ROUNDS)]
+    sights = await shards.sights(hold_id_of(request), shards.asked_for(0), looks)
+    for number in reversed(range(ROUNDS)):
+        asked = [shard for shard, sight in sights.items() if sight.digests[number] is not None]
+        ttl_ms = int(column_of(request, "value")[0])
+        answers = await make_time(shards, request, asked, ttl_ms, _look(number))
+        done = {shard: each for shard, each in answers.items() if not each.status[0]}
+        if done:
+            parts = [whole(request, shard) for shard in done]
+            shard, told = joined(request, parts, list(done.values()))
+            return shard, replace(told, now_ns=answer.now_ns)
+    return keeper, answer  # only that it was done is remembered still
+
+
+def _look(number: int) -> str:
+    """The step of an EXTEND on the parts that it sees when it looks for them again."""
+    return f"all {number}"
 
 
 async def release(shards: Shards, request: Request, sights: Mapping[int, Sight]) -> Told:

@@ -57,14 +57,15 @@ _ON_HOLD: Final = (
 )
 # Lines that may be linked to the next one.
 _LINKABLE: Final = (Kind.RESERVE, Kind.RETURN, Kind.MOVE, *PART_KINDS)
-# The state of a hold over several shards is the first of these that one of its parts is in.
+# The state of a hold over several shards is the first of these that one of its parts is in. A part
+# that others moved away is released: so what ran out elsewhere comes first.
 _LIFE: Final = (
     HoldState.PENDING,
     HoldState.COMMITTED,
     HoldState.FULFILLED,
     HoldState.CANCELLED,
-    HoldState.RELEASED,
     HoldState.EXPIRED,
+    HoldState.RELEASED,
 )
 
 
@@ -316,13 +317,13 @@ class Router:
         return await moves.move(self._shards, request)
 
     async def _on_all(self, request: Request) -> tuple[int, Answer]:
-        """Apply a call on all of a hold, wherever it is or is going; once refused it stays so."""
+        """Apply a call on all of a hold, wherever it is or is going; what it was told stays."""
         asked = self._shards.asked_for(0)
         op_ids = calls.asked_by(request)
         sights = await self._shards.sights(hold_id_of(request), asked, op_ids)
-        refused = calls.refused_before(self._shards, request, sights)
-        if refused is not None:
-            return asked[0], refused
+        before = await calls.told_before(self._shards, request, sights)
+        if before is not None:
+            return before
         holders: dict[int, Hold | None] = {**calls.holders_of(sights)}
         kind = Kind(column_of(request, "kind")[0])
         # Calls that are about what is pending, so also about what is on its way between two shards.

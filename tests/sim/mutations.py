@@ -301,7 +301,7 @@ def a_snapshot_misses_what_changes_while_it_is_made() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=3)
+@mutation(found_by=10)
 def the_journal_is_trimmed_up_to_the_newest_snapshot() -> Iterator[None]:
     async def save(store: Any, name: str, chunks: Any, position: Callable[[], Position]) -> Saved:
         saved: Saved = await store.save(name, chunks, position)
@@ -739,7 +739,7 @@ def a_repeated_move_is_another_one() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=28)
+@mutation(found_by=175)
 def what_waits_for_a_move_that_is_refused_stays() -> Iterator[None]:
     async def give_back(*_: Any) -> None:
         """Keep it."""

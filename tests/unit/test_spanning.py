@@ -372,6 +372,30 @@ async def test_all_parts_get_more_time() -> None:
     assert hold.deadline_ns >= answer.now_ns + 10 * TTL * limits.NS_PER_MS
 
 
+@pytest.mark.parametrize("is_split", [False, True])
+async def test_an_extension_that_was_done_is_done_wherever_the_hold_has_gone_since(
+    town: Town, is_split: bool
+) -> None:
+    """Units that came to a shard since get no more time by a repetition, which tells what it told."""
+    cells = [(1, 1), (2, 2)] if is_split else [(1, 1)]
+    await town.router.reserve(order(HELD, cells))
+    request = call(OP, Kind.EXTEND, HELD, value=2 * TTL)
+    first = await town.router.on_hold(request)
+    assert not any(first[1].status)
+    move = call(NEW, Kind.MOVE, HELD, sku=1, location=2, quantity=1, value=1)
+    assert not any((await town.router.move(move))[1].status)
+    for _ in range(3):
+        before = await town.router.hold(HELD)
+        assert await town.router.on_hold(request) == first
+        assert await town.router.hold(HELD) == before
+        for shard in town.shards:
+            shard.now_ns += TTL * limits.NS_PER_MS
+            await shard.submit(Request.of(os.urandom(16), 1, kind=Kind.SALE))  # sweeps
+    hold = await town.router.hold(HELD)
+    assert hold is not None
+    assert hold.state == HoldState.EXPIRED
+
+
 async def test_a_hold_of_which_a_part_ran_out_cannot_be_extended(town: Town) -> None:
     await hold_five(town)
     town.shards[0].now_ns += 2 * TTL * limits.NS_PER_MS
