@@ -248,12 +248,14 @@ class Waiting:
 class Sight:
     """What a shard knows of a hold: its part, what has waited there to join it, by number.
 
-    `digests` are those of the requests with the op_ids that were asked for, None where not known.
+    `digests` are those of the requests with the op_ids that were asked for, None where not known;
+    `done` says which of these were refused nothing.
     """
 
     hold: Hold | None
     waiting: list[Waiting]
     digests: list[bytes | None]
+    done: list[bool]
 
 
 class ShardLink(Protocol):

@@ -32,8 +32,9 @@ from actors.parts import (
     that_count,
     whole,
 )
-from actors.ports import CellTable, ShardLink
+from actors.ports import CellTable, ShardLink, Sight
 from actors.shards import Shards, Turns, every
+from actors.transits import seen
 from engine.history import History
 from engine.operations import PART_KINDS, Answer, Flag, Kind, Request, column_of
 from engine.shard_map import ShardMap
@@ -173,12 +174,16 @@ class Router:
     # --- reads ------------------------------------------------------------------------------------
 
     async def hold(self, hold_id: bytes, location: int = 0) -> Hold | None:
-        """Look a hold up, all its parts in one; `location`, if not 0, is where all of it is."""
+        """Look a hold up, all its parts in one, also what is on its way from one shard to another.
+
+        `location`, if not 0, is where all of it is.
+        """
         if self._only is not None:
             return await self._only.hold(hold_id)
         asked = self._shards.asked_for(location)
-        found = await every(self._shards.link(shard).hold(hold_id) for shard in asked)
-        return merged([part for part in found if part is not None])
+        if len(asked) == 1:
+            return await self._shards.link(asked[0]).hold(hold_id)
+        return merged(await seen(self._shards, hold_id, asked))
 
     async def incoming(
         self, incoming_id: bytes, location: int = 0, *, sure: bool = False
@@ -270,13 +275,15 @@ class Router:
         releases_rest = any(flag & Flag.RELEASE_REST for flag in flags)
         is_of_all = request.lines == 1 and not quantities[0]
         is_placed = bool(location) or _NO_LOCATION not in shards
-        if is_of_all and not is_placed:
-            return await self._on_all(request)
-        holders: dict[int, Hold | None] = {}
+        if is_of_all:
+            if not is_placed:
+                return await self._on_all(request)
+            if shards[0] == _NO_LOCATION:
+                return await self._on_all_at(request, location)
+            return shards[0], await self._shards.submit(shards[0], request)
+        holders: Sequence[int] = []
         if releases_rest or _NO_LOCATION in shards:
             holders = await self._holders(request, location)
-        if is_of_all:
-            return await self._on_all_of(request, holders or dict.fromkeys(shards))
         if len(holders) > 1 and _NO_LOCATION in shards:
             # A quantity of which cell? Each part would take it for its own.
             request = renamed(request, [shard == _NO_LOCATION for shard in shards])
@@ -324,7 +331,7 @@ class Router:
         before = await calls.told_before(self._shards, request, sights)
         if before is not None:
             return before
-        holders: dict[int, Hold | None] = {**calls.holders_of(sights)}
+        holders = calls.holders_of(sights)
         kind = Kind(column_of(request, "kind")[0])
         # Calls that are about what is pending, so also about what is on its way between two shards.
         on_pending = {
@@ -335,26 +342,39 @@ class Router:
         if kind in on_pending and holders:
             told = await on_pending[kind](self._shards, request, sights)
         else:
-            if kind == Kind.CANCEL_INCOMING:
-                found = await self._shards.incoming(hold_id_of(request), asked, sure=True)
-                holders = dict.fromkeys(found)
-            done = [shard for shard, sight in sights.items() if sight.digests[0] is not None]
-            if done or len(holders) > 1:
-                # So a repetition is about no part that has come to another shard since.
-                parts = await noted_shards(
-                    self._shards,
-                    hold_id_of(request),
-                    step_id(request.op_id, "of"),
-                    done or holders,
-                    asked,
-                )
-                holders = dict.fromkeys(parts)
-            told = await self._on_all_of(request, holders or {asked[0]: None})
+            parts = await self._parts_of_all(request, sights)
+            told = await self._on_all_of(request, parts or asked[:1])
         return await calls.settled(self._shards, request, told)
 
-    async def _on_all_of(
-        self, request: Request, holders: Mapping[int, Hold | None]
-    ) -> tuple[int, Answer]:
+    async def _parts_of_all(self, request: Request, sights: Mapping[int, Sight]) -> Collection[int]:
+        """The shards that a call on all of a hold, of which nothing need be pending, is about.
+
+        Noted, so that a repetition is about no part that has come to another shard since.
+        """
+        hold_id = hold_id_of(request)
+        holders: Collection[int] = calls.holders_of(sights)
+        if column_of(request, "kind")[0] == Kind.CANCEL_INCOMING:
+            holders = await self._shards.incoming(hold_id, list(sights), sure=True)
+        done = [shard for shard, sight in sights.items() if sight.digests[0] is not None]
+        if not done and len(holders) < 2:
+            return holders
+        note = step_id(request.op_id, "of")
+        return await noted_shards(self._shards, hold_id, note, done or holders, list(sights))
+
+    async def _on_all_at(self, request: Request, location: int) -> tuple[int, Answer]:
+        """Apply a call on all of a hold to what the shards of a location have of it.
+
+        Where that is split and several have parts, the call is about all of the hold, wherever it is:
+        parts that are asked one by one could do it and refuse it.
+        """
+        asked = self._shards.asked_for(location)
+        if len(asked) > 1:
+            asked = sorted(await self._parts(request, asked))
+            if len(asked) != 1:
+                return await self._on_all(request)
+        return asked[0], await self._shards.submit(asked[0], request)
+
+    async def _on_all_of(self, request: Request, holders: Collection[int]) -> tuple[int, Answer]:
         """Apply a call on a whole hold to each of its parts."""
         parts = [whole(request, shard) for shard in holders]
         answers = await self._shards.submit_parts(parts)
@@ -388,19 +408,25 @@ class Router:
             shards = shards[np.maximum.accumulate(starts)]
         return shards
 
-    async def _holders(self, request: Request, location: int) -> dict[int, Hold | None]:
-        """The shards that have a part of a hold, with it; one of those asked when none has.
+    async def _holders(self, request: Request, location: int) -> Sequence[int]:
+        """The shards that have a part of a hold, or had when this was asked first; one at least.
 
-        When there is but one to ask it is not asked, and what it has is None.
+        It is noted, so that a repetition is about the same parts. Where there is but one to ask it
+        is not asked.
         """
         asked = self._shards.asked_for(location)
         if len(asked) == 1:
-            return {asked[0]: None}
-        hold_id = hold_id_of(request)
-        found: dict[int, Hold | None] = {**await self._shards.holds(hold_id, asked)}
+            return asked
+        found = await self._parts(request, asked)
+        note = step_id(request.op_id, f"of {location}")
+        noted = await noted_shards(self._shards, hold_id_of(request), note, found, asked)
+        return noted or asked[:1]
+
+    async def _parts(self, request: Request, asked: Sequence[int]) -> Collection[int]:
+        """Which shards have a part of the hold, or of the incoming record, that a request is about."""
         if column_of(request, "kind")[0] == Kind.CANCEL_INCOMING:
-            found = dict.fromkeys(await self._shards.incoming(hold_id, asked, sure=True))
-        return found or {asked[0]: None}
+            return await self._shards.incoming(hold_id_of(request), asked, sure=True)
+        return await self._shards.holds(hold_id_of(request), asked)
 
 
 def merged(parts: Sequence[Hold]) -> Hold | None:

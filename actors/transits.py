@@ -28,6 +28,7 @@ from engine.status import Status
 from engine.views import Hold, HoldState
 
 ROUNDS: Final = 16  # how often a call goes after a hold that others move meanwhile
+_WAITS: Final = (HoldState.PENDING, HoldState.EXPIRED)  # a place that nobody has ended
 ENDED: Final = bytes((Status.INVALID_KIND,))  # the step at the source: others have taken its place
 
 Recall = Callable[[bytes], tuple[bytes, Answer] | None]
@@ -51,7 +52,9 @@ def sight_of(
             break
         waiting.append(Waiting(known[0] if known else b"", waits))
     known_ids = [recall(op_id) for op_id in op_ids]
-    return Sight(hold(hold_id), waiting, [each[0] if each else None for each in known_ids])
+    digests = [each[0] if each else None for each in known_ids]
+    done = [each is not None and not any(each[1].status) for each in known_ids]
+    return Sight(hold(hold_id), waiting, digests, done)
 
 
 # --- steps ----------------------------------------------------------------------------------------
@@ -83,7 +86,12 @@ async def leave(
     Without lines it only asks: whether they have left, or else that they never do (ENDED).
     """
     columns = {"kind": Kind.RELEASE, **_linked(lines), **on(hold_id)} if lines else {}
-    return await shards.submit(source, _step(place, f"leave {target}", max(len(lines), 1), columns))
+    return await shards.submit(source, _step(place, _leaving(target), max(len(lines), 1), columns))
+
+
+def _leaving(target: int) -> str:
+    """The step at a source, of a place at its target."""
+    return f"leave {target}"
 
 
 async def arrive(
@@ -165,6 +173,31 @@ async def at_rest(
     raise Unavailable("the hold is moved again and again")
 
 
+async def seen(shards: Shards, hold_id: bytes, asked: Sequence[int]) -> list[Hold]:
+    """Look a hold's parts up for a reader: what has left a shard is still of the hold, as it waits.
+
+    Nothing is ended or changed. Each shard says in one breath what it has and what has left it, so
+    units are not seen twice while they wait; they may be while they arrive.
+    """
+    sights = await shards.sights(hold_id, asked)
+    places = [
+        (target, number)
+        for target, sight in sights.items()
+        for number, each in enumerate(sight.waiting)
+        if each.hold is not None and each.hold.state in _WAITS
+    ]
+    if places:
+        leaves = [step_id(place_id(hold_id, number), _leaving(target)) for target, number in places]
+        sights = await shards.sights(hold_id, shards.asked_for(0), leaves)
+    parts = [sights[shard].hold for shard in asked]
+    for leave_number, (target, number) in enumerate(places):
+        waits = sights[target].waiting[number].hold
+        has_left = any(sight.done[leave_number] for sight in sights.values())
+        if has_left and waits is not None and waits.state in _WAITS:
+            parts.append(waits)
+    return [part for part in parts if part is not None]
+
+
 async def _end(
     shards: Shards,
     hold_id: bytes,
@@ -174,7 +207,7 @@ async def _end(
     waits: Hold,
 ) -> _End:
     """End a transit as far as it is not over."""
-    if waits.state not in (HoldState.PENDING, HoldState.EXPIRED):
+    if waits.state not in _WAITS:
         return _End.NEVER_LEFT
     place = place_id(hold_id, number)
     told = await every(leave(shards, source, target, place, hold_id, ()) for source in holders)

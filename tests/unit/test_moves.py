@@ -81,6 +81,38 @@ async def test_a_hold_moves_to_another_shard(
     assert (town.counted("committed"), town.reserved) == (5, 0)
 
 
+@pytest.mark.parametrize("lines", [[], [(1, 1, 2)], [(1, 1, 3), (2, 2, 1)]])
+@pytest.mark.parametrize("to", [4, SPLIT])
+async def test_a_reader_sees_all_units_of_a_hold_wherever_its_move_was_when_the_router_died(
+    to: int, lines: list[tuple[int, int, int]]
+) -> None:
+    """Nobody has repeated the move yet; and when nobody does, the hold has run out, not less."""
+    seen: set[tuple[tuple[int, int, int], ...]] = set()
+    for lives in range(20):
+        town = await Town().stocked()
+        await hold_five(town)
+        left = [lives]
+        links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
+        with suppress(Died):
+            await a_move(to, *lines)(Router(links, lambda: MAP))
+        there = await lines_of(town)
+        seen.add(tuple(there))
+        assert Counter(sku for sku, _, units in there for _ in range(units)) == {1: 3, 2: 2}
+        hold = await town.router.hold(HELD)
+        assert hold is not None
+        assert hold.state == HoldState.PENDING
+        for shard in town.shards:
+            shard.now_ns += 2 * TTL * limits.NS_PER_MS
+            await shard.submit(Request.of(os.urandom(16), 1, kind=Kind.SALE))  # sweeps
+        hold = await town.router.hold(HELD)
+        assert hold is not None
+        assert (hold.state, await lines_of(town)) == (HoldState.EXPIRED, [])
+        if left[0]:
+            assert len(seen) > 1  # before it, after it, and maybe half-way
+            return
+    raise AssertionError("it takes ever more calls")
+
+
 @pytest.mark.parametrize(
     ("to", "lines", "status"),
     [

@@ -18,7 +18,7 @@ from engine.operations import Answer, Flag, Kind, Request
 from engine.status import Status
 from engine.views import Cell, DatedIncoming, Hold, HoldState, Incoming
 from tests.fakes.shard import FakeShard
-from tests.unit.test_router import MAP, TTL, Town, call, on, order, town
+from tests.unit.test_router import MAP, SPLIT, TTL, Town, call, on, order, town
 
 __all__ = ["town"]
 
@@ -356,6 +356,34 @@ async def test_a_refusal_is_told_again_with_what_was_available(town: Town) -> No
         assert list(answer.status) == [Status.HOLD_RELEASED]
         _, again = await town.router.on_hold(request)
         assert (again.status, again.available) == (answer.status, answer.available)
+
+
+async def test_all_of_a_hold_at_a_split_location_is_committed_or_nothing(town: Town) -> None:
+    """Said where it is, the shards of that location were asked one by one."""
+    await town.router.reserve(order(HELD, [(1, SPLIT), (2, SPLIT)], [3, 2]))
+    town.shards[0].now_ns += 2 * TTL * limits.NS_PER_MS
+    for _ in range(2):
+        _, answer = await town.router.on_hold(call(OP, Kind.COMMIT, HELD), SPLIT)
+        assert list(answer.status) == [Status.HOLD_EXPIRED]
+        assert town.counted("committed") == 0
+    _, answer = await town.router.on_hold(call(NEW, Kind.COMMIT, NEW), SPLIT)
+    assert list(answer.status) == [Status.UNKNOWN_HOLD]
+
+
+@pytest.mark.parametrize("kind", [Kind.COMMIT, Kind.RELEASE])
+async def test_lines_that_name_no_cell_are_repeated_where_they_were(town: Town, kind: Kind) -> None:
+    """The hold has gone to where the other line is: that shard has answered for one line, not two."""
+    await town.router.reserve(order(HELD, [(1, 2)], [5]))
+    columns = {"sku": [0, 2], "location": [0, 1], "quantity": [2, 1]}
+    request = call(OP, kind, HELD, 2, **columns)
+    _, answer = await town.router.on_hold(request)
+    assert list(answer.status) == [Status.OK, Status.UNKNOWN_HOLD]
+    move = call(NEW, Kind.MOVE, HELD, sku=1, location=1, quantity=3, value=2)
+    assert not any((await town.router.move(move))[1].status)
+    there = state_of(town)
+    for _ in range(2):
+        assert (await town.router.on_hold(request))[1].status == answer.status
+        assert state_of(town) == there
 
 
 # --- extend ---------------------------------------------------------------------------------------
