@@ -44,8 +44,8 @@ _CHECKSUM: Final = struct.Struct("<I")
 
 # Makes a state seen and lasting, and forgets older ones; tells how many are kept, and the oldest one's key.
 # A second run, after a reply was lost, finds it done. KEYS: the journal, the index, the pieces, and
-# what they are to be called. ARGV: epoch, seq, manifest, number of pieces, how many states to
-# keep, and then the keys of damaged ones, which are forgotten first.
+# what they are to be called. ARGV: epoch, manifest, number of pieces, how many states to keep,
+# and then the keys of damaged ones, which are forgotten first.
 _PUBLISH: Final = (
     FENCE
     + b"""
@@ -68,18 +68,18 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
   end
 end
 if redis.call('HEXISTS', KEYS[2], KEYS[4]) == 0 then
-  if redis.call('HLEN', KEYS[3]) ~= tonumber(ARGV[4]) then
+  if redis.call('HLEN', KEYS[3]) ~= tonumber(ARGV[3]) then
     redis.call('UNLINK', KEYS[3])
     return redis.error_reply('EXPIRED before the last piece was saved')
   end
   redis.call('RENAME', KEYS[3], KEYS[4])
   redis.call('PERSIST', KEYS[4])
-  redis.call('HSET', KEYS[2], KEYS[4], ARGV[3])
-  for i = 6, #ARGV do forget(ARGV[i]) end
+  redis.call('HSET', KEYS[2], KEYS[4], ARGV[2])
+  for i = 5, #ARGV do forget(ARGV[i]) end
 end
 local fields = redis.call('HKEYS', KEYS[2])
 table.sort(fields, is_newer)
-for i = tonumber(ARGV[5]) + 1, #fields do
+for i = tonumber(ARGV[4]) + 1, #fields do
   forget(fields[i])
   fields[i] = nil
 end
@@ -199,12 +199,11 @@ class RedisSnapshots:
         self, name: str, unfinished: bytes, manifest: _Manifest
     ) -> tuple[int, bytes]:
         """Make the snapshot visible and lasting; the number of those kept, and the oldest's key."""
-        at = manifest.position
         keys = (self._journal(name), self._index(name), unfinished, manifest.key.encode())
-        numbers = (b"%d" % at.epoch, b"%d" % at.seq, manifest.encode())
         counts = (b"%d" % len(manifest.pieces), b"%d" % KEPT)
         damaged = self._damaged.get(name, ())
-        command = (b"EVAL", _PUBLISH, b"4", *keys, *numbers, *counts, *damaged)
+        own = (b"%d" % manifest.position.epoch, manifest.encode(), *counts, *damaged)
+        command = (b"EVAL", _PUBLISH, b"4", *keys, *own)
         ((kept, oldest),) = await self._call(command)
         self._damaged.pop(name, None)
         return kept, oldest
