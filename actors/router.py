@@ -128,9 +128,12 @@ class Router:
         Linked lines stand or fall together: every shard is asked whether it could, and only then they
         do. What comes between by another way, a deadline say, can make one refuse and another not.
         `location`, if not 0, is where all of the hold is; without it, and when lines do not say it
-        themselves, every shard is asked. The call is applied to each shard's part of the hold.
+        themselves, every shard is asked. The call is applied to each shard's part of the hold. A shard
+        by itself refuses another one's location with WRONG_SHARD: it would take its own part for it.
         """
         if self._only is not None:
+            if location and self._first not in self._shards.asked_for(location):
+                return self._first, calls.refused_with(request, Status.WRONG_SHARD)
             return self._first, await self._only.submit(request)
         async with self._turns.of(hold_id_of(request)):
             return await self._on_hold(request, location)
@@ -331,6 +334,10 @@ class Router:
         before = await calls.told_before(self._shards, request, sights)
         if before is not None:
             return before
+        for shard, sight in sights.items():
+            if sight.digests[0] not in (None, request.digest):
+                # Used for another call, which may have been about this part alone: not for the others.
+                return shard, await self._shards.submit(shard, request)
         holders = calls.holders_of(sights)
         kind = Kind(column_of(request, "kind")[0])
         # Calls that are about what is pending, so also about what is on its way between two shards.

@@ -21,7 +21,7 @@ from adapters.rpc.requests import (
     facts,
     lines_of,
     linked,
-    location_id,
+    location_hint,
     many,
 )
 from engine import limits
@@ -176,7 +176,7 @@ def _return_lines(
     holds, hints = [], []
     for number, (each, (_, location, _)) in enumerate(zip(lines, found, strict=True)):
         path = f"{field}[{number}]"
-        sold_at = location_id(f"{path}.sold_at", each.sold_at, catalogue)
+        sold_at = location_hint(f"{path}.sold_at", each.sold_at, catalogue)
         if each.HasField("receipt_line"):
             if each.against:
                 raise InvalidField(f"{path}.against", "given, and receipt_line too")
@@ -187,6 +187,7 @@ def _return_lines(
             if against:
                 check_id(f"{path}.against", against)
         holds.append(id_to_pair(against) if against else _NO_HOLD)
+        # Where it came back may be no location at all: the machine says so, and nothing is looked for.
         hints.append(sold_at if sold_at <= limits.MAX_LOCATIONS else 0)
     return found, holds, hints
 

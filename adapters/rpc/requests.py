@@ -130,9 +130,10 @@ def extend(message: stock_pb2.ExtendRequest, catalogue: Catalogue) -> tuple[Requ
     """Read an Extend, and where all of the hold is (0: it does not say)."""
     check_id("op_id", message.op_id)
     check_id("hold_id", message.hold_id)
-    hint = location_hint(message.location, catalogue)
+    location = location_hint("location", message.location, catalogue)
     ttl_ms, hold = message.ttl_ms or limits.DEFAULT_TTL_MS, id_to_pair(message.hold_id)
-    return one(message.op_id, Kind.EXTEND, 0, 0, _WHOLE_HOLD, ttl_ms, hold=hold), hint
+    request = one(message.op_id, Kind.EXTEND, 0, 0, _WHOLE_HOLD, ttl_ms, hold=hold)
+    return _placed(request, location), location
 
 
 def move(message: stock_pb2.MoveRequest, catalogue: Catalogue) -> Request:
@@ -180,15 +181,16 @@ def on_hold(
     else:
         check_id("incoming_id", message.incoming_id)
         hold = id_to_pair(message.incoming_id)
-    hint = location_hint(message.location, catalogue)
+    location = location_hint("location", message.location, catalogue)
     if not message.lines:
-        return one(message.op_id, kind, 0, 0, _WHOLE_HOLD, flags=flags, hold=hold), hint
+        request = one(message.op_id, kind, 0, 0, _WHOLE_HOLD, flags=flags, hold=hold)
+        return _placed(request, location), location
     lines = lines_of(message.op_id, message.lines, catalogue)
     together = None
     if kind in PART_KINDS:
         together = linked(len(lines))
         together[-1] = flags  # what the others leave is known after the last one
-    return of_parts(kind, message.op_id, hold, lines, together), hint
+    return _placed(of_parts(kind, message.op_id, hold, lines, together), location), location
 
 
 def of_parts(
@@ -282,10 +284,28 @@ def location_id(field: str, location: common_pb2.Location, catalogue: Catalogue)
     return _id_of(field, code, catalogue.location_id) if code else location.id
 
 
-def location_hint(location: common_pb2.Location, catalogue: Catalogue) -> int:
-    """Where a hold is said to be; 0 when it is not said, or nobody knows the place."""
-    found = location_id("location", location, catalogue)
-    return found if found <= limits.MAX_LOCATIONS else 0
+def known_location(field: str, location: common_pb2.Location, catalogue: Catalogue) -> int:
+    """The id of a location of the catalogue; InvalidField for any other."""
+    found = location_id(field, location, catalogue)
+    if not 1 <= found <= catalogue.locations:
+        raise InvalidField(field, "not in the catalogue")
+    return found
+
+
+def location_hint(field: str, location: common_pb2.Location, catalogue: Catalogue) -> int:
+    """Where a hold or a record is said to be; 0 when it is not said.
+
+    A place that nobody knows is refused: without it the call would be about all of the hold.
+    """
+    return known_location(field, location, catalogue) if location.code or location.id else 0
+
+
+def _placed(request: Request, location: int) -> Request:
+    """A request that says where its hold is: it is another one than without that, or elsewhere."""
+    if location:
+        told = request.digest + location.to_bytes(4, "little")
+        request.digest = hashlib.blake2b(told, digest_size=8).digest()
+    return request
 
 
 def _id_of(field: str, code: str, ids: Codes) -> int:

@@ -115,7 +115,7 @@ class StockServicer(stock_pb2_grpc.StockServicer):
     async def GetHold(self, request: stock_pb2.GetHoldRequest, context: Any) -> stock_pb2.Hold:
         """Look a hold up."""
         requests.check_id("hold_id", request.hold_id)
-        hint = requests.location_hint(request.location, self._catalogue)
+        hint = requests.location_hint("location", request.location, self._catalogue)
         found = await self._lines.hold(request.hold_id, hint)
         return replies.hold(request.hold_id, found, self._catalogue)
 
@@ -125,7 +125,7 @@ class StockServicer(stock_pb2_grpc.StockServicer):
         """Look a hold up with every operation on it."""
         hold_id = request.hold_id
         requests.check_id("hold_id", hold_id)
-        hint = requests.location_hint(request.location, self._catalogue)
+        hint = requests.location_hint("location", request.location, self._catalogue)
         hold, found = await self._lines.history(hold_id, hint)
         return replies.history(hold_id, hold, found, self._catalogue)
 
@@ -146,7 +146,7 @@ class StockServicer(stock_pb2_grpc.StockServicer):
     ) -> stock_pb2.Incoming:
         """Look up what is on its way."""
         requests.check_id("incoming_id", request.incoming_id)
-        hint = requests.location_hint(request.location, self._catalogue)
+        hint = requests.location_hint("location", request.location, self._catalogue)
         found = await self._router.incoming(request.incoming_id, hint)
         return replies.incoming(request.incoming_id, found, self._catalogue)
 

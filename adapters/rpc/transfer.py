@@ -17,9 +17,9 @@ from adapters.rpc.requests import (
     check_count,
     check_id,
     facts,
+    known_location,
     linked,
     location_hint,
-    location_id,
     many,
     of_parts,
     one,
@@ -103,8 +103,8 @@ class TransfersServicer(transfer_pb2_grpc.TransfersServicer):
     ) -> transfer_pb2.Transfer:
         """Look a transfer up."""
         check_id("transfer_id", request.transfer_id)
-        source = location_hint(request.source, self._catalogue)
-        destination = location_hint(request.destination, self._catalogue)
+        source = location_hint("source", request.source, self._catalogue)
+        destination = location_hint("destination", request.destination, self._catalogue)
         found = await transfers.look_up(self._router, request.transfer_id, source, destination)
         return _transfer(request.transfer_id, *found, self._catalogue)
 
@@ -119,10 +119,7 @@ class TransfersServicer(transfer_pb2_grpc.TransfersServicer):
         return source, destination
 
     def _known(self, field: str, location: common_pb2.Location) -> int:
-        found = location_id(field, location, self._catalogue)
-        if not 1 <= found <= self._catalogue.locations:
-            raise InvalidField(field, "not in the catalogue")
-        return found
+        return known_location(field, location, self._catalogue)
 
     def _lines(
         self, op_id: bytes, at: int, lines: Collection[transfer_pb2.TransferLine]

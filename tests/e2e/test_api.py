@@ -281,9 +281,11 @@ async def test_an_op_id_has_one_effect_on_both_paths(shop: Shop, paths: tuple[st
         assert first == again, rpc
     commit = on_hold(order.op_id, [(sku, goods.at, 1)], release_rest=True)
     assert await one.stock.Commit(commit) == await other.stock.Commit(commit)
-    # The code of a SKU says the same as its id; and where the hold is, is a hint.
-    commit.lines[0].sku.code, commit.location.id = goods.sku_codes[0], goods.at
+    # The code of a SKU says the same as its id; where the hold is, is part of the request.
+    commit.lines[0].sku.code = goods.sku_codes[0]
     assert (await other.stock.Commit(commit)).status == OK
+    commit.location.id = goods.at
+    assert (await other.stock.Commit(commit)).status == common_pb2.STATUS_OP_ID_REUSED
     assert await shop.counters(sku, goods.at) == {"on_hand": 103, "committed": 1}
     assert await shop.counters(second, goods.at) == {"on_hand": 104}
 

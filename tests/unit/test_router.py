@@ -346,6 +346,28 @@ async def test_a_location_saves_the_question(town: Town) -> None:
     assert (await town.router.hold(op_id, location=1)) is None
 
 
+async def test_a_shard_takes_its_own_part_for_no_other_location(town: Town, held: bytes) -> None:
+    own = Router({0: town.shards[0]}, lambda: MAP)
+    _, answer = await own.on_hold(call(os.urandom(16), Kind.COMMIT, held), 2)
+    assert list(answer.status) == [Status.WRONG_SHARD]
+    assert town.counted("committed") == 0
+    _, answer = await own.on_hold(call(os.urandom(16), Kind.COMMIT, held), SPLIT)
+    assert (answer.status, town.counted("committed")) == (b"\0", 3)
+
+
+async def test_an_id_that_was_used_for_one_part_of_a_hold_is_of_no_use_for_all(
+    town: Town, held: bytes
+) -> None:
+    part = call(os.urandom(16), Kind.RELEASE, held)
+    assert not any((await town.router.on_hold(part, 1))[1].status)
+    left = town.reserved
+    other = call(part.op_id, Kind.RELEASE, held)
+    other.digest = b"another!"
+    shard, answer = await town.router.on_hold(other)
+    assert (shard, list(answer.status)) == (0, [Status.OP_ID_REUSED])
+    assert town.reserved == left > 0
+
+
 async def test_parts_of_a_hold_are_committed_where_they_are(town: Town, held: bytes) -> None:
     request = call(os.urandom(16), Kind.COMMIT, held, 2, sku=1, location=[2, 1], quantity=[1, 3])
     number, answer = await town.router.on_hold(request)

@@ -389,6 +389,70 @@ async def test_what_is_malformed_in_calls_on_holds_is_told_by_its_field(shop: Sh
     assert await refused_field(stock.GetIncoming(found)) == "incoming_id"
 
 
+@pytest.mark.parametrize("nowhere", ["nowhere", 9, limits.MAX_LOCATIONS + 1, 2**32 - 1])
+async def test_a_call_on_a_hold_where_nobody_knows_is_not_about_all_of_it(
+    shop: Shop, nowhere: int | str
+) -> None:
+    await shop.receive(5)
+    stock, op_id, at = shop.stock, an_id(), a_place(nowhere)
+    await stock.Reserve(stock_pb2.ReserveRequest(op_id=op_id, lines=[line(1, 1, 2)]))
+    for call in (stock.Commit, stock.Release, stock.Fulfil, stock.Unfulfil, stock.Cancel):
+        request = stock_pb2.HoldRequest(op_id=an_id(), hold_id=op_id, location=at)
+        assert await refused_field(call(request)) == "location"
+    get, record = stock_pb2.GetHoldRequest(hold_id=op_id, location=at), an_id()
+    transfer = {"transfer_id": op_id}
+    back = [stock_pb2.ReturnLine(line=line(1, 1, 1), against=op_id, sold_at=at)]
+    for call, message, path in (
+        (stock.Extend, stock_pb2.ExtendRequest(op_id=an_id(), hold_id=op_id, location=at), ""),
+        (stock.GetHold, get, ""),
+        (stock.GetHistory, get, ""),
+        (
+            stock.CancelIncoming,
+            stock_pb2.CancelIncomingRequest(op_id=an_id(), incoming_id=record, location=at),
+            "",
+        ),
+        (stock.GetIncoming, stock_pb2.GetIncomingRequest(incoming_id=record, location=at), ""),
+        (stock.Return, stock_pb2.ReturnRequest(op_id=an_id(), lines=back), "lines[0].sold_at"),
+        (
+            stock.Exchange,
+            stock_pb2.ExchangeRequest(op_id=an_id(), returns=back, lines=[line(1, 1, 1)]),
+            "returns[0].sold_at",
+        ),
+        (shop.transfers.Get, transfer_pb2.GetTransferRequest(source=at, **transfer), "source"),
+        (
+            shop.transfers.Get,
+            transfer_pb2.GetTransferRequest(destination=at, **transfer),
+            "destination",
+        ),
+    ):
+        assert await refused_field(call(message)) == (path or "location")
+    hold = await stock.GetHold(stock_pb2.GetHoldRequest(hold_id=op_id))
+    assert [each.pending for each in hold.lines] == [2]
+
+
+async def test_where_a_hold_is_said_to_be_is_part_of_the_request(shop: Shop) -> None:
+    await shop.receive(5)
+    stock, op_id, record = shop.stock, an_id(), an_id()
+    await stock.Reserve(stock_pb2.ReserveRequest(op_id=op_id, lines=[line(1, 1, 2)]))
+    await stock.Expect(stock_pb2.ExpectRequest(op_id=record, lines=[line(1, 1, 2)]))
+    hold, cell = {"hold_id": op_id}, {"hold_id": op_id, "lines": [line(1, 1, 1)]}
+    for call, message, named in (
+        (stock.Extend, stock_pb2.ExtendRequest, hold),
+        (stock.Release, stock_pb2.HoldRequest, cell),
+        (stock.Release, stock_pb2.HoldRequest, hold),
+        (stock.CancelIncoming, stock_pb2.CancelIncomingRequest, {"incoming_id": record}),
+    ):
+        used = an_id()
+        for at, status in (
+            (a_place(1), Status.OK),
+            (a_place("store-1"), Status.OK),
+            (a_place(3), Status.OP_ID_REUSED),
+            (None, Status.OP_ID_REUSED),
+        ):
+            request = message(op_id=used, location=at, **named)  # type: ignore[operator]
+            assert (await call(request)).status == status
+
+
 async def test_a_bundle_is_reserved_moved_on_and_returned_by_component(shop: Shop) -> None:
     await shop.receive(10)
     await shop.receive(10, sku=2)
