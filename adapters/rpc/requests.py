@@ -24,6 +24,7 @@ NO_SUCH_ID: Final = 0xFFFFFFFF  # of no SKU and no location; 0 would mean "any" 
 _WHOLE_HOLD: Final = 0
 _NOT_A_QUANTITY: Final = -1
 _NO_HOLD: Final = (0, 0)  # the halves of an id
+_ZEROS: Final = bytes(limits.OP_ID_BYTES)
 _RESERVE: Final = int(Kind.RESERVE)  # a plain number packs in a third of an enum's time
 
 Codes = Callable[[str], int]
@@ -261,9 +262,11 @@ def cells(
 
 
 def check_id(field: str, value: bytes) -> None:
-    """Refuse an id that does not have 16 bytes."""
+    """Refuse an id that does not have 16 bytes, or is all zeros: in a column these say "none"."""
     if len(value) != limits.OP_ID_BYTES:
         raise InvalidField(field, f"{len(value)} bytes, must be {limits.OP_ID_BYTES}")
+    if value == _ZEROS:
+        raise InvalidField(field, "all zeros, which stand for no id")
 
 
 def check_count(field: str, count: int) -> None:

@@ -181,7 +181,7 @@ async def test_calls_on_holds(shop: Shop, unchanged: Goods, path: str) -> None:
     for rpc in (stock.Commit, stock.Release, stock.Fulfil, stock.Cancel):
         check_refused(await rpc(on_hold(op())), S.STATUS_UNKNOWN_HOLD)
         check_refused(await rpc(on_hold(op(), [(*cell, 1)])), S.STATUS_UNKNOWN_HOLD)
-        check_refused(await rpc(on_hold(bytes(16))), S.STATUS_UNKNOWN_HOLD)
+        check_refused(await rpc(on_hold(b"\xff" * 16)), S.STATUS_UNKNOWN_HOLD)
     for rpc in (stock.Fulfil, stock.Cancel):
         check_refused(await rpc(on_hold(hold)), S.STATUS_HOLD_NOT_COMMITTED)
     for rpc in (stock.Commit, stock.Release):

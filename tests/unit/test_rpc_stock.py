@@ -129,6 +129,9 @@ def an_id() -> bytes:
     return os.urandom(16)
 
 
+AN_ID = b"i" * 14 + b"\0\0"  # that a batch may have too
+
+
 def line(sku: int | str, location: int | str, quantity: int) -> common_pb2.Line:
     return common_pb2.Line(sku=a_sku(sku), location=a_place(location), quantity=quantity)
 
@@ -430,6 +433,44 @@ async def test_a_call_on_a_hold_where_nobody_knows_is_not_about_all_of_it(
     assert [each.pending for each in hold.lines] == [2]
 
 
+async def test_zeros_are_no_id(shop: Shop) -> None:
+    """In a column of ids they say that there is none."""
+    stock, zeros, one = shop.stock, bytes(16), [line(1, 1, 1)]
+    back = [stock_pb2.ReturnLine(line=line(1, 1, 1), against=zeros)]
+    for call, message, path in (
+        (stock.Reserve, stock_pb2.ReserveRequest(op_id=zeros, lines=one), "op_id"),
+        (stock.Submit, stock_pb2.SubmitRequest(op_id=zeros, lines=1), "op_id"),
+        (
+            stock.Reserve,
+            stock_pb2.ReserveRequest(op_id=an_id(), lines=one, supersedes=zeros),
+            "supersedes",
+        ),
+        (stock.Fulfil, stock_pb2.HoldRequest(op_id=an_id(), hold_id=zeros), "hold_id"),
+        (stock.GetHold, stock_pb2.GetHoldRequest(hold_id=zeros), "hold_id"),
+        (stock.Return, stock_pb2.ReturnRequest(op_id=an_id(), lines=back), "lines[0].against"),
+        (
+            stock.Receive,
+            stock_pb2.ReceiveRequest(op_id=an_id(), lines=one, incoming_id=zeros),
+            "incoming_id",
+        ),
+        (
+            stock.Expect,
+            stock_pb2.ExpectRequest(op_id=an_id(), lines=one, incoming_id=zeros),
+            "incoming_id",
+        ),
+        (stock.GetIncoming, stock_pb2.GetIncomingRequest(incoming_id=zeros), "incoming_id"),
+        (shop.transfers.Get, transfer_pb2.GetTransferRequest(transfer_id=zeros), "transfer_id"),
+    ):
+        assert await refused_field(call(message)) == path
+    assert shop.shard.seen == []
+    # In a batch's column of holds they are none.
+    batch = stock_pb2.SubmitRequest(
+        op_id=AN_ID, lines=1, kind=bytes((Kind.RECEIVE,)), sku=b"\1\0\0\0",
+        location=b"\1\0\0\0", quantity=b"\1" + bytes(7), hold=zeros,
+    )  # fmt: skip
+    assert (await stock.Submit(batch)).status == b""
+
+
 async def test_where_a_hold_is_said_to_be_is_part_of_the_request(shop: Shop) -> None:
     await shop.receive(5)
     stock, op_id, record = shop.stock, an_id(), an_id()
@@ -469,7 +510,7 @@ async def test_a_bundle_is_reserved_moved_on_and_returned_by_component(shop: Sho
     counted = [(each.sku.id, each.committed, each.fulfilled, each.returned) for each in hold.lines]
     assert counted == [(1, 2, 4, 2), (2, 3, 6, 3)]
     batch = stock_pb2.SubmitRequest(
-        op_id=bytes(16), lines=1, kind=b"\6", sku=b"\x09\0\0\0", location=b"\1\0\0\0"
+        op_id=AN_ID, lines=1, kind=b"\6", sku=b"\x09\0\0\0", location=b"\1\0\0\0"
     )
     assert await refused_field(shop.stock.Submit(batch)) == "sku"
 
@@ -591,7 +632,7 @@ async def test_a_shortage_names_whom_it_endangers(shop: Shop) -> None:
     assert (named.hold_id, named.pending, named.committed) == (op_id, 4, 0)
     assert await shop.stock.Sale(sale) == sold
     batch = stock_pb2.SubmitRequest(
-        op_id=bytes(16), lines=2, kind=bytes((Kind.SALE,)), quantity=(1).to_bytes(8, "little"),
+        op_id=AN_ID, lines=2, kind=bytes((Kind.SALE,)), quantity=(1).to_bytes(8, "little"),
         sku=np.array([3, 1], "<u4").tobytes(), location=np.array([1], "<u4").tobytes(),
     )  # fmt: skip
     told = await shop.stock.Submit(batch)
@@ -879,45 +920,45 @@ GOOD = [line(1, 1, 1)]
     ("method", "request_", "field_"),
     [
         ("Reserve", stock_pb2.ReserveRequest(op_id=b"short", lines=GOOD), "op_id"),
-        ("Reserve", stock_pb2.ReserveRequest(op_id=bytes(16)), "lines"),
-        ("Reserve", stock_pb2.ReserveRequest(op_id=bytes(16), lines=GOOD * 513), "lines"),
+        ("Reserve", stock_pb2.ReserveRequest(op_id=AN_ID), "lines"),
+        ("Reserve", stock_pb2.ReserveRequest(op_id=AN_ID, lines=GOOD * 513), "lines"),
         (
             "Sale",
-            stock_pb2.LinesRequest(op_id=bytes(16), lines=[*GOOD, line(LONG, 1, 1)]),
+            stock_pb2.LinesRequest(op_id=AN_ID, lines=[*GOOD, line(LONG, 1, 1)]),
             "lines[1].sku.code",
         ),
         (
             "Sale",
-            stock_pb2.LinesRequest(op_id=bytes(16), lines=[line(1, LONG, 1)]),
+            stock_pb2.LinesRequest(op_id=AN_ID, lines=[line(1, LONG, 1)]),
             "lines[0].location.code",
         ),
         (
             "Return",
             stock_pb2.ReturnRequest(
-                op_id=bytes(16), lines=[stock_pb2.ReturnLine(line=line(LONG, 1, 1))]
+                op_id=AN_ID, lines=[stock_pb2.ReturnLine(line=line(LONG, 1, 1))]
             ),
             "lines[0].line.sku.code",
         ),
         ("Adjust", stock_pb2.AdjustRequest(lines=GOOD), "op_id"),
-        ("Commit", stock_pb2.HoldRequest(op_id=bytes(16), hold_id=b"x"), "hold_id"),
+        ("Commit", stock_pb2.HoldRequest(op_id=AN_ID, hold_id=b"x"), "hold_id"),
         (
             "Commit",
-            stock_pb2.HoldRequest(op_id=bytes(16), hold_id=bytes(16), location=a_place(LONG)),
+            stock_pb2.HoldRequest(op_id=AN_ID, hold_id=AN_ID, location=a_place(LONG)),
             "location.code",
         ),
         (
             "Commit",
-            stock_pb2.HoldRequest(op_id=bytes(16), hold_id=bytes(16), lines=GOOD * 513),
+            stock_pb2.HoldRequest(op_id=AN_ID, hold_id=AN_ID, lines=GOOD * 513),
             "lines",
         ),
         ("GetHold", stock_pb2.GetHoldRequest(), "hold_id"),
         ("Submit", stock_pb2.SubmitRequest(op_id=bytes(15), lines=1), "op_id"),
         ("Submit", stock_pb2.SubmitRequest(op_id=b"\1" * 16, lines=1), "op_id"),
-        ("Submit", stock_pb2.SubmitRequest(op_id=bytes(16)), "lines"),
-        ("Submit", stock_pb2.SubmitRequest(op_id=bytes(16), lines=8_191), "lines"),
-        ("Submit", stock_pb2.SubmitRequest(op_id=bytes(16), lines=3, kind=b"12"), "kind"),
-        ("Submit", stock_pb2.SubmitRequest(op_id=bytes(16), lines=3, sku=b"123"), "sku"),
-        ("Submit", stock_pb2.SubmitRequest(op_id=bytes(16), lines=3, hold=bytes(8)), "hold"),
+        ("Submit", stock_pb2.SubmitRequest(op_id=AN_ID), "lines"),
+        ("Submit", stock_pb2.SubmitRequest(op_id=AN_ID, lines=8_191), "lines"),
+        ("Submit", stock_pb2.SubmitRequest(op_id=AN_ID, lines=3, kind=b"12"), "kind"),
+        ("Submit", stock_pb2.SubmitRequest(op_id=AN_ID, lines=3, sku=b"123"), "sku"),
+        ("Submit", stock_pb2.SubmitRequest(op_id=AN_ID, lines=3, hold=bytes(8)), "hold"),
     ],
     ids=str,
 )
@@ -969,15 +1010,15 @@ async def call_gently(shop: Shop, method: str, payload: bytes) -> None:
     """Whatever the bytes, the answer is a reply or INVALID_ARGUMENT, and the server lives on."""
     call = shop.channel.unary_unary(f"/onhand.v1.Stock/{method}")(payload)
     assert await call.code() in GENTLE, await call.details()
-    found = await shop.stock.GetHold(stock_pb2.GetHoldRequest(hold_id=bytes(16)))
+    found = await shop.stock.GetHold(stock_pb2.GetHoldRequest(hold_id=AN_ID))
     assert found.state == stock_pb2.HOLD_STATE_UNKNOWN
 
 
 @given(columns)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@example({"op_id": bytes(16), "lines": 2, "kind": b"\1", "flags": b"\1"})
+@example({"op_id": AN_ID, "lines": 2, "kind": b"\1", "flags": b"\1"})
 @example(
-    {"op_id": bytes(16), "lines": 1, "kind": b"\1", "sku": b"\xff" * 4, "location": b"\xff" * 4}
+    {"op_id": AN_ID, "lines": 1, "kind": b"\1", "sku": b"\xff" * 4, "location": b"\xff" * 4}
 )
 def test_no_batch_breaks_the_server(
     loop: asyncio.Runner, module_shop: Shop, fields: dict[str, Any]
@@ -1031,7 +1072,7 @@ def test_one_line_is_what_the_long_way_makes_of_it(
 
 
 def test_a_batch_is_told_from_another_by_any_column() -> None:
-    base = {"op_id": bytes(16), "lines": 1}
+    base = {"op_id": AN_ID, "lines": 1}
     changed: list[dict[str, Any]] = [
         {"kind": b"\1"}, {"flags": b"\1"}, {"sku": b"\1\0\0\0"}, {"location": b"\1\0\0\0"},
         {"quantity": b"\1" + bytes(7)}, {"value": b"\1" + bytes(7)}, {"currency": b"\1\0"},
