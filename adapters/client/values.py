@@ -151,7 +151,10 @@ class HoldLine:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A hold as it stands; it can be committed up to and including `deadline_ns`."""
+    """A hold as it stands; while it is pending it can be committed up to and including `deadline_ns`.
+
+    Of one that has expired that is when it did; of any other it is 0.
+    """
 
     hold_id: bytes
     state: HoldState

@@ -23,6 +23,7 @@ from adapters.rpc.requests import (
     linked,
     location_hint,
     many,
+    ttl_of,
 )
 from engine import limits
 from engine.catalogue import Catalogue
@@ -91,7 +92,7 @@ def exchange(message: stock_pb2.ExchangeRequest, catalogue: Catalogue) -> tuple[
     back, holds, hints = _return_lines("returns", message.op_id, message.returns, catalogue)
     check_count("lines", len(back) + len(message.lines))
     out = lines_of(message.op_id, message.lines, catalogue)
-    ttl_ms = message.ttl_ms or limits.DEFAULT_TTL_MS
+    ttl_ms = ttl_of(message)
     flags = linked(len(back) + len(out))
     if message.commit_now:
         flags[len(back) :] |= np.uint8(Flag.COMMIT_NOW)

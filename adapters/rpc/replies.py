@@ -11,9 +11,11 @@ from engine.entries import Location, Sku
 from engine.history import History
 from engine.operations import Answer
 from engine.status import Status
-from engine.views import Cell, DatedIncoming, EndangeredHold, Hold, Incoming
+from engine.views import Cell, DatedIncoming, EndangeredHold, Hold, HoldState, Incoming
 from onhand.v1 import availability_pb2, common_pb2, stock_pb2
 
+# Once committed, or given up, a hold has no deadline; what stands there is of its time before.
+_HAS_DEADLINE: Final = (HoldState.PENDING, HoldState.EXPIRED)
 _OTHERWISE: Final = (Status.LINKED_LINE_REFUSED, Status.ALREADY_RECORDED)
 
 
@@ -156,7 +158,7 @@ def hold(hold_id: bytes, found: Hold | None, names: Names) -> stock_pb2.Hold:
     return stock_pb2.Hold(
         hold_id=hold_id,
         state=int(found.state),  # type: ignore[arg-type]
-        deadline_ns=found.deadline_ns,
+        deadline_ns=found.deadline_ns if found.state in _HAS_DEADLINE else 0,
         lines=[
             stock_pb2.HoldLine(
                 sku=named_sku(line.sku, names),

@@ -98,7 +98,7 @@ def _column(name: str, dtype: np.dtype[Any], data: bytes, lines: int) -> NDArray
 
 def reserve(message: stock_pb2.ReserveRequest, catalogue: Catalogue) -> Request:
     """Read a Reserve: every line but the last is linked to the next."""
-    op_id, ttl_ms = message.op_id, message.ttl_ms or limits.DEFAULT_TTL_MS
+    op_id, ttl_ms = message.op_id, ttl_of(message)
     lines = lines_of(op_id, message.lines, catalogue)
     if message.channel or message.allow_partial or message.supersedes or message.commit_now:
         return _special_reserve(message, lines, ttl_ms, catalogue)
@@ -106,6 +106,11 @@ def reserve(message: stock_pb2.ReserveRequest, catalogue: Catalogue) -> Request:
         sku, location, quantity = lines[0]
         return one(op_id, _RESERVE, sku, location, quantity, ttl_ms)
     return many(op_id, _RESERVE, lines, value=ttl_ms, flags=linked(len(lines)))
+
+
+def ttl_of(message: stock_pb2.ReserveRequest | stock_pb2.ExchangeRequest) -> int:
+    """How long an order is to live, ms. What is committed at once is held so long over shards only."""
+    return (not message.commit_now and message.ttl_ms) or limits.DEFAULT_TTL_MS
 
 
 def _special_reserve(

@@ -83,9 +83,10 @@ class Shop:
         assert (await self.stock.Receive(request)).status == Status.OK
 
 
-async def open_shop(gate: Gate | None = None) -> Shop:
-    shard, catalogue = FakeShard(), some_catalogue()
-    router = Router({0: shard}, lambda: MAP)
+async def open_shop(gate: Gate | None = None, shards: int = 1) -> Shop:
+    catalogue, own_map = some_catalogue(), ShardMap(7, shards)
+    links = {number: FakeShard(number, own_map) for number in range(shards)}
+    router = Router(links, lambda: own_map)
     ended: list[str] = []
 
     async def end() -> None:
@@ -114,7 +115,7 @@ async def open_shop(gate: Gate | None = None) -> Shop:
     server = await open_server(services, end_streams=[end], gate=gate)
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     channel = grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=options)
-    return Shop(shard, server, channel, ended)
+    return Shop(links[0], server, channel, ended)
 
 
 @pytest.fixture
@@ -523,6 +524,48 @@ async def test_an_order_that_is_paid_has_no_deadline(shop: Shop) -> None:
     assert (held.status, held.hold_id, held.deadline_ns) == (Status.OK, op_id, 0)
     hold = await shop.stock.GetHold(stock_pb2.GetHoldRequest(hold_id=op_id))
     assert hold.state == stock_pb2.HOLD_STATE_COMMITTED
+
+
+async def test_what_is_paid_at_once_is_asked_for_no_time_and_told_none() -> None:
+    """On one shard and over two, where it is held for a moment."""
+    for opened in (await open_shop(), await open_shop(shards=2)):
+        stock = opened.stock
+        await opened.receive(9)
+        await opened.receive(9, location=2)
+        for cells in ([line(1, 1, 1)], [line(1, 1, 1), line(1, 2, 1)]):
+            op_id, back = an_id(), [stock_pb2.ReturnLine(line=line(1, 1, 1))]
+            for ttl_ms in (-1, limits.MAX_TTL_MS + 1):
+                order = {"op_id": op_id, "lines": cells, "commit_now": True, "ttl_ms": ttl_ms}
+                held = await stock.Reserve(stock_pb2.ReserveRequest(**order))
+                assert (held.status, held.deadline_ns) == (Status.OK, 0)
+                order["op_id"] = an_id()
+                held = await stock.Exchange(stock_pb2.ExchangeRequest(returns=back, **order))
+                assert (held.status, held.deadline_ns) == (Status.OK, 0)
+            hold = await stock.GetHold(stock_pb2.GetHoldRequest(hold_id=op_id))
+            assert (hold.state, hold.deadline_ns) == (stock_pb2.HOLD_STATE_COMMITTED, 0)
+        await opened.channel.close()
+        await opened.server.stop(0)
+
+
+async def test_a_hold_has_a_deadline_while_it_is_pending_and_when_it_ran_out(shop: Shop) -> None:
+    await shop.receive(5)
+    stock, deadlines = shop.stock, []
+
+    async def told(hold_id: bytes) -> stock_pb2.Hold:
+        return await stock.GetHold(stock_pb2.GetHoldRequest(hold_id=hold_id))
+
+    for call in (stock.Commit, stock.Release, None):
+        op_id = an_id()
+        held = await stock.Reserve(stock_pb2.ReserveRequest(op_id=op_id, lines=[line(1, 1, 1)]))
+        assert (await told(op_id)).deadline_ns == held.deadline_ns > 0
+        if call is None:
+            shop.shard.now_ns = held.deadline_ns + 1
+            await shop.receive(1)
+            deadlines.append(held.deadline_ns)
+        else:
+            await call(stock_pb2.HoldRequest(op_id=an_id(), hold_id=op_id))
+            deadlines.append(0)
+        assert (await told(op_id)).deadline_ns == deadlines[-1]
 
 
 async def test_a_partial_order_tells_what_was_granted(shop: Shop) -> None:
