@@ -18,7 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import limits
-from engine.operations import Answer, Flag, Kind, Request, column_of, id_to_pair, pair_to_id
+from engine.operations import (
+    Answer,
+    Flag,
+    Kind,
+    Request,
+    chain_starts,
+    column_of,
+    id_to_pair,
+    pair_to_id,
+)
 from engine.status import Status
 from engine.views import Endangered
 
@@ -76,11 +85,9 @@ def split(request: Request, shards: NDArray[np.int64]) -> list[Part]:
 
 
 def groups_of(request: Request) -> list[list[int]]:
-    """The places of lines that stand or fall together: each linked line goes with the next one."""
-    is_last = (column_of(request, "flags") & Flag.LINKED) == 0
-    is_last[-1] = True
-    ends = (np.flatnonzero(is_last) + 1).tolist()
-    return [list(range(*each)) for each in pairwise([0, *ends])]
+    """The places of lines that stand or fall together."""
+    starts = np.flatnonzero(chain_starts(column_of(request, "kind"), column_of(request, "flags")))
+    return [list(range(*each)) for each in pairwise([*starts.tolist(), request.lines])]
 
 
 def in_order(shards: NDArray[np.int64]) -> list[int]:

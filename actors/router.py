@@ -36,7 +36,7 @@ from actors.ports import CellTable, ShardLink, Sight
 from actors.shards import Shards, Turns, every
 from actors.transits import seen
 from engine.history import History
-from engine.operations import PART_KINDS, Answer, Flag, Kind, Request, column_of
+from engine.operations import Answer, Flag, Kind, Request, chain_starts, column_of
 from engine.shard_map import ShardMap
 from engine.status import Status
 from engine.views import Cell, DatedIncoming, Hold, HoldLine, HoldState, Incoming
@@ -56,8 +56,6 @@ _ON_HOLD: Final = (
     Kind.CLAIM_RETURN,
     Kind.CANCEL_INCOMING,
 )
-# Lines that may be linked to the next one.
-_LINKABLE: Final = (Kind.RESERVE, Kind.RETURN, Kind.MOVE, *PART_KINDS)
 # The state of a hold over several shards is the first of these that one of its parts is in. A part
 # that others moved away is released: so what ran out elsewhere comes first.
 _LIFE: Final = (
@@ -408,12 +406,10 @@ class Router:
             for at in np.unique(location[on_hold & (location != 0) & (sku == 0)]).tolist():
                 if len(self._shards.map.owners(at)) > 1:
                     shards[on_hold & (location == at) & (sku == 0)] = _NO_SKU
-        linked = np.isin(kind, _LINKABLE) & ((flags & Flag.LINKED) != 0)
-        if linked[:-1].any():
-            starts = np.arange(request.lines)
-            starts[1:][linked[:-1]] = 0
-            shards = shards[np.maximum.accumulate(starts)]
-        return shards
+        starts = chain_starts(kind, flags)
+        if starts.all():
+            return shards
+        return shards[np.maximum.accumulate(np.where(starts, np.arange(request.lines), 0))]
 
     async def _holders(self, request: Request, location: int) -> Sequence[int]:
         """The shards that have a part of a hold, or had when this was asked first; one at least.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from engine.block import Block, concatenated
 from engine.mirror import among
-from engine.operations import PART_KINDS, Flag, Kind
+from engine.operations import PART_KINDS, Flag, Kind, chain_starts
 from engine.status import Status
 from engine.traces import NO_TRACES
 
@@ -117,7 +117,7 @@ def _lines(block: Block) -> _Columns:
     places = np.arange(count)
     lines["line"] = (places - first).astype(np.uint32)
     # What an order makes has the id of its first line.
-    starts = np.concatenate([[True], lines["flags"][:-1] & Flag.LINKED == 0]) | (places == first)
+    starts = chain_starts(lines["kind"], lines["flags"], places == first)
     of_order = np.maximum.accumulate(np.where(starts, places, 0))
     of_order = np.where(lines["kind"] == Kind.EXPECT, places, of_order)
     low = lines["op_lo"] + (of_order - first).astype(np.uint64)

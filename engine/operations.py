@@ -81,6 +81,7 @@ class Disposition(IntEnum):
 
 HOLD_KINDS: Final = (Kind.COMMIT, Kind.RELEASE, Kind.FULFIL, Kind.CANCEL)
 PART_KINDS: Final = (*HOLD_KINDS, Kind.UNFULFIL)  # move units of a hold: all, or a part of it
+LINKING_KINDS: Final = (Kind.RESERVE, Kind.RETURN, Kind.MOVE, *PART_KINDS)  # may begin a chain
 
 # The columns of a line, with their types. All are little-endian where they leave the process.
 COLUMNS: Final[dict[str, np.dtype[Any]]] = {
@@ -251,6 +252,33 @@ class Answer:
     seq: int
     granted: bytes = b""
     endangered: tuple[Endangered, ...] = ()
+
+
+def chain_starts(
+    kinds: NDArray[np.uint8], flags: NDArray[np.uint8], begins: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
+    """Which lines (n,) begin a chain, whose lines stand or fall together; cut as the rules cut it.
+
+    A line of LINKING_KINDS begins one, and so long as its lines are LINKED the next one belongs to
+    it, whatever that is. A LINKED line of another kind is linked to nothing: it is a chain by itself.
+    `begins`: the lines with which requests begin, where there is more than one request.
+    """
+    starts = np.ones(len(kinds), np.bool_)
+    starts[1:] = flags[:-1] & Flag.LINKED == 0
+    if begins is not None:
+        starts |= begins
+    if starts.all():
+        return starts
+    # Of lines that LINKED joins, those up to the first one that may begin a chain are not in any.
+    may_begin = _LINKING[kinds]
+    before: NDArray[np.int64] = np.cumsum(may_begin) - may_begin
+    joined = np.maximum.accumulate(np.where(starts, np.arange(len(kinds)), 0))
+    unlinked: NDArray[np.bool_] = before == before[joined]
+    return unlinked
+
+
+_LINKING: Final = np.zeros(256, np.bool_)
+_LINKING[[*LINKING_KINDS]] = True
 
 
 def id_to_pair(op_id: bytes) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from adapters.client.messages import endangered_from
 from adapters.client.shard_map import ShardMap
 from adapters.client.values import BatchResult, Endangered
 from engine.limits import MAX_BATCH_LINES
-from engine.operations import Flag
+from engine.operations import chain_starts
 from engine.status import Status
 from onhand.v1 import stock_pb2
 
@@ -175,9 +175,7 @@ def _columns(batch: Batch) -> dict[str, NDArray[Any]]:
     if hold.shape != (lines, 16) or hold.dtype != np.uint8:
         raise ValueError(f"hold: {hold.dtype} {hold.shape}, must be uint8 ({lines}, 16)")
     columns["hold"] = hold
-    begins = np.ones(lines, np.int64)
-    begins[1:] = (columns["flags"][:-1] & Flag.LINKED) == 0
-    columns["group"] = np.cumsum(begins) - 1
+    columns["group"] = np.cumsum(chain_starts(columns["kind"], columns["flags"])) - 1
     return columns
 
 

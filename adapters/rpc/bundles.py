@@ -24,7 +24,7 @@ from engine.catalogue import Catalogue
 from engine.history import History
 from engine.operations import (
     COLUMNS,
-    PART_KINDS,
+    LINKING_KINDS,
     Answer,
     Flag,
     Kind,
@@ -293,7 +293,7 @@ def _set_flags(columns: dict[str, NDArray[Any]], origin: NDArray[np.int64]) -> N
     is_first = np.diff(origin, prepend=-1) != 0
     is_last = np.diff(origin, append=-1) != 0
     reserves = columns["kind"] == Kind.RESERVE
-    is_linkable = np.isin(columns["kind"], (Kind.RESERVE, Kind.RETURN, Kind.MOVE, *PART_KINDS))
+    is_linkable = np.isin(columns["kind"], LINKING_KINDS)
     flags = columns.get("flags", np.zeros(len(origin), COLUMNS["flags"]))
     supersedes = (flags & Flag.SUPERSEDE) != 0
     flags[is_linkable & ~is_last] |= np.uint8(Flag.LINKED)

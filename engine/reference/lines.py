@@ -3,7 +3,7 @@
 from typing import Final, NamedTuple, TypeAlias
 
 from engine import limits
-from engine.operations import COLUMNS, PART_KINDS, Flag, Kind, Request, pair_to_id
+from engine.operations import COLUMNS, LINKING_KINDS, Flag, Kind, Request, pair_to_id
 from engine.status import Status
 
 Key: TypeAlias = tuple[int, int]  # (sku, location): names a cell
@@ -50,7 +50,7 @@ def lines_of(request: Request) -> list[Line]:
 def linked_lines(lines: list[Line], first: int) -> list[Line]:
     """The lines that stand or fall together with line `first`."""
     end = first + 1
-    if lines[first].kind in (Kind.RESERVE, Kind.RETURN, Kind.MOVE, *PART_KINDS):
+    if lines[first].kind in LINKING_KINDS:
         while end < len(lines) and lines[end - 1].flags & Flag.LINKED:
             end += 1
     return lines[first:end]

@@ -13,7 +13,7 @@ from engine.block import AfterImage, Block, decode, encode
 from engine.events import EXPIRED, events_of
 from engine.kernels import KEY, ON_HAND, SHORTAGES
 from engine.machine import Machine, Outcome
-from engine.operations import LINE, Flag, Kind, Request
+from engine.operations import LINE, Flag, Kind, Request, pair_to_id
 from engine.reference import Key, ReferenceMachine, Trace
 from engine.status import Status
 from engine.traces import Traces
@@ -21,7 +21,7 @@ from engine.views import Cell, Endangered, Hold, HoldState, Incoming
 from tests.property.histories import LOCATIONS, SKUS, Wait
 
 _COUNTERS = [each.name for each in fields(Cell)]
-
+Owed = tuple[bytes, Key, str]  # what a hold or an incoming record has of a cell, by counter
 
 _BOOKED: dict[int, dict[str, int]] = {
     Kind.RESERVE: {"reserved": 1},
@@ -67,6 +67,7 @@ class Pair:
         self._ids: dict[bytes, None] = {}  # every hold and every incoming record there ever was
         self._mirror: dict[Key, Cell] = {}  # kept by the after-images alone, as a gateway does
         self._booked: Counter[tuple[str, Key]] = Counter()  # kept by events alone
+        self._owed: Counter[Owed] = Counter()
         for each in (self.machine, self.reference):
             each.set_sku_limit(SKUS)
             for location, given in LOCATIONS.items():
@@ -105,6 +106,7 @@ class Pair:
 
     def apply(self, requests: Sequence[Request]) -> list[Status]:
         """Apply a block to both and compare everything. Returns the statuses of all its lines."""
+        overdue = self._overdue()
         expected = self.reference.apply(self.now_ns, requests)
         outcome = self.machine.apply(self.now_ns, [_as_called(each) for each in requests])
         statuses = [Status(each) for answer in expected.answers for each in answer.status]
@@ -121,6 +123,7 @@ class Pair:
         self.endangered = outcome.endangered
         self._reflect(outcome.image)
         self._keep_books(requests, outcome)
+        self._check_owed(overdue)
         self.machine.tidy(2)
         self.compare()
         return statuses
@@ -181,6 +184,43 @@ class Pair:
         for key, cell in self._mirror.items():
             promised = self._booked["reserved", key], self._booked["committed", key]
             assert promised == (cell.reserved, cell.committed), key
+
+    def _overdue(self) -> set[bytes]:
+        """The holds that this block may sweep, of which no event says which they are."""
+        return {
+            hold_id
+            for hold_id, each in self.reference.holds.items()
+            if each.state == HoldState.PENDING and each.deadline_ns <= self.now_ns
+        }
+
+    def _check_owed(self, overdue: set[bytes]) -> None:
+        """What each hold and each record has of a cell follows from events, by the ids they name."""
+        for event in self.events:
+            kind, units = event["kind"], event["quantity"]
+            key = event["sku"], event["location"]
+            of = pair_to_id(event["hold_hi"], event["hold_lo"])
+            for counter, sign in booked_as(kind, event["flags"]).items():
+                self._owed[of, key, counter] += sign * units
+            if kind in {Kind.EXPECT, Kind.RECEIVE, Kind.CANCEL_INCOMING}:
+                # More may come than is expected.
+                came = units if kind == Kind.CANCEL_INCOMING else self._owed[of, key, "incoming"]
+                came = units if kind == Kind.EXPECT else -min(units, came)
+                self._owed[of, key, "incoming"] += came
+        owed: Counter[Owed] = Counter()
+        for of, hold in self.reference.holds.items():
+            for line in hold.lines:
+                owed[of, (line.sku, line.location), "reserved"] += line.pending
+                owed[of, (line.sku, line.location), "committed"] += line.committed
+        for of, record in self.reference.incoming_records.items():
+            for due in record.lines:
+                owed[of, (due.sku, due.location), "incoming"] += due.outstanding
+        unnamed = {*overdue, bytes(16)}
+        told, expected = (
+            {each: units for each, units in book.items() if units and each[0] not in unnamed}
+            for book in (self._owed, owed)
+        )
+        assert told == expected
+        self._owed = owed
 
     def _reflect(self, image: AfterImage) -> None:
         assert image.first_new == len(self._mirror)

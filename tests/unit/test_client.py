@@ -609,6 +609,15 @@ async def test_linked_lines_stay_together(store: Store, client: Client) -> None:
     assert store.second.requests("Submit")[0].lines == 1
 
 
+async def test_a_line_that_links_nothing_takes_no_other_along(store: Store, client: Client) -> None:
+    """It would take what is reserved behind it to a shard that does not have the cell."""
+    flags = np.array([Flag.LINKED, 0])
+    kind = np.array([Kind.SALE, Kind.RESERVE])
+    await client.submit(Batch(kind=kind, sku=1, location=[1, 2], quantity=1, value=1, flags=flags))
+    for node, sent in ((store.first, Kind.SALE), (store.second, Kind.RESERVE)):
+        assert [list(each.kind) for each in node.requests("Submit")] == [[sent]]
+
+
 async def test_lines_on_holds_carry_their_holds(store: Store, client: Client) -> None:
     holds = np.arange(32, dtype=np.uint8).reshape(2, 16)
     await client.submit(Batch(kind=Kind.COMMIT, location=2, hold=holds))

@@ -11,6 +11,7 @@ from engine.block import Block, decode, encode
 from engine.events import EVENT_BYTES, EXPIRED, UNTOLD, Events, events_of
 from engine.machine import Machine
 from engine.operations import Disposition, Flag, Kind, Request, line_id, pair_to_id
+from engine.reference import Line
 from engine.status import Status
 from engine.traces import taken
 from engine.views import HoldState
@@ -79,6 +80,23 @@ def test_an_order_is_told_by_the_id_of_its_hold() -> None:
     shop.does(reserve(1), reserve(1), name="p")
     second = line_id(hold_id("p"), 1)
     assert [each[3] for each in told(shop)] == [b"p", second]
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        sale(1), receive(1), receive_of("b", 1), count(1), expect(1), extend("h", 60_000),
+        add_line("h", 1), cancel_incoming("b"),
+    ],
+)  # fmt: skip
+def test_a_line_of_a_kind_that_links_nothing_is_in_no_order(before: Line) -> None:
+    """It is refused for the flag alone: what is reserved behind it has its own line's id."""
+    shop = Shop(tea=5)
+    refused = before._replace(flags=int(Flag.LINKED))
+    answers = shop.answers(refused, reserve(1), name="o")
+    assert answers == [Status.INVALID_FLAGS, Status.OK]
+    assert told(shop) == [(Kind.RESERVE, TEA, 1, line_id(hold_id("o"), 1))]
+    assert shop.hold("o", 1).lines[0].pending == 1
 
 
 def test_calls_on_a_whole_hold_are_told_cell_by_cell() -> None:

@@ -1,6 +1,7 @@
 """Requests are built of what fits their columns, and of nothing else."""
 
 import struct
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 
 from engine import limits
 from engine.machine import Machine
-from engine.operations import COLUMNS, LINE, Flag, Kind, Request
+from engine.operations import COLUMNS, LINE, Flag, Kind, Request, chain_starts, column_of
+from engine.reference.lines import lines_of, linked_lines
 from engine.views import Cell
+from tests.property.histories import line, request
 
 
 @pytest.mark.parametrize("size", [0, 15, 17])
@@ -97,3 +100,35 @@ def test_a_request_about_other_lines_says_nothing_of_those_it_had() -> None:
     machine.apply(1, [after])
     assert machine.cell(1, 1) is None
     assert machine.cell(2, 1) == Cell(on_hand=5)
+
+
+def test_columns_are_cut_into_chains_as_the_rules_cut_them() -> None:
+    """Several requests at once, of all kinds, each line LINKED or not."""
+    draw = Random(1)
+    for _ in range(300):
+        requests = [
+            request(
+                bytes(16),
+                [
+                    line(draw.choice([*Kind]), flags=draw.choice([Flag.LINKED, Flag.LINKED, 0]))
+                    for _ in range(draw.randint(1, 9))
+                ],
+            )
+            for _ in range(draw.randint(1, 3))
+        ]
+        starts: list[bool] = []
+        begins: list[bool] = []
+        for each in requests:
+            lines, first = lines_of(each), 0
+            begins += [True] + [False] * (len(lines) - 1)
+            while first < len(lines):
+                chain = linked_lines(lines, first)
+                starts += [True] + [False] * (len(chain) - 1)
+                first += len(chain)
+        kinds, flags = (
+            np.concatenate([column_of(each, name) for each in requests])
+            for name in ("kind", "flags")
+        )
+        assert chain_starts(kinds, flags, np.array(begins)).tolist() == starts
+        if len(requests) == 1:
+            assert chain_starts(kinds, flags).tolist() == starts

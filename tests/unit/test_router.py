@@ -177,6 +177,21 @@ async def test_linked_lines_of_a_batch_over_shards_are_refused_whole(town: Town)
     assert town.reserved == 0
 
 
+@pytest.mark.parametrize("between", [Kind.SALE, Kind.EXTEND, Kind.SET_PRICE])
+async def test_an_order_stays_together_around_a_line_that_is_none(
+    town: Town, between: Kind
+) -> None:
+    """One shard refuses all of it, so no other may judge its rest by itself."""
+    request = Request.of(
+        batch_id(), 4, kind=[Kind.SALE, Kind.RESERVE, between, Kind.RESERVE], sku=1,
+        location=[2, 1, 1, 2], quantity=1, value=TTL, flags=[Flag.LINKED] * 3 + [0],
+    )  # fmt: skip
+    _, answer = await town.router.submit(request)
+    linked = Status.LINKED_LINE_REFUSED
+    assert list(answer.status) == [Status.INVALID_FLAGS, linked, Status.INVALID_FLAGS, linked]
+    assert town.reserved == 0
+
+
 async def test_hold_lines_of_a_batch_need_a_place(town: Town) -> None:
     held = batch_id()
     await town.router.reserve(order(held, [(1, 1), (2, 2)]))
