@@ -1,7 +1,7 @@
 """Reading CSV files of SKUs, locations or stock, with errors that name line and field.
 
-The header tells what a file holds. Everything is checked before anything is returned, so a file is
-loaded whole or not at all. This module knows no engine and no network.
+The header tells what a file holds. All that a file says by itself is checked before anything is
+returned; what must fit the catalogue is checked in `adapters.cli.fitting`. This module knows no network.
 """
 
 import csv
@@ -28,23 +28,35 @@ class FileKind(Enum):
 class CsvInvalid(Exception):  # noqa: N818 - a condition of the file
     """A file that cannot be loaded; each line of `errors` names line and field."""
 
-    def __init__(self, errors: list[str]) -> None:
-        super().__init__("\n".join(errors))
-        self.errors = errors
+    def __init__(self, path: Path, errors: list[str]) -> None:
+        more = len(errors) - MAX_ERRORS
+        self.errors = errors[:MAX_ERRORS] + [f"{path}: and {more} more errors"] * (more > 0)
+        super().__init__("\n".join(self.errors))
 
 
 @dataclass(frozen=True, slots=True)
 class CsvFile:
-    """A checked file: `rows` as dicts of stripped text; a missing field is the empty string."""
+    """A checked file: `rows` as dicts of stripped text; a missing field is the empty string.
 
+    `lines` are the rows' places in the file.
+    """
+
+    path: Path
     kind: FileKind
     rows: list[dict[str, str]]
+    lines: list[int]
+
+    def told(self, row: int, problem: str) -> str:
+        """What is wrong with a row, with its place."""
+        return f"{self.path}:{self.lines[row]}: {problem}"
 
 
 def read_csv(path: Path) -> CsvFile:
     """Read and check a file. Raises CsvInvalid, OSError."""
     errors: list[str] = []
     rows: list[dict[str, str]] = []
+    lines: list[int] = []
+    first: dict[str, int] = {}  # of each code that a catalogue gets, the line where it stands
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
@@ -57,15 +69,20 @@ def read_csv(path: Path) -> CsvFile:
                     continue
                 row = dict(zip(header, (each.strip() for each in fields), strict=True))
                 rows.append(row)
+                lines.append(number)
                 errors += [f"{path}:{number}: {problem}" for problem in _problems(kind, row)]
+                if kind is not FileKind.STOCK:
+                    name = kind.value[0][0]
+                    if first.setdefault(row[name], number) != number:
+                        text = f"{row[name]!r} stands in line {first[row[name]]} already"
+                        errors.append(f"{path}:{number}: {name}: {text}")
     except (csv.Error, UnicodeDecodeError) as error:
-        raise CsvInvalid([f"{path}: not a CSV file in UTF-8: {error}"]) from error
+        raise CsvInvalid(path, [f"{path}: not a CSV file in UTF-8: {error}"]) from error
     if not errors and not rows:
         errors.append(f"{path}:2: there is nothing after the header")
     if errors:
-        more = len(errors) - MAX_ERRORS
-        raise CsvInvalid(errors[:MAX_ERRORS] + [f"{path}: and {more} more errors"] * (more > 0))
-    return CsvFile(kind, rows)
+        raise CsvInvalid(path, errors)
+    return CsvFile(path, kind, rows, lines)
 
 
 def _filled(reader: Iterable[list[str]]) -> Iterator[tuple[int, list[str]]]:
@@ -82,10 +99,12 @@ def _kind(path: Path, header: list[str]) -> FileKind:
             unknown = [name for name in header if name not in required + optional]
             if unknown or len(set(header)) != len(header):
                 what = f"unknown field {unknown[0]!r}" if unknown else "a field stands twice"
-                raise CsvInvalid([f"{path}:1: {what}; known: {', '.join(required + optional)}"])
+                raise CsvInvalid(
+                    path, [f"{path}:1: {what}; known: {', '.join(required + optional)}"]
+                )
             return kind
     wanted = "; or ".join(",".join(kind.value[0]) for kind in FileKind)
-    raise CsvInvalid([f"{path}:1: the header must have the fields {wanted}"])
+    raise CsvInvalid(path, [f"{path}:1: the header must have the fields {wanted}"])
 
 
 def _problems(kind: FileKind, row: dict[str, str]) -> Iterator[str]:

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,8 +14,7 @@ from adapters.cli.output import CommandFailed, progress_bar, say
 
 if TYPE_CHECKING:
     from adapters.client import Client
-
-ROWS_AT_ONCE: Final = 4_000  # of a request; a row of stock with a price makes two lines
+    from engine.catalogue import Catalogue
 
 
 def load_file(
@@ -36,7 +35,7 @@ def load_file(
 
     [bold]Stock[/bold]      sku,location,quantity,price_minor  (base units; price may be missing)
 
-    A file is checked whole before anything is sent. The same stock file twice has one effect, for as
+    A file is checked whole, also against the catalogue, before anything is sent. The same stock file twice has one effect, for as
     long as the shards remember its requests.
 
     Example: onhand load stock.csv
@@ -49,106 +48,111 @@ def load_file(
     address = gateway_of(gateway, data_dir)
     with progress_bar() as bar:
         task = bar.add_task(content.kind.name.lower(), total=len(content.rows))
-        told = asyncio.run(
-            _load(address, file, content, digest, lambda done: bar.advance(task, done))
-        )
+        told = asyncio.run(_load(address, content, digest, lambda done: bar.advance(task, done)))
     say(told)
 
 
-async def _load(
-    gateway: str, file: Path, content: CsvFile, digest: bytes, advance: Callable[[int], Any]
-) -> str:
-    from adapters.client import Client, Location, Sku
+async def _load(gateway: str, file: CsvFile, digest: bytes, advance: Callable[[int], Any]) -> str:
+    from adapters.client import Client
 
-    rows = content.rows
     async with Client.connect(gateway) as client:
-        # A bundle is added after what it is made of.
-        groups = ([row for row in rows if bool(row.get("components")) == last] for last in (0, 1))
-        parts = [
-            group[at : at + ROWS_AT_ONCE]
-            for group in groups
-            for at in range(0, len(group), ROWS_AT_ONCE)
-        ]
-        if content.kind is FileKind.STOCK:
-            return await _load_stock(client, file, parts, digest, advance)
-        for part in parts:
-            if content.kind is FileKind.SKUS:
-                await client.add_skus(
-                    [
-                        Sku(
-                            row["sku"],
-                            row["unit"],
-                            row.get("description", ""),
-                            tuple(row.get("gtins", "").split()),
-                            components=_components(row.get("components", "")),
-                        )
-                        for row in part
-                    ]
-                )
-            else:
-                await client.add_locations(
-                    [
-                        Location(row["location"], row["currency"], row.get("description", ""))
-                        for row in part
-                    ]
-                )
-            advance(len(part))
-    return f"loaded: {len(rows):,} {content.kind.name.lower()}"
+        return await load(client, file, digest, advance)
 
 
-def _components(text: str) -> tuple[tuple[str, int], ...]:
-    """What a bundle is made of, as `SKU:QUANTITY` with space between."""
-    pairs = (each.rpartition(":") for each in text.split())
-    return tuple((code, int(units)) for code, _, units in pairs)
+async def load(
+    client: "Client", file: CsvFile, digest: bytes, advance: Callable[[int], Any]
+) -> str:
+    """Load a file, once it is seen to fit the catalogue. Raises CommandFailed, naming lines."""
+    from adapters.cli import fitting
+
+    catalogue = fitting.copy_of(
+        [sku async for sku in client.list_skus()], await client.list_locations()
+    )
+    faults = {
+        FileKind.SKUS: fitting.faults_of_skus,
+        FileKind.LOCATIONS: fitting.faults_of_locations,
+        FileKind.STOCK: fitting.faults_of_stock,
+    }[file.kind](file, catalogue)
+    if faults:
+        raise CommandFailed(str(CsvInvalid(file.path, faults)))
+    parts = [
+        rows[at : at + fitting.ROWS_AT_ONCE]
+        for rows in fitting.groups_of(file)
+        for at in range(0, len(rows), fitting.ROWS_AT_ONCE)
+    ]
+    if file.kind is FileKind.STOCK:
+        return await _load_stock(client, file, parts, catalogue, digest, advance)
+    for part in parts:
+        await _add(client, file, part)
+        advance(len(part))
+    return f"loaded: {len(file.rows):,} {file.kind.name.lower()}"
+
+
+async def _add(client: "Client", file: CsvFile, part: list[int]) -> None:
+    """Add rows of SKUs or locations to the catalogue."""
+    from adapters.cli import fitting
+    from adapters.client import InvalidArgument, Location, Sku
+
+    rows = [file.rows[number] for number in part]
+    try:
+        if file.kind is FileKind.SKUS:
+            await client.add_skus(
+                [
+                    Sku(
+                        row["sku"],
+                        row["unit"],
+                        row.get("description", ""),
+                        tuple(row.get("gtins", "").split()),
+                        components=fitting.components_of(row),
+                    )
+                    for row in rows
+                ]
+            )
+        else:
+            await client.add_locations(
+                [
+                    Location(row["location"], row["currency"], row.get("description", ""))
+                    for row in rows
+                ]
+            )
+    except InvalidArgument as error:  # somebody else has added something meanwhile
+        told = fitting.told_by_line(file, part, error.field, error.description)
+        raise CommandFailed(told) from error
 
 
 async def _load_stock(
     client: "Client",
-    file: Path,
-    parts: list[list[dict[str, str]]],
+    file: CsvFile,
+    parts: list[list[int]],
+    catalogue: "Catalogue",
     digest: bytes,
     advance: Callable[[int], Any],
 ) -> str:
     """Receive and price; ids follow from the file's content, so that a repeat has no effect."""
     from adapters.client import Batch, Kind
-    from engine.currencies import NUMBERS
 
-    skus = {sku.code: sku.id async for sku in client.list_skus()}
-    places = {place.code: place for place in await client.list_locations()}
-    _check_known(file, parts, skus, places)
     received = 0
     for number, part in enumerate(parts):
         lines: list[tuple[int, int, int, int, int, int]] = []
-        for row in part:
-            sku, place = skus[row["sku"]], places[row["location"]]
+        of: list[int] = []  # the row of each line
+        for each in part:
+            row = file.rows[each]
+            sku, place = catalogue.sku_id(row["sku"]), catalogue.location_id(row["location"])
             if int(row["quantity"]):
-                lines.append((Kind.RECEIVE, sku, place.id, int(row["quantity"]), 0, 0))
+                lines.append((Kind.RECEIVE, sku, place, int(row["quantity"]), 0, 0))
                 received += 1
             if row.get("price_minor"):
-                price = (int(row["price_minor"]), NUMBERS[place.currency])
-                lines.append((Kind.SET_PRICE, sku, place.id, 0, *price))
+                price = (int(row["price_minor"]), catalogue.currency(place))
+                lines.append((Kind.SET_PRICE, sku, place, 0, *price))
+            of += [each] * (len(lines) - len(of))
         if lines:
             kind, sku_ids, location, quantity, value, currency = zip(*lines, strict=True)
             batch = Batch(kind, sku_ids, location, quantity, value, currency=currency)
             op_id = digest[:8] + (number << 16).to_bytes(8, "big")
             answer = await client.submit(batch, op_id=op_id)
-            for at in answer.refused[:1].tolist():
-                raise CommandFailed(f"{file}: line {lines[at]} was refused: {answer.message(at)}")
+            refused = answer.refused.tolist()
+            if refused:
+                faults = [file.told(of[at], answer.message(at)) for at in refused]
+                raise CommandFailed(str(CsvInvalid(file.path, faults)))
         advance(len(part))
-    return f"loaded: {sum(map(len, parts)):,} cells, {received:,} with stock"
-
-
-def _check_known(
-    file: Path,
-    parts: list[list[dict[str, str]]],
-    skus: dict[str, int],
-    places: dict[str, Any],
-) -> None:
-    """Name what is not in the catalogue. Raises CommandFailed."""
-    rows = [row for part in parts for row in part]
-    for field, known in (("sku", skus), ("location", places)):
-        unknown = list(dict.fromkeys(row[field] for row in rows if row[field] not in known))
-        if unknown:
-            more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-            names = ", ".join(map(repr, unknown[:3]))
-            raise CommandFailed(f"{file}: {field}: not in the catalogue: {names}{more}")
+    return f"loaded: {len(file.rows):,} cells, {received:,} with stock"

@@ -1060,9 +1060,7 @@ async def call_gently(shop: Shop, method: str, payload: bytes) -> None:
 @given(columns)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example({"op_id": AN_ID, "lines": 2, "kind": b"\1", "flags": b"\1"})
-@example(
-    {"op_id": AN_ID, "lines": 1, "kind": b"\1", "sku": b"\xff" * 4, "location": b"\xff" * 4}
-)
+@example({"op_id": AN_ID, "lines": 1, "kind": b"\1", "sku": b"\xff" * 4, "location": b"\xff" * 4})
 def test_no_batch_breaks_the_server(
     loop: asyncio.Runner, module_shop: Shop, fields: dict[str, Any]
 ) -> None:

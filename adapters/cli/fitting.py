@@ -1,0 +1,162 @@
+"""Whether a file fits the catalogue: all of it is checked before anything is sent.
+
+The gateway's catalogue is fetched and what the file would add is planned on it, by the rules that the
+gateway has itself (`engine.catalogue`). So whatever it would refuse is told with its line in the file.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from adapters.cli.csvfile import CsvFile, FileKind
+from engine.catalogue import Catalogue
+from engine.catalogue_block import CatalogueBlock
+from engine.entries import CatalogueFull, Component, InvalidEntry, Location, Rename, Sku, Unit
+
+if TYPE_CHECKING:
+    from adapters import client
+
+ROWS_AT_ONCE: Final = 4_000  # of a request; a row of stock with a price makes two lines
+
+_Entry = TypeVar("_Entry", Sku, Location)
+_ENTRY: Final = re.compile(r"(?:skus|locations)\[(\d+)\]\.(\w+)(.*)")
+# A field of an entry of the catalogue, where the file calls it otherwise.
+_COLUMNS: Final = {FileKind.SKUS: {"code": "sku"}, FileKind.LOCATIONS: {"code": "location"}}
+_NO_SUCH_SKU: Final = 0
+
+
+def copy_of(skus: Iterable["client.Sku"], locations: Iterable["client.Location"]) -> Catalogue:
+    """The catalogue that a gateway tells, in order of id, with the codes that SKUs had before."""
+    copy, renames = Catalogue(), list[Rename]()
+
+    def entry(sku: "client.Sku") -> Sku:
+        parts = tuple(Component(int(part), units) for part, units in sku.components)
+        codes = (*sku.old_codes, sku.code)
+        renames.extend(Rename(sku.id, code) for code in codes[1:])
+        return Sku(codes[0], Unit[sku.unit], "", sku.gtins, parts)
+
+    told = map(entry, skus)
+    while some := list(islice(told, ROWS_AT_ONCE)):
+        # What a bundle is made of is in the catalogue before it, maybe in the same answer.
+        for alone in _apart(some):
+            _add(copy, skus=alone)
+    for rename in renames:
+        copy.codes.rename(rename)
+    _add(copy, locations=[Location(each.code, each.currency) for each in locations])
+    return copy
+
+
+def groups_of(file: CsvFile) -> list[list[int]]:
+    """The rows of a file as they are sent, one group after the other: bundles after their components."""
+    groups: list[list[int]] = [[], []]
+    for number, row in enumerate(file.rows):
+        groups[bool(row.get("components"))].append(number)
+    return groups
+
+
+def faults_of_skus(file: CsvFile, catalogue: Catalogue) -> list[str]:
+    """What the catalogue would refuse of SKUs; it is as if the others were added then."""
+    return [
+        fault
+        for rows in groups_of(file)
+        for fault in _faults(
+            file,
+            rows,
+            lambda row: _sku(file.rows[row], catalogue),
+            catalogue.plan_skus,
+            lambda new: _add(catalogue, skus=new),
+        )
+    ]
+
+
+def faults_of_locations(file: CsvFile, catalogue: Catalogue) -> list[str]:
+    """What the catalogue would refuse of locations; it is as if the others were added then."""
+    return _faults(
+        file,
+        range(len(file.rows)),
+        lambda row: Location(file.rows[row]["location"], file.rows[row]["currency"]),
+        catalogue.plan_locations,
+        lambda new: _add(catalogue, locations=new),
+    )
+
+
+def faults_of_stock(file: CsvFile, catalogue: Catalogue) -> list[str]:
+    """What stock names that is not in the catalogue, or is a bundle, which has none of its own."""
+    faults: list[str] = []
+    for number, row in enumerate(file.rows):
+        sku = catalogue.sku_id(row["sku"])
+        if not sku:
+            faults.append(file.told(number, f"sku: not in the catalogue: {row['sku']!r}"))
+        elif catalogue.components(sku) and int(row["quantity"]):
+            what = "is a bundle, which has no stock of its own"
+            faults.append(file.told(number, f"quantity: {row['sku']!r} {what}"))
+        if not catalogue.location_id(row["location"]):
+            faults.append(file.told(number, f"location: not in the catalogue: {row['location']!r}"))
+    return faults
+
+
+def told_by_line(file: CsvFile, rows: Sequence[int], field: str, description: str) -> str:
+    """What is wrong with one of the rows, by the field of a request that has them as its entries."""
+    found = _ENTRY.match(field)
+    if found is None:
+        return f"{file.path}: {field}: {description}"
+    number, name, within = found.groups()
+    column = _COLUMNS[file.kind].get(name, name)
+    return file.told(rows[int(number)], f"{column}{within}: {description}")
+
+
+def _faults(
+    file: CsvFile,
+    rows: Sequence[int],
+    made: Callable[[int], _Entry],
+    plan: Callable[[Sequence[_Entry]], tuple[list[int], list[_Entry]]],
+    add: Callable[[list[_Entry]], None],
+) -> list[str]:
+    """Plan rows and add them to a copy of the catalogue; what is refused is told, and left out."""
+    faults: list[str] = []
+    at = 0
+    while at < len(rows):
+        some = [made(row) for row in rows[at : at + ROWS_AT_ONCE]]
+        left_out = 0
+        try:
+            _, new = plan(some)
+        except InvalidEntry as error:
+            faults.append(told_by_line(file, rows[at:], error.field, error.description))
+            found = _ENTRY.match(error.field)
+            assert found is not None, "one of these entries is to blame"
+            some, left_out = some[: int(found[1])], 1
+            new = plan(some)[1] if some else []
+        except CatalogueFull as error:
+            return [*faults, f"{file.path}: {error}"]
+        add(new)
+        at += len(some) + left_out
+    return faults
+
+
+def _sku(row: dict[str, str], catalogue: Catalogue) -> Sku:
+    components = components_of(row)
+    parts = tuple(Component(catalogue.sku_id(code), units) for code, units in components)
+    gtins, unit = tuple(row.get("gtins", "").split()), Unit[row["unit"]]
+    return Sku(row["sku"], unit, row.get("description", ""), gtins, parts)
+
+
+def components_of(row: dict[str, str]) -> tuple[tuple[str, int], ...]:
+    """What a bundle is made of, which a file says as `SKU:QUANTITY` with space between."""
+    pairs = (each.rpartition(":") for each in row.get("components", "").split())
+    return tuple((code, int(units)) for code, _, units in pairs)
+
+
+def _apart(entries: list[Sku]) -> list[list[Sku]]:
+    """Entries in groups, each bundle in a group of its own with what follows it."""
+    groups = list[list[Sku]]([[]])
+    for entry in entries:
+        if entry.components:
+            groups.append([])
+        groups[-1].append(entry)
+    return [group for group in groups if group]
+
+
+def _add(catalogue: Catalogue, **new: Any) -> None:
+    known = catalogue.skus, catalogue.locations
+    catalogue.apply(CatalogueBlock(1, 1, 0, *known, **new))
