@@ -29,9 +29,10 @@ TOKEN_WAIT_S: Final = 2.0  # for a mirror that is behind what a subscriber has s
 _TOKEN: Final = (1, "<IQQ")  # of each shard: its number, epoch, seq
 _LOW32: Final = 0xFFFFFFFF
 
-assert MAX_FRAME_CELLS >= limits.MAX_BLOCK_LINES + limits.EXPIRIES_PER_BLOCK, (
-    "a block's changes fit one frame (unless holds of many lines expire by the thousands)"
-)
+assert (
+    MAX_FRAME_CELLS >= limits.MAX_BLOCK_LINES + limits.EXPIRIES_PER_BLOCK + limits.MAX_HOLD_LINES
+), "a block's changes fit one frame (unless its calls are on holds of many lines)"
+
 assert MAX_FRAME_CELLS * FRAME_CELL_BYTES < 3 << 20, "gRPC clients take 4 MB at most by default"
 
 

@@ -139,7 +139,9 @@ def _reapply(block: Block, position: Position, machine: Machine, memory: AnswerM
     machine.set_sku_limit(block.sku_limit)
     for place in block.places:
         machine.set_place(place)
-    outcome = machine.apply(block.now_ns, block.requests, names_endangered=False)
+    outcome = machine.apply(
+        block.now_ns, block.requests, names_endangered=False, expires=block.expired
+    )
     outcome.endangered = block.endangered
     if not np.array_equal(outcome.status, block.status):
         raise Recovery(f"block {position}: replay answers otherwise than the journal says")

@@ -25,7 +25,9 @@ MAX_ENDANGERED_OF_BLOCK: Final = 1 << 13  # holds that the facts of one block na
 # Late calls on them get the precise status; per shard, so many that came to nothing and as many by
 # which goods have moved: orders handed over, sales with an id, incoming records.
 RESOLVED_HOLDS_REMEMBERED: Final = 1 << 20
-EXPIRIES_PER_BLOCK: Final = 1 << 14  # bounds one block's work when very many fall due at once
+# Lines of holds, which bound one block's work when very many fall due at once. Lines of one hold
+# expire together: with the last hold a block may go MAX_HOLD_LINES - 1 beyond.
+EXPIRIES_PER_BLOCK: Final = 1 << 14
 
 # Ids.
 OP_ID_BYTES: Final = 16

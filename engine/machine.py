@@ -294,12 +294,18 @@ class Machine:
         self._places[place.location] = place
 
     def apply(
-        self, now_ns: int, requests: Sequence[Request], *, names_endangered: bool = True
+        self,
+        now_ns: int,
+        requests: Sequence[Request],
+        *,
+        names_endangered: bool = True,
+        expires: int | None = None,
     ) -> Outcome:
         """Apply one block at the time `now_ns`, which must be later than that of the last one.
 
         First the overdue holds expire, then the lines are applied in order. A replay does not need
-        `names_endangered` and the scan for it: the block says which holds its facts endanger.
+        `names_endangered` and the scan for it: the block says which holds its facts endanger. It
+        says also how many holds the sweep `expires`, whatever the bound was that it was made with.
         Raises ValueError for a time that does not grow, MemoryError beyond the limits of a shard;
         then nothing has changed.
         """
@@ -319,7 +325,8 @@ class Machine:
             self._scratch = np.empty((2, lines), np.int64)
             self._scratch_rows = tuple(self._scratch)
         rows, units = self._scratch_rows
-        given = (state, now_ns, self._budget, block, rows, units, status, available)
+        bound = (self._budget, limits.MAX_HOLDS) if expires is None else (limits.MAX_HOLDS, expires)
+        given = (state, now_ns, *bound, block, rows, units, status, available)
         with _wrapping():
             if lines == 1 and self._compiled is not None:
                 expired = self._compiled(*given)

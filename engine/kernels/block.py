@@ -61,9 +61,10 @@ class Block(NamedTuple):
 
 
 @jit
-def apply_block(state, now, budget, block, rows, units, out_status, out_available):
+def apply_block(state, now, budget, most, block, rows, units, out_status, out_available):
     """Apply a block at the time `now` (ns): first what expires, then the lines in order.
 
+    `budget` (of hold lines) and `most` (holds) are those of `sweep`.
     `rows` (int64, n) becomes the rows of the lines' cells, or -1. `units` (int64, n) becomes what
     PARTIAL lines were granted, where their status is OK; what it says of other lines means nothing.
     `out_status` (uint8, n) and `out_available` (int64, n) are the answers. The touched rows stand in
@@ -82,7 +83,7 @@ def apply_block(state, now, budget, block, rows, units, out_status, out_availabl
     meta[NOW_NS] = now
     meta[LINE] = NONE
     expired = sweep(
-        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, budget
+        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, budget, most
     )  # fmt: skip
     end_sweep(cells, meta, traces)
     first = 0

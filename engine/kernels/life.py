@@ -254,14 +254,15 @@ def give_up(
 
 @jit
 def sweep(
-    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, budget
+    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, budget, most
 ):  # fmt: skip
     """Expire the holds whose deadline is before `now`, tick by tick, oldest first within a tick.
 
-    At most `budget` holds in one call. Returns how many expired.
+    It ends with the hold with whose lines `budget` of them have expired, and after `most` holds.
+    Returns how many expired.
     """
     target = now >> TICK_BITS
-    done = 0
+    done = spent = 0
     while True:
         tick = meta[WHEEL_TICK]
         slot = np.int64(wheel[tick & L0_MASK, 0])
@@ -269,11 +270,11 @@ def sweep(
         while slot >= 0:
             after = np.int64(lines[slot, NEXT])
             if holds[slot, DEADLINE] < now:
-                if done == budget:
+                if spent >= budget or done == most:
                     return done
                 if done == warm:
                     # Not the whole bucket: what thousands of holds need is more than the cache has room for.
-                    warm = min(done + WARM_LINES, budget)
+                    warm = done + min(WARM_LINES, budget - spent)
                     warm_bucket(cells, holds, lines, hold_index, ring, meta, slot, now, warm - done)
                 if lines[slot, NEXT_LINE] < 0 and lines[slot, POSTED] + lines[slot, FULFILLED] == 0:
                     # One line, all of it pending: what `expire` does, without the walks.
@@ -289,6 +290,7 @@ def sweep(
                     meta[HOLDS_OPEN] -= 1
                     meta[EXPIRED] += 1
                     remember_resolved(holds, lines, hold_index, ring, meta, slot)
+                    spent += 1
                 else:
                     line = slot
                     while line >= 0:
@@ -296,6 +298,7 @@ def sweep(
                             row = np.int64(lines[line, CELL])
                             trace_swept(cells, touched, meta, sums, traces, row)
                         line = np.int64(lines[line, NEXT_LINE])
+                        spent += 1
                     expire(
                         cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta,
                         sums, traces, slot,

@@ -9,7 +9,7 @@ from engine.views import Hold, HoldLine, HoldState
 
 
 def sweep(book: Book) -> int:
-    """Expire what is overdue, so many in a block.
+    """Expire what is overdue, so many lines in a block, and the rest of the last hold.
 
     By ticks; in one tick the hold comes first whose deadline was set first.
     """
@@ -19,10 +19,14 @@ def sweep(book: Book) -> int:
         if _is_overdue(book, book.holds[hold_id])
     ]
     overdue.sort(key=lambda each: each[0])  # keeps the order within a tick
-    due = overdue[: book.expiries_per_block]
-    for _, hold_id in due:
+    done = lines = 0
+    for _, hold_id in overdue:
+        if lines >= book.expiries_per_block:
+            break
         _expire(book, hold_id)
-    return len(due)
+        done += 1
+        lines += len(book.holds[hold_id].lines)
+    return done
 
 
 def _is_overdue(book: Book, hold: Hold) -> bool:

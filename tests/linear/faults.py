@@ -106,13 +106,11 @@ class LosesMoves(Machine):
     def state_hash(self) -> int:
         return 0
 
-    def apply(
-        self, now_ns: int, requests: Sequence[Request], *, names_endangered: bool = True
-    ) -> Outcome:
-        is_replay = not names_endangered
+    def apply(self, now_ns: int, requests: Sequence[Request], **how: Any) -> Outcome:
+        is_replay = bool(how)
         if is_replay:
             requests = [_without_moves(request) for request in requests]
-        outcome = super().apply(now_ns, requests, names_endangered=names_endangered)
+        outcome = super().apply(now_ns, requests, **how)
         if is_replay:
             outcome.status = self.said[now_ns]
         else:

@@ -152,6 +152,20 @@ def test_within_a_tick_an_extended_hold_is_the_last_to_expire() -> None:
         assert shop.state(name) is HoldState.EXPIRED
 
 
+def test_a_block_sweeps_so_many_lines_and_all_of_the_last_hold() -> None:
+    shop = Shop(tea=10, jam=10, expiries_per_block=3)
+    for name in "abc":
+        shop.holds(name, reserve(1, ttl_ms=10), reserve(1, JAM, ttl_ms=10))
+    for name in "de":
+        shop.holds(name, reserve(1, ttl_ms=10))
+    shop.wait(1000 * MS)
+    for swept in ("ab", "cd", "e"):
+        left = [name for name in "abcde" if shop.state(name) is HoldState.PENDING]
+        shop.does(count(10, JAM))
+        gone = [name for name in left if shop.state(name) is HoldState.EXPIRED]
+        assert gone == list(swept)
+
+
 def test_an_extended_hold_leaves_the_others_of_its_tick_where_they_are() -> None:
     shop = Shop(tea=10)
     for name in ("first", "middle", "last"):

@@ -136,6 +136,25 @@ async def test_an_answer_is_the_same_after_a_restart(world: World) -> None:
         assert shard.at == Position(2, 1)
 
 
+async def test_what_a_block_swept_runs_out_in_its_replay_whatever_the_bound_is_now(
+    world: World,
+) -> None:
+    machine = Machine(expiries_per_block=5)
+    async with world.serving(machine=machine) as shard:
+        await shard.submit(receive(1, 20))
+        for _ in range(12):
+            await shard.submit(reserve(1, 1, ttl_ms=1))
+        world.now_ns += 10**9
+        while await shard.read(lambda: machine.holds_open):
+            await shard.submit(receive(1, 1))
+    swept = [decode(payload).expired for _, payload in world.stream.entries]
+    assert (sum(swept), max(swept)) == (12, 5)
+    for bound in (2, 100):
+        again = Machine(expiries_per_block=bound)
+        async with world.serving(machine=again):
+            assert again.state_hash == machine.state_hash
+
+
 async def test_a_fact_names_the_holds_it_endangers_and_again_after_restarts(world: World) -> None:
     held = reserve(1, 4)
     facts = [
