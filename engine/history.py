@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.block import Block
-from engine.operations import Flag, Kind, Request, column_of, id_to_pair, line_id
+from engine.operations import (
+    Flag,
+    Kind,
+    Request,
+    chain_starts,
+    column_of,
+    id_to_pair,
+    line_id,
+)
 from engine.status import Status
 
 _ID_SPACE: Final = 1 << 128
@@ -59,11 +67,11 @@ def may_concern(payload: bytes, hold_id: bytes) -> bool:
     """Whether an encoded block can have a line about a hold; only decoding tells for certain.
 
     Ids stand in a block as they are: of a request big-endian, in the column `hold` as little-endian
-    halves. So a search for bytes passes over nearly every block.
+    halves, of which a block leaves those out that are zero in all its lines. So a search for bytes
+    passes over nearly every block.
     """
-    return (
-        hold_id in payload or hold_id[8:][::-1] in payload or hold_id[:-2] + _BATCH_ZEROS in payload
-    )
+    half = hold_id[8:] if any(hold_id[8:]) else hold_id[:8]
+    return hold_id in payload or half[::-1] in payload or hold_id[:-2] + _BATCH_ZEROS in payload
 
 
 def events_of(block: Block, hold_id: bytes) -> Iterator[Event]:
@@ -87,15 +95,34 @@ def events_of(block: Block, hold_id: bytes) -> Iterator[Event]:
 
 
 def is_whole(events: list[Event], hold_id: bytes) -> bool:
-    """Whether the events begin with the one that made the hold."""
+    """Whether the events begin with the line that made the hold, or with the first of its order."""
     if not events:
         return False
     first = events[0]
-    # A sale with an id is recorded once; other kinds that make something may also name it later.
-    made = first.kind == Kind.SALE or (
-        first.kind in (Kind.RESERVE, Kind.EXPECT) and line_id(first.op_id, first.line) == hold_id
+    if first.kind == Kind.SALE:  # with an id it is recorded once
+        return first.status == Status.OK
+    # Other kinds that make something may also name it later: what they make has their own id.
+    is_own = line_id(first.op_id, first.line) == hold_id
+    return is_own and any(
+        each.kind in (Kind.RESERVE, Kind.EXPECT) and each.status == Status.OK
+        for each in _first_order(events)
     )
-    return made and first.status == Status.OK
+
+
+def _first_order(events: list[Event]) -> Iterator[Event]:
+    """The lines that stand or fall together with the first event's line.
+
+    An exchange begins with what comes back. Of an order that may be served in part the first line may
+    have found nothing.
+    """
+    before, *others = events
+    yield before
+    for each in others:
+        is_next = (each.op_id, each.line) == (before.op_id, before.line + 1)
+        if not (before.flags & Flag.LINKED and is_next):
+            break
+        yield each
+        before = each
 
 
 _SHOWN: Final = (
@@ -115,11 +142,12 @@ def _makes(request: Request, index: int) -> NDArray[np.bool_]:
     lines = np.zeros(request.lines, np.bool_)
     if index >= request.lines:
         return lines
-    flags = column_of(request, "flags")
-    end = index + 1
-    while end < request.lines and flags[end - 1] & Flag.LINKED:
-        end += 1
-    kinds = column_of(request, "kind")[index:end]
+    kinds = column_of(request, "kind")
+    orders = np.cumsum(chain_starts(kinds, column_of(request, "flags")))
+    if index and orders[index] == orders[index - 1]:
+        return lines
+    end = int(np.searchsorted(orders, orders[index], "right"))
+    kinds = kinds[index:end]
     if (kinds == Kind.RESERVE).any() or (kinds[0] == Kind.EXPECT and not _has_hold(request, index)):
         lines[index:end] = True
     return lines

@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,6 +140,9 @@ def test_a_refused_reserve_made_nothing() -> None:
     assert not is_whole([replace(made, status=int(Status.INSUFFICIENT_STOCK))], held.op_id)
     assert not is_whole([replace(made, kind=int(Kind.COMMIT))], held.op_id)
     assert not is_whole([], held.op_id)
+    sold = replace(made, op_id=new_id(), kind=int(Kind.SALE))
+    assert is_whole([sold], held.op_id)
+    assert not is_whole([replace(sold, status=int(Status.HOLD_EXISTS))], held.op_id)
 
 
 def event(now_ns: int, shard: int) -> Event:
@@ -182,3 +186,81 @@ def test_a_delivery_that_is_expected_without_a_name_has_the_id_of_its_line() -> 
     events = [list(events_of(block, line_id(expected.op_id, line))) for line in range(3)]
     assert [[each.line for each in told] for told in events] == [[0], [], []]
     assert is_whole(events[0], expected.op_id)
+
+
+TRIMMED: dict[str, tuple[list[Kind], list[int], list[int]]] = {
+    "an exchange": ([Kind.RETURN, Kind.RESERVE], [1, 1], [Flag.LINKED, 0]),
+    "an order whose first line found nothing": (
+        [Kind.RESERVE, Kind.RESERVE],
+        [2, 1],
+        [Flag.LINKED | Flag.PARTIAL, Flag.PARTIAL],
+    ),
+    "an order behind a line that links nothing": ([Kind.SALE, Kind.RESERVE], [1, 1], [1, 0]),
+}
+
+
+@pytest.mark.parametrize("made_by", TRIMMED)
+async def test_all_of_a_hold_is_told_when_what_was_trimmed_is_older(
+    world: World, made_by: str
+) -> None:
+    kind, sku, flags = TRIMMED[made_by]
+    base = new_id()
+    hold_id = line_id(base, 1) if kind[0] == Kind.SALE else base
+    async with world.serving(keep_journal_bytes=0) as shard:
+        await shard.submit(receive(1, 100))
+        for _ in range(3):
+            await shard.submit(receive(3, 1))
+            await shard.snapshot()
+        assert world.stream.entries[0][0].seq > 0, "the journal was trimmed"
+        value = [60_000 if each == Kind.RESERVE else 0 for each in kind]
+        await shard.submit(
+            Request.of(
+                base, 2, kind=kind, sku=sku, location=1, quantity=1, value=value, flags=flags
+            )
+        )
+        await shard.submit(on_hold(Kind.COMMIT, hold_id))
+        history = await shard.history(hold_id)
+        other = await shard.history(line_id(base, 0 if kind[0] == Kind.SALE else 1))
+    last = history.events[-2:]
+    assert [(each.kind, each.status) for each in last] == [(Kind.RESERVE, 0), (Kind.COMMIT, 0)]
+    assert history.complete
+    assert other.events == [], "no order begins there"
+
+
+def test_an_order_that_was_refused_is_not_made_whole_by_what_follows() -> None:
+    """The batch goes on with an order of its own, which takes the place of that hold."""
+    base = new_id()
+    high, low = (np.array([0, 0, half], np.uint64) for half in id_to_pair(base))
+    flags = [Flag.LINKED, 0, Flag.SUPERSEDE]
+    batch = Request.of(
+        base, 3, kind=[Kind.RETURN, Kind.RESERVE, Kind.RESERVE], sku=1, location=1, quantity=1,
+        flags=flags, hold_hi=high, hold_lo=low,
+    )  # fmt: skip
+    refused, short = int(Status.LINKED_LINE_REFUSED), int(Status.INSUFFICIENT_STOCK)
+    status = np.array([refused, short, 0], np.uint8)
+    events = list(events_of(Block(0, 1, 1, 10, 0, 0, 9, requests=[batch], status=status), base))
+    assert [each.line for each in events] == [0, 1, 2]
+    assert not is_whole(events, base)
+    done = [replace(each, status=0) for each in events]
+    assert is_whole(done, base)
+    assert not is_whole(done[1:], base)
+
+
+@pytest.mark.parametrize("hold_id", [b"ORDER001" + bytes(8), bytes(8) + b"ORDER001"])
+async def test_a_hold_of_whose_id_a_half_is_zero_is_found(world: World, hold_id: bytes) -> None:
+    """A block has no column for a half that is zero in all its lines."""
+    high, low = id_to_pair(hold_id)
+    parts: dict[str, Any] = {
+        "sku": [1, 2], "location": 1, "quantity": 1, "flags": [Flag.LINKED, 0],
+    }  # fmt: skip
+    async with world.serving() as shard:
+        await shard.submit(receive(1, 10))
+        await shard.submit(receive(2, 10))
+        await shard.submit(Request.of(hold_id, 2, kind=Kind.RESERVE, value=60_000, **parts))
+        for kind in (Kind.COMMIT, Kind.FULFIL):
+            await shard.submit(
+                Request.of(new_id(), 2, kind=kind, hold_hi=high, hold_lo=low, **parts)
+            )
+        history = await shard.history(hold_id)
+    kinds = [Kind.RESERVE, Kind.COMMIT, Kind.FULFIL]
+    assert [each.kind for each in history.events] == [kind for kind in kinds for _ in range(2)]
