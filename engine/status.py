@@ -74,7 +74,8 @@ MESSAGES: Final[dict[Status, str]] = {
     Status.CURRENCY_MISMATCH: "currency: not the currency of the location",
     Status.UNKNOWN_CHANNEL: "channel: not in the catalogue",
     Status.NOT_IN_CHANNEL: "location: this channel does not sell from it",
-    Status.HOLD_EXISTS: "op_id, hold_id: a hold or an incoming record with this id exists",
+    Status.HOLD_EXISTS: "op_id, hold_id: a hold, an incoming record or a sale of something "
+    "else has this id",
     Status.ALREADY_RECORDED: "hold_id: this fact is recorded already, and had its effect then",
     Status.UNKNOWN_HOLD: "hold_id: no such hold, or it was resolved too long ago",
     Status.HOLD_EXPIRED: "hold_id: the hold's deadline has passed",

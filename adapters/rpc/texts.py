@@ -68,7 +68,8 @@ _RETURNS: Final = {
 SALE: Final = _texts(
     {
         Status.ALREADY_RECORDED: "receipt_lines: recorded before, and had its effect then",
-        Status.HOLD_EXISTS: "receipt_lines: a hold or an incoming record has this line's sale_id",
+        Status.HOLD_EXISTS: "receipt_lines: used for something else: a sale of another SKU or "
+        "quantity, a hold or an incoming record has this line's sale_id",
     }
 )
 RETURN: Final = _texts(_NOT_BACK, _RETURNS, hold="against, receipt_line")

@@ -33,9 +33,9 @@ from engine.kernels.codes import (
 from engine.kernels.compiled import inlined
 from engine.kernels.hashes import count_hash
 from engine.kernels.hold_index import find_hold
-from engine.kernels.layout import CHANGED, DAMAGED, FORGOTTEN, KEY, ON_HAND, QUALITY_CONTROL, SERIAL
+from engine.kernels.layout import CHANGED, DAMAGED, FORGOTTEN, KEY, ON_HAND, QUALITY_CONTROL
 from engine.kernels.movements import moved_since, note_movement
-from engine.kernels.returns import judge_return, record_sale, take_back
+from engine.kernels.returns import judge_return, record_sale, take_back, was_sold
 
 
 @inlined
@@ -128,7 +128,8 @@ def fact(
 
     Only a fact that says when it happened can be from before its cell's newest count. A fact of now
     never is, and a count of now has nothing after it: neither looks at what is remembered. A sale
-    with an id is recorded once; a return that names an order or a sale is of what it handed over.
+    with an id is recorded once, and its id is no other sale's; a return that names an order or a
+    sale is of what it handed over.
     """
     status = check_fact(
         places, meta, now, kind, flags, sku, location, quantity, value, occurred_at
@@ -144,7 +145,7 @@ def fact(
         if status != OK:
             return status, row
     elif head >= 0:
-        return ALREADY_RECORDED if lines[head, SERIAL] < 0 else HOLD_EXISTS, row
+        return ALREADY_RECORDED if was_sold(lines, head, row, quantity) else HOLD_EXISTS, row
     is_late = moment < now and row >= 0 and moment < counted[row]
     moved, damaged, quality = np.int64(0), np.int64(0), np.int64(0)
     if kind != COUNT:

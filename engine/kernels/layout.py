@@ -19,7 +19,8 @@ TOUCHED = 1 << 40
 # Columns of a hold line in `State.holds` (int64, 64 bytes) and, for the same memory, in
 # `State.lines` (int32). Only a hold's first line is in the index and in the wheel. NEXT and PREV are
 # its neighbours in the wheel; of a resolved hold PREV is its place in the ring. Of a hold that is not
-# in the wheel it also says whether some of it ran out: see `is_short`.
+# in the wheel it also says whether some of it ran out: see `is_short`. NEXT is then what a line had
+# when it lapsed; of a sale, how much was sold.
 ID_HI, ID_LO, DEADLINE = range(3)  # of `holds`
 CELL, PENDING, POSTED, FULFILLED, NEXT, PREV, NEXT_LINE = range(6, 13)  # of `lines`
 SERIAL = 13  # when the hold was made: see `next_serial`; below zero it is a sale's (OF_SALE)

@@ -13,7 +13,7 @@ from engine.kernels.codes import (
     OK,
     UNKNOWN_HOLD,
 )
-from engine.kernels.compiled import jit
+from engine.kernels.compiled import inlined, jit
 from engine.kernels.hashes import id_tag
 from engine.kernels.hold_index import find_hold, is_live
 from engine.kernels.layout import (
@@ -26,6 +26,7 @@ from engine.kernels.layout import (
     ID_LO,
     KEY,
     LOW32,
+    NEXT,
     NEXT_LINE,
     NONE,
     OF_SALE,
@@ -96,9 +97,24 @@ def claim_return(cells, holds, lines, hold_index, sums, flags, sku, quantity, hi
     return status
 
 
+@inlined
+def was_sold(lines, head, row, quantity):
+    """Whether a hold is the sale of so much of a cell, whatever has become of that since.
+
+    Nothing but a handover gives a sale a second line: then its id is an order's as well, and NEXT is
+    the wheel's.
+    """
+    if lines[head, SERIAL] >= 0 or lines[head, NEXT_LINE] >= 0:
+        return False
+    return lines[head, CELL] == row and lines[head, NEXT] == quantity
+
+
 @jit
 def record_sale(holds, lines, hold_index, ring, meta, row, quantity, hi, lo):
-    """Remember a sale as a hold of one line that was handed over at once."""
+    """Remember a sale as a hold of one line that was handed over at once.
+
+    NEXT keeps how much was sold: what is taken back and cancelled is in no other column.
+    """
     slot = take_slot(lines, meta)
     holds[slot, ID_HI] = hi
     holds[slot, ID_LO] = lo
@@ -107,6 +123,7 @@ def record_sale(holds, lines, hold_index, ring, meta, row, quantity, hi, lo):
     lines[slot, PENDING] = 0
     lines[slot, POSTED] = 0
     lines[slot, FULFILLED] = quantity
+    lines[slot, NEXT] = quantity
     lines[slot, NEXT_LINE] = NONE
     lines[slot, SERIAL] = next_serial(meta) | OF_SALE
     lines[slot, STATE] = H_FULFILLED

@@ -51,8 +51,8 @@ class Book:
     lapsed: dict[bytes, list[int]] = field(default_factory=dict)
     # Holds of which something expired, and nothing has been pending since.
     short: set[bytes] = field(default_factory=set)
-    # The holds that sales with an id are remembered as.
-    sales: set[bytes] = field(default_factory=set)
+    # The holds that sales with an id are remembered as, and how much was sold.
+    sales: dict[bytes, int] = field(default_factory=dict)
     # Live or remembered; no id is also a hold's.
     incoming: dict[bytes, Incoming] = field(default_factory=dict)
     # The remembered ones of both, oldest first. None stands where one was that is live again.
@@ -81,7 +81,7 @@ class Book:
                 self.incoming.pop(oldest, None)
                 self.lapsed.pop(oldest, None)
                 self.short.discard(oldest)
-                self.sales.discard(oldest)
+                self.sales.pop(oldest, None)
         resolved.append(any_id)
 
     def leave_resolved(self, hold_id: bytes) -> None:

@@ -5,7 +5,7 @@ from typing import Final
 
 from engine import limits
 from engine.operations import Disposition, Flag, Kind
-from engine.reference.book import Book, Movement
+from engine.reference.book import Book, Movement, key_of
 from engine.reference.lines import NO_HOLD, Answer, Line, check_quantity
 from engine.reference.places import check_place
 from engine.reference.returns import judge_return, take_back
@@ -71,7 +71,7 @@ def _change(book: Book, line: Line, after: Cell) -> None:
     if line.kind == Kind.SALE and line.hold_id != NO_HOLD:
         sold = HoldLine(line.sku, line.location, pending=0, fulfilled=line.quantity)
         book.holds[line.hold_id] = Hold(HoldState.FULFILLED, 0, [sold])
-        book.sales.add(line.hold_id)
+        book.sales[line.hold_id] = line.quantity
         book.remember_resolved(line.hold_id)
     if line.kind == Kind.RETURN and line.hold_id != NO_HOLD:
         take_back(book, line)
@@ -81,11 +81,20 @@ def _judge_named(book: Book, line: Line) -> Status:
     """A sale with an id is recorded once; a return may name what handed the goods over."""
     is_taken = line.hold_id in book.holds or line.hold_id in book.incoming
     if line.kind == Kind.SALE and line.hold_id != NO_HOLD and is_taken:
-        is_sale = line.hold_id in book.sales
-        return Status.ALREADY_RECORDED if is_sale else Status.HOLD_EXISTS
+        return Status.ALREADY_RECORDED if _was_sold(book, line) else Status.HOLD_EXISTS
     if line.kind == Kind.RETURN and line.hold_id != NO_HOLD:
         return judge_return(book, line)
     return Status.OK
+
+
+def _was_sold(book: Book, line: Line) -> bool:
+    """Whether the id that a sale names is that of the very same sale, whatever became of it.
+
+    One with further lines got them from a hold: its id is an order's as well.
+    """
+    if book.sales.get(line.hold_id) != line.quantity:
+        return False
+    return [key_of(each) for each in book.holds[line.hold_id].lines] == [line.key]
 
 
 def check_fact(book: Book, line: Line) -> Status:

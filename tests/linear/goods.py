@@ -109,8 +109,9 @@ def _judge(draft: Draft, call: Call) -> Status:
     cell = draft.cell(key)
     if call.kind == Kind.SALE and call.hold and draft.get(call.hold) is not None:
         known = draft.hold(call.hold)
-        is_sale = known is not None and known.is_sale
-        return Status.ALREADY_RECORDED if is_sale else Status.HOLD_EXISTS
+        is_same = known is not None and known.sold == units
+        is_same = is_same and [line.cell for line in known.lines] == [key]
+        return Status.ALREADY_RECORDED if is_same else Status.HOLD_EXISTS
     if call.kind == Kind.RETURN and call.hold:
         return judge_return(draft, call)
     if call.kind == Kind.RECEIVE and call.hold and draft.record(call.hold) is None:
@@ -150,7 +151,7 @@ def _note(draft: Draft, call: Call, key: Key, units: int) -> None:
         return
     if call.kind == Kind.SALE:
         sold = HoldLine(key, pending=0, fulfilled=units)
-        draft.put_hold(call.hold, Hold(HoldState.FULFILLED, 0, 0, (sold,), is_sale=True))
+        draft.put_hold(call.hold, Hold(HoldState.FULFILLED, 0, 0, (sold,), sold=units))
     if call.kind == Kind.RETURN:
         take_back(draft, call)
     if call.kind == Kind.RECEIVE:

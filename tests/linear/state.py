@@ -62,7 +62,7 @@ class Hold(NamedTuple):
     deadline_ns: int  # not before this
     latest_ns: int  # nor after this
     lines: tuple[HoldLine, ...]
-    is_sale: bool = False
+    sold: int = 0  # of a sale with an id, whatever became of it since; of another hold 0
 
 
 class RecordLine(NamedTuple):

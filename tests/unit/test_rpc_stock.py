@@ -286,6 +286,40 @@ async def test_a_receipts_line_is_recorded_once_and_can_come_back(shop: Shop) ->
     assert [(each.fulfilled, each.returned) for each in hold.lines] == [(2, 2)]
 
 
+@pytest.mark.parametrize("sold", [(1, 2), ("box", 2)], ids=["a SKU", "a bundle"])
+async def test_a_receipts_line_that_comes_with_something_else_is_refused(
+    shop: Shop, sold: tuple[int | str, int]
+) -> None:
+    await shop.receive(50)
+    await shop.receive(50, 2)
+    name = stock_pb2.ReceiptLine(terminal="T1", receipt="4711", line=1)
+
+    async def sell(sku: int | str, quantity: int) -> tuple[int, str]:
+        request = stock_pb2.SaleRequest(
+            op_id=an_id(), lines=[line(sku, 1, quantity)], receipt_lines=[name]
+        )
+        reply = await shop.stock.Sale(request)
+        assert (reply.status, reply.message) == (reply.lines[0].status, reply.lines[0].message)
+        return reply.status, reply.message
+
+    async def left() -> list[int]:
+        cells = await shop.availability.GetCells(
+            cells_request([("sku-1", "store-1"), ("sku-2", "store-1")])
+        )
+        return [each.on_hand for each in cells.cells]
+
+    sku, quantity = sold
+    assert await sell(sku, quantity) == (Status.OK, "")
+    after = await left()
+    for more in (1, -1):
+        status, told = await sell(sku, quantity + more)
+        assert (status, told.partition(":")[0]) == (Status.HOLD_EXISTS, "receipt_lines")
+        assert "used for something else" in told
+        assert (await sell(2, quantity))[0] == Status.HOLD_EXISTS
+        assert (await sell(sku, quantity))[0] == Status.ALREADY_RECORDED
+    assert await left() == after
+
+
 def test_the_id_of_a_receipts_line_is_as_the_contract_says() -> None:
     parts = struct.pack("<IHHI", 7, 3, 2, 9) + "T\u00e9".encode() + b"R1"
     told = hashlib.blake2b(parts, digest_size=16).digest()

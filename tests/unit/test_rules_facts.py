@@ -25,6 +25,7 @@ from tests.property.shop import (
     commit,
     count,
     fulfil,
+    hands_over,
     hold_id,
     inspect,
     price,
@@ -406,10 +407,57 @@ def test_a_sale_with_an_id_is_recorded_once() -> None:
     shop.does(till)
     before = shop.pair.machine.state_hash
     assert shop.answer(till) is Status.ALREADY_RECORDED
-    assert shop.answer(sale(5, JAM, hold=hold_id("receipt"))) is Status.ALREADY_RECORDED
     assert shop.pair.machine.state_hash == before
     assert on_hand(shop) == 8
-    assert shop.pair.machine.cell(*JAM) is None
+
+
+UNDONE: list[list[Line]] = [  # what may become of a sale of two teas, the receipt
+    [],
+    [comes_back(1, RESTOCK, hold=hold_id("receipt"))],
+    [comes_back(2, DAMAGED, hold=hold_id("receipt"))],
+    [claim("receipt", 2)],
+    [unfulfil("receipt", 1)],
+    [unfulfil("receipt"), cancel("receipt", 1)],
+    [unfulfil("receipt"), cancel("receipt", 1), fulfil("receipt")],
+    [unfulfil("receipt"), cancel("receipt")],
+]
+
+
+@pytest.mark.parametrize("ago_ns", [0, 2 * MINUTE], ids=["now", "from before the count"])
+@pytest.mark.parametrize("undone", UNDONE, ids=range(len(UNDONE)))
+def test_an_id_of_a_sale_that_comes_with_something_else_is_refused(
+    undone: list[Line], ago_ns: int
+) -> None:
+    """Told that it was recorded, the till would think so, and the other sale would be lost."""
+    shop = Shop(tea=10)
+    shop.wait(MINUTE)
+    shop.does(count(9))
+    shop.wait(MINUTE)
+    till = sale(2, hold=hold_id("receipt"), occurred_at_ns=shop.now_ns - ago_ns if ago_ns else 0)
+    shop.does(till)
+    if undone:
+        shop.does(*undone)
+    before = shop.pair.machine.state_hash, shop.hold("receipt"), shop.cell()
+    for again in (till, till._replace(occurred_at_ns=shop.now_ns)):
+        assert shop.answer(again) is Status.ALREADY_RECORDED
+    for other in (sale(1), sale(3), sale(2, JAM), sale(2, FAR)):
+        used = other._replace(hold_hi=till.hold_hi, hold_lo=till.hold_lo)
+        assert shop.answer(used) is Status.HOLD_EXISTS
+    assert (shop.pair.machine.state_hash, shop.hold("receipt"), shop.cell()) == before
+    assert (shop.pair.machine.cell(*JAM), shop.pair.machine.cell(*FAR)) == (None, None)
+
+
+def test_a_sale_that_an_order_with_its_id_has_grown_on_is_no_more_told_again() -> None:
+    """Only a handover between holds gets there: what was sold is then not the record's alone."""
+    shop = Shop(tea=10)
+    till = sale(2, hold=hold_id("receipt"))
+    shop.does(till)
+    shop.holds("giver", reserve(2))
+    shop.does(*hands_over("giver", "receipt", 2))
+    for _ in range(2):
+        assert shop.answer(till) is Status.HOLD_EXISTS
+        shop.wait(MINUTE)  # it runs out
+    assert on_hand(shop) == 8
 
 
 def test_the_same_sale_twice_in_one_request_has_one_effect() -> None:
