@@ -126,8 +126,10 @@ def fact(
 ):  # fmt: skip
     """What has happened to goods: never refused for lack of stock. Returns (status, row or -1).
 
-    Only a fact that says when it happened can be from before its cell's newest count. A fact of now
-    never is, and a count of now has nothing after it: neither looks at what is remembered. A sale
+    Only a fact that says when it happened can be from before its cell's newest count; one of the very
+    moment of a count is after it, whichever is heard of first. A fact of now never is from before one,
+    and a count that does not say its moment is of what was heard so far: neither looks at what is
+    remembered. A sale
     with an id is recorded once, and its id is no other sale's; a return that names an order or a
     sale is of what it handed over.
     """
@@ -151,12 +153,12 @@ def fact(
     if kind != COUNT:
         moved, damaged, quality = effects(kind, flags, quantity, value)
     elif not is_late:
-        if moment < meta[FORGOTTEN]:
+        if occurred_at != 0 and moment <= meta[FORGOTTEN]:
             return MOMENT_TOO_OLD, row
         moved = quantity
         if row >= 0:
             moved -= cells[row, ON_HAND]
-            if moment < now:
+            if occurred_at != 0:
                 moved += moved_since(movements, meta, row, moment)
     if is_late:
         moved = np.int64(0)

@@ -56,16 +56,16 @@ def note_movement(movements, meta, row, units, moment):
 
 @jit
 def moved_since(movements, meta, row, moment):
-    """What the movements of a cell after `moment` add up to."""
+    """What the movements of a cell since `moment`, those of that very moment too, add up to."""
     units = np.int64(0)
     room = meta[MOVEMENT_ROOM]
     gone = max(meta[MOVED] - room, 0)
     number = movements[bucket_row(movements, meta, row), row & 3]
     while number > gone:
         slot = number % room
-        if movements[slot, ARRIVED] <= moment:
+        if movements[slot, ARRIVED] < moment:
             break  # and so did all before it, and none of them happens after it arrives
-        if movements[slot, WHAT] >> 32 == row and movements[slot, MOMENT] > moment:
+        if movements[slot, WHAT] >> 32 == row and movements[slot, MOMENT] >= moment:
             units += (movements[slot, WHAT] & LOW32) - CENTRE
         number = movements[slot, BEFORE]
     return units

@@ -101,9 +101,9 @@ class Book:
         self.movements.append(movement)
 
     def moved_since(self, key: Key, moment_ns: int) -> int:
-        """What the movements of a cell after a moment add up to."""
+        """What the movements of a cell since a moment, those of that very moment too, add up to."""
         return sum(
-            each.units for each in self.movements if each.key == key and each.moment_ns > moment_ns
+            each.units for each in self.movements if each.key == key and each.moment_ns >= moment_ns
         )
 
 

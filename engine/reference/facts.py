@@ -49,7 +49,7 @@ def _judge(book: Book, line: Line, after: Cell) -> Status:
     status = _judge_named(book, line)
     if status != Status.OK:
         return status
-    is_old = _moment_ns(book, line) < book.forgotten_ns
+    is_old = line.occurred_at_ns and _moment_ns(book, line) <= book.forgotten_ns
     if line.kind == Kind.COUNT and is_old and not _is_late(book, line):
         return Status.MOMENT_TOO_OLD
     if min(after.damaged, after.quality_control) < 0:
@@ -121,7 +121,9 @@ def _after(book: Book, line: Line) -> Cell:
     before, units = book.cells.get(line.key, Cell()), line.quantity
     cell = replace(before)
     if line.kind == Kind.COUNT:
-        cell.on_hand = units + book.moved_since(line.key, _moment_ns(book, line))
+        cell.on_hand = units
+        if line.occurred_at_ns:  # otherwise it is of what was heard so far
+            cell.on_hand += book.moved_since(line.key, _moment_ns(book, line))
     elif line.kind in (Kind.SALE, Kind.WRITE_OFF):
         cell.on_hand -= units
     elif line.kind != Kind.INSPECT:

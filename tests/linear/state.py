@@ -166,8 +166,8 @@ class Draft:
 
     def moved_since(self, key: Key, at: Moment) -> int:
         total, each = 0, self.get((MOVED, key))
-        while each is not None and each.latest_ns > at.ns:
-            if self.is_before(at, each.at):
+        while each is not None and each.latest_ns >= at.ns:
+            if not self.is_before(each.at, at):  # at the very moment is after it
                 total += each.units
             each = each.before
         return total

@@ -280,7 +280,7 @@ def test_an_exchange_is_one_step() -> None:
 def test_a_count_is_of_its_moment() -> None:
     stock = receive(9, 0, 1, 9, at=10)
     sold = sale(2, 2, 3, 7, at=100)
-    for counted_at, on_hand in ((50, 3), (100, 5)):
+    for counted_at, on_hand in ((50, 3), (100, 3), (101, 5)):
         count = fact(Kind.COUNT, 5)._replace(occurred_at_ns=counted_at)
         check([stock, sold, does(count, 4, 5, (OK, on_hand), at=200)])
         refused([stock, sold, does(count, 4, 5, (OK, 8 - on_hand), at=200)])

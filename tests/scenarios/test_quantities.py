@@ -93,7 +93,7 @@ def test_what_is_taken_back_from_a_handover_stays_within_the_limit() -> None:
 
 def test_a_count_of_long_ago_stays_within_the_limit() -> None:
     shop = Shop(tea=1)
-    seen = shop.now_ns
+    seen = shop.now_ns + 1
     shop.does(*[receive(MOST)] * 3)
     shop.does(count(MOST, occurred_at_ns=seen))
     assert shop.cell().on_hand == 4 * MOST

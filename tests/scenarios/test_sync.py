@@ -147,13 +147,13 @@ def test_scenario_19_a_day_that_is_uploaded_twice_and_shuffled_has_one_effect(
 ) -> None:
     """In batches of any size, around a count of what was on the shelf at some moment of that day."""
     shop = Shop(tea=80, jam=80)
-    began = shop.now_ns
+    began = shop.now_ns + 1  # the shelves were full before that
     shop.wait(700 * MINUTE)
     receipts = [
-        sale(units, cell, hold=hold_id(f"{n}"), occurred_at_ns=began + minute * MINUTE + n)
+        sale(units, cell, hold=hold_id(f"{n}"), occurred_at_ns=began + minute * MINUTE)
         for n, (cell, units, minute) in enumerate(day)
     ]
-    counted_at = began + noon * MINUTE + MS
+    counted_at = began + noon * MINUTE  # and maybe the moment of some sales: tills stamp in seconds
     heard = [*draw.sample(receipts, len(receipts)), *draw.sample(receipts, len(receipts))]
     heard.insert(draw.randint(0, len(heard)), count(counted, occurred_at_ns=counted_at))
     answers: list[Status] = []
@@ -162,13 +162,13 @@ def test_scenario_19_a_day_that_is_uploaded_twice_and_shuffled_has_one_effect(
         answers += shop.answers(*heard[:size], name=f"upload {len(heard)}")
         heard = heard[size:]
     assert sorted(answers) == [OK] * (len(day) + 1) + [AGAIN] * len(day)
-    after = sum(each.quantity for each in receipts if _is_after(each, counted_at))
-    assert shop.cell(TEA).on_hand == counted - after
+    since = sum(each.quantity for each in receipts if _is_since(each, counted_at))
+    assert shop.cell(TEA).on_hand == counted - since
     assert shop.cell(JAM).on_hand == 80 - sum(each.quantity for each in receipts if each.sku == 2)
 
 
-def _is_after(receipt: Line, moment_ns: int) -> bool:
-    return receipt.key == TEA and receipt.occurred_at_ns > moment_ns
+def _is_since(receipt: Line, moment_ns: int) -> bool:
+    return receipt.key == TEA and receipt.occurred_at_ns >= moment_ns
 
 
 @any_order
@@ -231,7 +231,7 @@ def test_scenario_20_a_feed_of_last_night_does_not_bring_back_what_left_since(
     handed_over: int, sold: int, said: int
 ) -> None:
     shop = Shop(tea=20)
-    last_night = shop.now_ns
+    last_night = shop.now_ns + 1
     shop.wait(MINUTE)
     shop.holds("order", reserve(handed_over))
     shop.does(commit("order"))

@@ -353,7 +353,8 @@ async def test_a_count_is_as_of_its_moment(shop: Shop) -> None:
     await shop.receive(10)
     sale = stock_pb2.SaleRequest(op_id=an_id(), lines=[line(1, 1, 3)])
     await shop.stock.Sale(sale)
-    count = stock_pb2.CountRequest(op_id=an_id(), lines=[line(1, 1, 2)], occurred_at_ns=now + 1)
+    count = stock_pb2.CountRequest(op_id=an_id(), lines=[line(1, 1, 2)], occurred_at_ns=now + 2)
+    # The receipt was before it, the sale at that very moment, which is after it.
     assert (await shop.stock.Count(count)).lines[0].available == -1
     late = stock_pb2.SaleRequest(op_id=an_id(), lines=[line(1, 1, 5)], occurred_at_ns=now - 1)
     assert (await shop.stock.Sale(late)).lines[0].available == -1

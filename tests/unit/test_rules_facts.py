@@ -117,17 +117,43 @@ def test_a_late_sale_may_be_of_more_than_there_is() -> None:
 
 
 @pytest.mark.parametrize(("moves", "units"), MOVEMENTS, ids=NAMES)
-def test_a_late_count_keeps_what_moved_after_its_moment(
+def test_a_late_count_keeps_what_moved_since_its_moment(
     moves: Callable[..., Line], units: int
 ) -> None:
     shop = Shop(tea=10)
     shop.does(moves())
-    seen = shop.now_ns
+    seen = shop.now_ns + 1
     shop.wait(MINUTE)
-    shop.does(moves(), moves(occurred_at_ns=seen + 1), moves(occurred_at_ns=seen))
+    shop.does(moves(), moves(occurred_at_ns=seen), moves(occurred_at_ns=seen - 1))
     shop.does(count(20, occurred_at_ns=seen))
     assert on_hand(shop) == 20 + 2 * units
     assert counted_at(shop) == seen
+
+
+@pytest.mark.parametrize("heard_first", ["the count", "what moved"])
+@pytest.mark.parametrize(("moves", "units"), MOVEMENTS, ids=NAMES)
+def test_what_moves_at_the_very_moment_of_a_count_is_after_it_in_either_order(
+    moves: Callable[..., Line], units: int, heard_first: str
+) -> None:
+    shop = Shop(tea=10)
+    shop.wait(MINUTE)
+    moment = shop.now_ns
+    heard = [count(7, occurred_at_ns=moment), moves(occurred_at_ns=moment)]
+    if heard_first == "what moved":
+        heard.reverse()
+    for each in heard:
+        shop.wait(MINUTE)
+        shop.does(each)
+    assert on_hand(shop) == 7 + units
+    at = shop.now_ns + 1  # that of the block in which both are heard of
+    shop.does(*(each._replace(occurred_at_ns=at) for each in heard))
+    assert on_hand(shop) == 7 + units
+
+
+def test_a_count_that_says_no_moment_is_of_what_was_heard_so_far() -> None:
+    shop = Shop(tea=10)
+    shop.does(sale(1), sale(1, occurred_at_ns=shop.now_ns + 1), count(7), sale(1))
+    assert on_hand(shop) == 6
 
 
 def test_goods_that_were_handed_over_after_a_late_count_have_left() -> None:
@@ -135,7 +161,7 @@ def test_goods_that_were_handed_over_after_a_late_count_have_left() -> None:
     shop.holds("order", reserve(4))
     shop.does(commit("order"))
     shop.does(fulfil("order", 1))
-    seen = shop.now_ns
+    seen = shop.now_ns + 1
     shop.does(fulfil("order"))
     shop.does(count(9, occurred_at_ns=seen))
     assert on_hand(shop) == 9 - 3
@@ -143,7 +169,7 @@ def test_goods_that_were_handed_over_after_a_late_count_have_left() -> None:
 
 def test_a_late_count_knows_nothing_of_other_cells() -> None:
     shop = Shop(tea=10, jam=10)
-    seen = shop.now_ns
+    seen = shop.now_ns + 1
     shop.does(sale(1, JAM), sale(2), sale(4, JAM))
     shop.does(count(10, occurred_at_ns=seen))
     assert on_hand(shop) == 8
@@ -162,7 +188,7 @@ def test_counts_that_arrive_in_any_order_leave_what_the_last_one_saw() -> None:
 
 def test_what_is_set_aside_or_kept_is_none_of_a_counts_business() -> None:
     shop = Shop(tea=10)
-    seen = shop.now_ns
+    seen = shop.now_ns + 1
     shop.does(comes_back(2, QUALITY), safety_stock(1), price(5))
     shop.does(inspect(1, DAMAGED))
     shop.does(count(10, occurred_at_ns=seen))
@@ -185,10 +211,11 @@ def test_a_count_reaches_as_far_back_as_movements_are_remembered() -> None:
     assert on_hand(shop) == 20 + 10 - 1
     shop.does(sale(1, JAM))
     before = shop.pair.machine.state_hash
-    assert shop.answer(count(20, occurred_at_ns=received - 1)) is Status.MOMENT_TOO_OLD
-    assert shop.answer(count(20, JAM, occurred_at_ns=received - 1)) is Status.MOMENT_TOO_OLD
+    for too_old in (received - 1, received):  # what was received at that very moment is unknown now
+        assert shop.answer(count(20, occurred_at_ns=too_old)) is Status.MOMENT_TOO_OLD
+        assert shop.answer(count(20, JAM, occurred_at_ns=too_old)) is Status.MOMENT_TOO_OLD
     assert shop.pair.machine.state_hash == before
-    shop.does(count(20, occurred_at_ns=received))
+    shop.does(count(20, occurred_at_ns=received + 1))
     assert on_hand(shop) == 20 - 1
 
 
@@ -206,8 +233,8 @@ def test_how_far_back_a_count_reaches_is_by_the_moments_that_are_forgotten() -> 
     shop.wait(MINUTE)
     shop.does(sale(1, occurred_at_ns=start - MINUTE))
     shop.does(sale(1), sale(1), sale(1))
-    assert shop.answer(count(5, occurred_at_ns=start - 1)) is Status.MOMENT_TOO_OLD
-    shop.does(count(5, occurred_at_ns=start))
+    assert shop.answer(count(5, occurred_at_ns=start)) is Status.MOMENT_TOO_OLD
+    shop.does(count(5, occurred_at_ns=start + 1))
     assert on_hand(shop) == 2
 
 
@@ -216,7 +243,7 @@ def test_many_cells_share_the_ring_and_each_finds_its_own() -> None:
     shop = Shop(tea=10, movements_remembered=3)
     cells = [TEA, JAM, (3, BERLIN), (1, 2), (2, 2)]
     shop.does(*[receive(10, cell) for cell in cells[1:]])
-    seen = shop.now_ns
+    seen = shop.now_ns + 1
     shop.does(sale(1, cells[0]), sale(2, cells[3]), sale(4, cells[0]))
     shop.does(count(10, cells[0], occurred_at_ns=seen), count(10, cells[3], occurred_at_ns=seen))
     assert (shop.cell(cells[0]).on_hand, shop.cell(cells[3]).on_hand) == (5, 8)
@@ -257,8 +284,9 @@ def test_a_moment_that_is_ahead_of_the_clock_is_now() -> None:
     shop.does(sale(1, occurred_at_ns=shop.now_ns + SKEW))
     sold = shop.now_ns
     shop.wait(MINUTE)
-    shop.does(count(9, occurred_at_ns=sold))
-    assert on_hand(shop) == 9
+    for moment, left in ((sold, 8), (sold + 1, 9)):
+        shop.does(count(9, occurred_at_ns=moment))
+        assert on_hand(shop) == left
 
 
 # --- limits ---------------------------------------------------------------------------------------
@@ -266,7 +294,7 @@ def test_a_moment_that_is_ahead_of_the_clock_is_now() -> None:
 
 def test_a_late_count_takes_the_place_of_a_balance_at_its_limit() -> None:
     shop = Shop(tea=1)
-    seen = shop.now_ns
+    seen = shop.now_ns + 1
     shop.does(*[receive(limits.MAX_QUANTITY)] * 3)
     shop.pair.force(TEA, "on_hand", limits.MAX_BALANCE)
     shop.does(count(limits.MAX_QUANTITY, occurred_at_ns=seen))
@@ -721,7 +749,7 @@ def test_a_machine_remembers_one_of_each_at_least(bound: str) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_day_that_arrives_shuffled_around_a_count_leaves_what_is_there(seed: int) -> None:
-    """Whatever the order of arrival: what was counted at noon, and what moved after noon."""
+    """Whatever the order of arrival: what was counted at noon, and what moved since noon."""
     draw = random.Random(seed)
     shop = Shop(tea=100)
     day, noon = offline_day(draw, shop)
@@ -729,7 +757,7 @@ def test_a_day_that_arrives_shuffled_around_a_count_leaves_what_is_there(seed: i
     draw.shuffle(heard)
     for each in heard:
         shop.does(each)
-    assert on_hand(shop) == 80 - sold_after(day, noon)
+    assert on_hand(shop) == 80 - sold_since(day, noon)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -743,14 +771,17 @@ def test_an_offline_till_uploads_its_day_twice_shuffled_with_one_effect(seed: in
     statuses = [shop.answer(each) for each in heard]
     assert statuses.count(Status.ALREADY_RECORDED) == len(day)
     assert statuses.count(Status.OK) == len(day) + 1
-    assert on_hand(shop) == 80 - sold_after(day, noon)
+    assert on_hand(shop) == 80 - sold_since(day, noon)
 
 
 def offline_day(draw: random.Random, shop: Shop) -> tuple[list[Line], int]:
     """A till's sales of the hours before now, each with its id, and a moment among them."""
     start = shop.now_ns
     shop.wait(1_000 * MINUTE)
-    moments = draw.sample(range(start + 1, start + 1_000 * MINUTE), 40)
+    # As tills stamp: several sales of one moment, and of that of the count.
+    moments = [start + MINUTE * draw.randint(1, 999) for _ in range(30)] + [
+        start + 500 * MINUTE
+    ] * 10
     day = [
         sale(draw.randint(1, 3), occurred_at_ns=moment, hold=hold_id(f"receipt {number}"))
         for number, moment in enumerate(moments)
@@ -758,8 +789,8 @@ def offline_day(draw: random.Random, shop: Shop) -> tuple[list[Line], int]:
     return day, start + 500 * MINUTE
 
 
-def sold_after(day: list[Line], noon: int) -> int:
-    return sum(each.quantity for each in day if each.occurred_at_ns > noon)
+def sold_since(day: list[Line], noon: int) -> int:
+    return sum(each.quantity for each in day if each.occurred_at_ns >= noon)
 
 
 # --- exchanges ------------------------------------------------------------------------------------
