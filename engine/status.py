@@ -85,11 +85,13 @@ MESSAGES: Final[dict[Status, str]] = {
     Status.HOLD_NOT_FULFILLED: "hold_id: nothing of the hold was handed over",
     Status.NOT_IN_HOLD: "sku, location: not a line of this hold",
     Status.EXCEEDS_HOLD: "quantity: more than the hold has in that state",
-    Status.TOO_MANY_LINES: f"lines: more than {limits.MAX_HOLD_LINES} linked lines",
+    Status.TOO_MANY_LINES: f"lines: more than {limits.MAX_HOLD_LINES} are linked, or the hold or the "
+    "incoming record would have more",
     Status.MOMENT_TOO_OLD: "occurred_at_ns: before the oldest movement that is remembered",
     Status.EXCEEDS_SET_ASIDE: "quantity: more than the cell has damaged or in quality control",
     Status.INSUFFICIENT_STOCK: "quantity: more than is available",
-    Status.BALANCE_LIMIT: f"quantity: a counter would pass {limits.MAX_BALANCE}",
+    Status.BALANCE_LIMIT: f"quantity: a counter of the cell would pass {limits.MAX_BALANCE}, or a "
+    f"line of the incoming record {limits.MAX_QUANTITY}",
     Status.LINKED_LINE_REFUSED: "another line of the same order was refused",
 }
 

@@ -66,3 +66,18 @@ def test_the_same_status_says_what_is_meant() -> None:
 
 def test_how_far_ahead_a_moment_may_be_is_said() -> None:
     assert f" {limits.MAX_CLOCK_SKEW_MS} ms ahead" in texts.GENERAL[Status.INVALID_MOMENT]
+
+
+def test_what_is_full_is_named_with_its_own_limit() -> None:
+    """Some statuses are about several things that can be full, each to a limit of its own."""
+    lines, units = (
+        texts.GENERAL[status] for status in (Status.TOO_MANY_LINES, Status.BALANCE_LIMIT)
+    )
+    assert lines == (
+        "lines: more than 512 are linked, or the hold or the incoming record would have more"
+    )
+    assert units == (
+        "quantity: a counter of the cell would pass 1000000000000000, or a line of the incoming "
+        "record 1000000000"
+    )
+    assert (limits.MAX_HOLD_LINES, limits.MAX_BALANCE, limits.MAX_QUANTITY) == (512, 10**15, 10**9)
