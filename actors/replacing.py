@@ -34,6 +34,14 @@ def wanted_of(request: Request) -> Units:
     return wanted
 
 
+def pending_of(hold: Hold) -> Units:
+    """What is pending of a hold."""
+    units: Units = Counter()
+    for line in hold.lines:
+        units[line.sku, line.location] += line.pending
+    return +units
+
+
 def own_lines(part: Part, answer: Answer) -> Answer:
     """The answer of a part of an order without the lines behind its own."""
     lines, is_partial = len(part.places), part.request.is_partial
@@ -57,17 +65,23 @@ class Replacement:
     older: Mapping[int, Hold]
 
     async def hold(self, part: Part) -> Answer:
-        """Hold a part of the order in place of the older hold's part on that shard."""
+        """Hold a part of the order in place of the older hold's part on that shard.
+
+        When that has run out meanwhile it may still be paid late, as long as another shard may refuse.
+        """
         request = part.request
         if len(self.older) > 1:
             request = _with_rest(request, await self._note(part.shard))
+            flags = column_of(request, "flags").copy()
+            flags[0] |= np.uint8(Flag.RE_RESERVE)
+            request = request.with_lines(request.lines, request.columns | {"flags": flags})
         return own_lines(part, await self.shards.submit(part.shard, request))
 
     async def give_back(self) -> None:
         """Hand what was freed over to the older hold, which then lives as long as it did, or longer."""
         deadline_ns = max((hold.deadline_ns for hold in self.older.values()), default=0)
         older = on(hold_id_of(self.request))
-        for shard, units in (await self._freed()).items():
+        for shard, (units, _) in (await self._freed()).items():
             givers = on(self.request.op_id)
             holds = {half: [givers[half], older[half]] * len(units) for half in older}
             columns = _columns_of(units, 2)
@@ -81,10 +95,10 @@ class Replacement:
                 await self.shards.submit(shard, keep)
 
     async def give_up_rest(self, parts: Mapping[int, Part]) -> None:
-        """Give up what is held beyond the order."""
+        """Give up what is held beyond the order; less than was to be kept, if that had run out."""
         steps = {}
-        for shard, units in (await self._freed()).items():
-            if rest := units - wanted_of(parts[shard].request):
+        for shard, (_, held) in (await self._freed()).items():
+            if rest := pending_of(held) - wanted_of(parts[shard].request):
                 columns = {"kind": Kind.RELEASE, **_columns_of(rest), **on(self.request.op_id)}
                 steps[shard] = step_of(self.request, "give up rest", len(rest), **columns)
         await self.shards.submit_each(steps)
@@ -93,26 +107,26 @@ class Replacement:
 
     async def _note(self, shard: int) -> Units:
         """What is pending of the older hold on a shard, as it is noted there from now on."""
-        units, is_held = await self._noted(shard)
+        units, held = await self._noted(shard)
         notes = []
-        for cell, pending in _pending(self.older[shard]).items():
-            if cell not in units and not is_held:
+        for cell, pending in pending_of(self.older[shard]).items():
+            if cell not in units and held is None:
                 notes.append(self.shards.submit(shard, note_of(self._note_id(cell), pending)))
         await every(notes)
         return (await self._noted(shard))[0]
 
-    async def _freed(self) -> dict[int, Units]:
-        """What the older hold had on each shard where a part of the order took its place."""
+    async def _freed(self) -> dict[int, tuple[Units, Hold]]:
+        """What the older hold had on each shard where a part of the order took its place, and that."""
         asked = self.older if len(self.older) > 1 else {}
         found = await every(map(self._noted, asked))
         return {
-            shard: units
-            for shard, (units, is_held) in zip(asked, found, strict=True)
-            if units and is_held
+            shard: (units, held)
+            for shard, (units, held) in zip(asked, found, strict=True)
+            if units and held is not None
         }
 
-    async def _noted(self, shard: int) -> tuple[Units, bool]:
-        """What was noted on a shard, and whether a part of the order is held there."""
+    async def _noted(self, shard: int) -> tuple[Units, Hold | None]:
+        """What was noted on a shard, and the part of the order that is held there."""
         cells = list(dict.fromkeys((line.sku, line.location) for line in self.older[shard].lines))
         notes = [self._note_id(cell) for cell in cells]
         sight = await self.shards.link(shard).sight(self.request.op_id, notes)
@@ -120,17 +134,10 @@ class Replacement:
         for cell, digest in zip(cells, sight.digests, strict=True):
             if digest is not None:
                 units[cell] = number_of(digest)
-        return units, sight.hold is not None
+        return units, sight.hold
 
     def _note_id(self, cell: tuple[int, int]) -> bytes:
         return step_id(self.request.op_id, f"freed {cell[0]} {cell[1]}")
-
-
-def _pending(hold: Hold) -> Units:
-    units: Units = Counter()
-    for line in hold.lines:
-        units[line.sku, line.location] += line.pending
-    return +units
 
 
 def _columns_of(units: Units, times: int = 1) -> dict[str, Any]:
@@ -142,7 +149,7 @@ def _columns_of(units: Units, times: int = 1) -> dict[str, Any]:
 def _with_rest(request: Request, older: Units) -> Request:
     """A part of an order that holds also what the older hold has and it does not need.
 
-    Less will do: where a cell is short, there is not so much.
+    Less will do, since that may have run out meanwhile.
     """
     rest = older - wanted_of(request)
     if not rest:

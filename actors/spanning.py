@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from actors.calls import holders_of
 from actors.fates import Fate
 from actors.parts import Part, hold_id_of, joined, on, order_part, step_of, undone
-from actors.replacing import Replacement, own_lines, wanted_of
+from actors.replacing import Replacement, own_lines, pending_of, wanted_of
 from actors.shards import Shards
 from engine.operations import Answer, Flag, Kind, Request, column_of
 from engine.status import Status
@@ -36,11 +36,12 @@ async def reserve(shards: Shards, request: Request, owners: NDArray[np.int64]) -
     """Hold the lines of one order on each of their shards (`owners`, a line), or nowhere.
 
     Between steps it is held on some shards only; that runs out, if nobody comes back. So an order
-    over several shards that is to be committed at once is first held, and then committed.
+    that is to be committed at once is first held, and then committed, when it is over several shards
+    or takes the place of a hold that may be.
     """
     flags = int(column_of(request, "flags")[0])
     numbers = list(dict.fromkeys(owners.tolist()))
-    commits = flags & Flag.COMMIT_NOW if len(numbers) > 1 else 0
+    commits = flags & Flag.COMMIT_NOW if len(numbers) > 1 or flags & Flag.SUPERSEDE else 0
     parts = [order_part(request, owners, shard, commits) for shard in numbers]
     later: dict[int, int] = {}  # why parts were given up that were held, by their place
     if flags & Flag.SUPERSEDE:
@@ -110,12 +111,16 @@ async def _supersede(
     needs this goes last: when it refuses, all of the older hold still stands. With several such parts
     each keeps also what the older hold had and the new one does not need, until all are held: so when
     a later one is refused, the earlier ones are given back, whatever others have bought meanwhile.
-    Elsewhere the older hold is released at the end.
+    Elsewhere the older hold is released at the end, also where it has run out: so that a late payment
+    does not commit it beside its successor.
     """
-    release = step_of(request, "supersede", kind=Kind.RELEASE, **on(hold_id_of(request)))
+    release = step_of(
+        request, "supersede", kind=Kind.RELEASE, flags=Flag.SUPERSEDE, **on(hold_id_of(request))
+    )
     sights = await shards.sights(hold_id_of(request), shards.asked_for(0), [release.op_id])
     older = holders_of(sights)
     pending = {shard: hold for shard, hold in older.items() if hold.state == HoldState.PENDING}
+    run_out = [shard for shard, hold in older.items() if hold.state == HoldState.EXPIRED]
     # Those that an earlier attempt has asked to let the older hold go.
     letting_go = [shard for shard, sight in sights.items() if sight.digests[0] is not None]
     is_paid = any(map(_is_order, older.values()))
@@ -129,8 +134,8 @@ async def _supersede(
         await replacement.give_back()
         return _reasoned(plain, told), {}  # less was allowed, but nothing is no better
     if not is_paid or letting_go:
-        # One is asked where none is pending too: so that a repetition knows that it came so far.
-        asked = [*pending, *letting_go] or [parts[0].shard]
+        # One is asked where there is nothing to end too: so that a repetition knows that it came so far.
+        asked = [*pending, *run_out, *letting_go] or [parts[0].shard]
         gone = await shards.submit_each(dict.fromkeys(asked, release))
         is_paid = any(told.status[0] == Status.HOLD_NOT_PENDING for told in gone.values())
     if is_paid:
@@ -216,9 +221,12 @@ def _is_order(hold: Hold) -> bool:
 async def _needs(shards: Shards, part: Part, older: Hold) -> bool:
     """Whether a part of an order can only be held with the stock of an older hold, and with it can.
 
-    What cannot be held either way had better say so before anything is freed.
+    What cannot be held either way had better say so before anything is freed. Where less will do,
+    the older hold's units are always needed: so that it is not less than those.
     """
-    wanted = wanted_of(part.request)
+    wanted, had = wanted_of(part.request), pending_of(older)
+    if part.request.is_partial:
+        return bool(wanted & had)
     cells = await shards.link(part.shard).cells(list(wanted))
     missing = Counter(
         {
@@ -227,8 +235,7 @@ async def _needs(shards: Shards, part: Part, older: Hold) -> bool:
         }
     )
     with_older = missing.copy()
-    for line in older.lines:
-        with_older[line.sku, line.location] -= line.pending
+    with_older.subtract({name: had[name] for name in missing})
     return max(missing.values()) > 0 >= max(with_older.values())
 
 

@@ -60,10 +60,14 @@ class Flag(IntFlag):
     RELEASE_REST = 2
     # RESERVE: hold what there is, if it is less. A linked line that finds nothing is refused alone.
     PARTIAL = 4
-    # RESERVE, first line of its order: `hold` is pending and is released if the order is accepted;
-    # its units count as free meanwhile. One that is gone or unknown is no hindrance.
+    # RESERVE, first line of its order: `hold` is released if the order is accepted, for good: also one
+    # that has run out, so that it cannot be paid late. Its units count as free meanwhile, and a PARTIAL
+    # line gets as many of them as it asks for in any case. One that is gone or unknown is no hindrance.
+    # RELEASE of a whole hold: the same end for one that has run out, or is pending.
     SUPERSEDE = 8
-    RE_RESERVE = 16  # COMMIT of a whole hold: if it has expired, reserve the same again and commit
+    # COMMIT of a whole hold: if it has expired, reserve the same again and commit. With SUPERSEDE: a
+    # hold that has run out may still be reserved again, since the order may be refused elsewhere.
+    RE_RESERVE = 16
     DAMAGED = 32  # WRITE_OFF: of what is damaged
     QUALITY_CONTROL = 64  # WRITE_OFF: of what is in quality control
     COMMIT_NOW = (

@@ -36,7 +36,8 @@ class Holds(Operations):
 
         `channel` is the code of the one that sells. With `allow_partial`, what there is of a line
         is held (`LineResult.granted`), and the Result is ok when anything is. `supersedes` is the
-        caller's older hold: its stock counts as free, and it is released if this one is made.
+        caller's older hold: its stock counts as free, and it is released if this one is made, also
+        when it has run out: it cannot be paid late then.
         `commit_now`: paid already, so without a deadline.
         """
         request = stock_pb2.ReserveRequest(

@@ -35,6 +35,7 @@ from engine.kernels.codes import (
     RELEASE,
     RELEASE_REST,
     RESERVE,
+    SUPERSEDE,
     TOO_LARGE,
     TOO_MANY_LINES,
     UNFULFIL,
@@ -69,7 +70,7 @@ from engine.kernels.layout import (
     RETURNED,
     STATE,
 )
-from engine.kernels.life import add_hash, drop_hash, expire, is_short, revive, settle
+from engine.kernels.life import add_hash, drop_hash, end_for_good, expire, is_short, revive, settle
 from engine.kernels.movements import note_movement
 from engine.kernels.wheel import wheel_put, wheel_take
 
@@ -104,6 +105,8 @@ def check_hold_call(kind, flags, quantity):
     allowed = 0
     if kind == COMMIT:
         allowed = RE_RESERVE if quantity == 0 else RELEASE_REST
+    elif kind == RELEASE and quantity == 0:
+        allowed = SUPERSEDE
     if flags & ~allowed:
         return INVALID_FLAGS
     if quantity < 0:
@@ -222,6 +225,9 @@ def on_hold(
         return UNKNOWN_HOLD, np.int64(-1)
     if flags & RE_RESERVE and lines[head, STATE] == H_EXPIRED:
         return reserve_again(cells, touched, holds, lines, ring, meta, sums, traces, head)
+    if flags & SUPERSEDE and lines[head, STATE] == H_EXPIRED:
+        end_for_good(lines, head)
+        return OK, np.int64(lines[head, CELL])
     status = check_hold_state(lines, kind, head)
     if status != OK:
         return status, np.int64(lines[head, CELL])

@@ -237,19 +237,33 @@ def expire(
 
 
 @inlined
+def end_for_good(lines, head):
+    """A hold that ran out is a released one from now on: it cannot be reserved again."""
+    lines[head, PREV] = ring_place(lines, head)
+    lines[head, STATE] = H_RELEASED
+
+
+@inlined
 def give_up(
-    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, head
+    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, head,
+    for_good,
 ):  # fmt: skip
-    """Release a pending hold; one that is overdue expires."""
-    if holds[head, DEADLINE] < now:
-        expire(
-            cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, head
-        )  # fmt: skip
-    else:
-        lapse(
-            cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, head,
-            H_RELEASED,
-        )  # fmt: skip
+    """Release a hold that is pending or has run out; one that is overdue expires first.
+
+    Unless it is `for_good`, what has run out stays so.
+    """
+    if lines[head, STATE] == H_PENDING:
+        if holds[head, DEADLINE] < now:
+            expire(
+                cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, head
+            )  # fmt: skip
+        else:
+            lapse(
+                cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, head,
+                H_RELEASED,
+            )  # fmt: skip
+    if for_good and lines[head, STATE] == H_EXPIRED:
+        end_for_good(lines, head)
 
 
 @jit

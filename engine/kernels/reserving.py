@@ -25,6 +25,7 @@ from engine.kernels.codes import (
     NS_PER_MS,
     OK,
     PARTIAL,
+    RE_RESERVE,
     RESERVE,
     RESERVE_FLAGS,
     SUPERSEDE,
@@ -43,6 +44,7 @@ from engine.kernels.layout import (
     FULFILLED,
     H_CANCELLED,
     H_COMMITTED,
+    H_EXPIRED,
     H_FULFILLED,
     H_PENDING,
     HOLDS_COMMITTED,
@@ -55,6 +57,7 @@ from engine.kernels.layout import (
     NO_RULES,
     NONE,
     NOT_SOLD,
+    NOW_NS,
     NUMBER_AT,
     PENDING,
     POSTED,
@@ -172,16 +175,34 @@ def check_order_line(kind, flags, of_first, is_first, is_last):
         return INVALID_FLAGS
     if (flags ^ of_first) & COMMIT_NOW or (flags & SUPERSEDE and not is_first):
         return INVALID_FLAGS
+    if flags & RE_RESERVE and not flags & SUPERSEDE:
+        return INVALID_FLAGS
     return OK
+
+
+@inlined
+def pending_on(holds, lines, meta, head, row):
+    """What a hold (-1: none) has pending of a row; nothing if it is overdue."""
+    units = np.int64(0)
+    if head >= 0 and holds[head, DEADLINE] >= meta[NOW_NS]:
+        slot = head
+        while slot >= 0:
+            if lines[slot, CELL] == row:
+                units += lines[slot, PENDING]
+            slot = np.int64(lines[slot, NEXT_LINE])
+    return units
 
 
 @jit
 def judge_order(
-    cells, cell_index, places, buffers, meta, block, first, end, last_line, refusal, rows, units
+    cells, cell_index, holds, lines, places, buffers, meta, block, first, end, last_line, refusal, old,
+    rows, units,
 ):  # fmt: skip
     """Find the first line of [first, end) that must be refused: (line or -1, its status).
 
-    `refusal` is what the holds say to every line, or OK. The demand of lines on one cell is summed:
+    `refusal` is what the holds say to every line, or OK, and `old` the hold that the order takes the
+    place of, or -1: a PARTIAL line gets as much as that one has of its cell, where it asks for it,
+    also where the cell is short or is kept from the channel: nobody is worse off with that. The demand of lines on one cell is summed:
     each line's units are added to `reserved` while the next ones are judged, and taken back before
     this returns. `rows[i]` becomes the row of line i and `units[i]` what it gets, which is 0 for a
     PARTIAL line that finds nothing. If none finds anything the answer is (-1, INSUFFICIENT_STOCK).
@@ -207,8 +228,14 @@ def judge_order(
         if status == OK:
             free = available(cells, rows[i]) - kept if rows[i] >= 0 else np.int64(0)
             units[i] = min(quantity, max(free, np.int64(0)))
-            if units[i] < quantity and not flags & PARTIAL:
-                status = INSUFFICIENT
+            if units[i] < quantity:
+                if flags & PARTIAL:
+                    own = pending_on(holds, lines, meta, old, rows[i])
+                    for j in range(first, i):
+                        own -= units[j] if rows[j] == rows[i] else 0
+                    units[i] = max(units[i], min(quantity, own))
+                else:
+                    status = INSUFFICIENT
         if status != OK:
             bad = i
         else:
@@ -226,8 +253,8 @@ def judge_order(
 def find_superseded(holds, lines, hold_index, hi, lo):
     """The hold that an order takes the place of: (status, its first slot or -1).
 
-    One that is resolved or unknown is no hindrance and gives nothing; one that is committed, wholly
-    or in part, is an order already.
+    One that is resolved or unknown is no hindrance and gives nothing, but one that has run out ends
+    for good; one that is committed, wholly or in part, is an order already.
     """
     head = find_hold(holds, hold_index, hi, lo)
     if head < 0:
@@ -236,7 +263,7 @@ def find_superseded(holds, lines, hold_index, hi, lo):
     if state == H_COMMITTED or state == H_FULFILLED or state == H_CANCELLED:
         return NOT_PENDING, np.int64(-1)
     if state != H_PENDING:
-        return OK, np.int64(-1)
+        return OK, head if state == H_EXPIRED else np.int64(-1)
     slot = head
     while slot >= 0:
         if lines[slot, POSTED] + lines[slot, FULFILLED] > 0:
@@ -277,7 +304,8 @@ def judge_whole_order(
         refusal = TOO_MANY_LINES
     lend(cells, lines, old, 1)
     bad, status = judge_order(
-        cells, cell_index, places, buffers, meta, block, first, end, last_line, refusal, rows, units
+        cells, cell_index, holds, lines, places, buffers, meta, block, first, end, last_line, refusal,
+        old, rows, units,
     )  # fmt: skip
     lend(cells, lines, old, -1)
     return bad, status, old
@@ -307,7 +335,8 @@ def reserve_order(
     if old >= 0:
         meta[LINE] = first
         give_up(
-            cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, old
+            cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, old,
+            block.flags[first] & RE_RESERVE == 0,
         )  # fmt: skip
     serial, number = next_serial(meta), 0
     head, before = np.int64(-1), np.int64(-1)

@@ -5,7 +5,14 @@ from collections import Counter
 from engine import limits
 from engine.operations import Flag, Kind
 from engine.reference.book import Book, Trace, key_of
-from engine.reference.life import called_hold, check_hold_state, move_units, revive, settle
+from engine.reference.life import (
+    called_hold,
+    check_hold_state,
+    end_for_good,
+    move_units,
+    revive,
+    settle,
+)
 from engine.reference.lines import NO_CELL, Answer, Key, Line, check_hold_call
 from engine.status import Status
 from engine.views import Hold, HoldLine, HoldState
@@ -21,6 +28,9 @@ def on_hold(book: Book, line: Line) -> Answer:
         return Status.UNKNOWN_HOLD, None
     if line.flags & Flag.RE_RESERVE and hold.state == HoldState.EXPIRED:
         return _reserve_again(book, line.hold_id, hold)
+    if line.flags & Flag.SUPERSEDE and hold.state == HoldState.EXPIRED:
+        end_for_good(book, line.hold_id)
+        return Status.OK, key_of(hold.lines[0])
     status = check_hold_state(book, line, hold)
     if status != Status.OK:
         return status, key_of(hold.lines[0])

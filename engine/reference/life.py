@@ -16,7 +16,7 @@ def sweep(book: Book) -> int:
     overdue = [
         (book.holds[hold_id].deadline_ns >> limits.EXPIRY_TICK_BITS, hold_id)
         for hold_id in book.pending
-        if _is_overdue(book, book.holds[hold_id])
+        if is_overdue(book, book.holds[hold_id])
     ]
     overdue.sort(key=lambda each: each[0])  # keeps the order within a tick
     done = lines = 0
@@ -29,24 +29,38 @@ def sweep(book: Book) -> int:
     return done
 
 
-def _is_overdue(book: Book, hold: Hold) -> bool:
+def is_overdue(book: Book, hold: Hold) -> bool:
+    """Whether the deadline of a pending hold has passed."""
     return hold.deadline_ns < book.now_ns
 
 
 def called_hold(book: Book, line: Line) -> Hold | None:
     """The hold that a line names; an overdue one, that the sweep did not come to, expires."""
     hold = book.holds.get(line.hold_id)
-    if hold is not None and hold.state == HoldState.PENDING and _is_overdue(book, hold):
+    if hold is not None and hold.state == HoldState.PENDING and is_overdue(book, hold):
         _expire(book, line.hold_id)
     return hold
 
 
-def give_up(book: Book, hold_id: bytes) -> None:
-    """Release a pending hold; one that is overdue expires."""
-    if _is_overdue(book, book.holds[hold_id]):
+def give_up(book: Book, hold_id: bytes, *, for_good: bool) -> None:
+    """Release a hold that is pending or has run out; one that is overdue expires first.
+
+    Unless it is `for_good`, what has run out stays so.
+    """
+    hold = book.holds[hold_id]
+    if hold.state == HoldState.PENDING and is_overdue(book, hold):
         _expire(book, hold_id)
-    else:
+    elif hold.state == HoldState.PENDING:
         _lapse(book, hold_id, HoldState.RELEASED)
+    if for_good and hold.state == HoldState.EXPIRED:
+        end_for_good(book, hold_id)
+
+
+def end_for_good(book: Book, hold_id: bytes) -> None:
+    """A hold that ran out is a released one from now on: it cannot be reserved again."""
+    book.holds[hold_id].state = HoldState.RELEASED
+    book.short.discard(hold_id)
+    del book.lapsed[hold_id]
 
 
 def _expire(book: Book, hold_id: bytes) -> None:

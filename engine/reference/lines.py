@@ -72,6 +72,8 @@ def check_hold_call(line: Line) -> Status:
     allowed = 0
     if line.kind == Kind.COMMIT:
         allowed = Flag.RELEASE_REST if line.quantity else Flag.RE_RESERVE
+    elif line.kind == Kind.RELEASE and not line.quantity:
+        allowed = Flag.SUPERSEDE
     if line.flags not in (0, allowed):
         return Status.INVALID_FLAGS
     if line.quantity < 0:

@@ -5,13 +5,13 @@ from collections import Counter
 from engine import limits
 from engine.operations import Flag, Kind
 from engine.reference.book import Book, key_of
-from engine.reference.life import give_up
+from engine.reference.life import give_up, is_overdue
 from engine.reference.lines import Answer, Key, Line
 from engine.reference.places import check_channel, check_place
 from engine.status import Status
 from engine.views import Hold, HoldLine, HoldState
 
-_FLAGS = Flag.LINKED | Flag.PARTIAL | Flag.SUPERSEDE | Flag.COMMIT_NOW
+_FLAGS = Flag.LINKED | Flag.PARTIAL | Flag.SUPERSEDE | Flag.RE_RESERVE | Flag.COMMIT_NOW
 
 
 def reserve(book: Book, hold_id: bytes, order: list[Line], is_open: bool) -> list[Answer]:
@@ -23,6 +23,7 @@ def reserve(book: Book, hold_id: bytes, order: list[Line], is_open: bool) -> lis
     answers: list[Answer] = []
     refusal, old = _judge_holds(book, hold_id, order)
     demand = _given_back(book.holds[old]) if old else Counter()  # of lines on one cell, summed
+    own = _own(book, old)  # what is left of it for the next lines
     units: list[int] = []
     for number, line in enumerate(order):
         is_dangling = is_open and number == len(order) - 1
@@ -32,7 +33,7 @@ def reserve(book: Book, hold_id: bytes, order: list[Line], is_open: bool) -> lis
         key = line.key if status == Status.OK else None
         if status == Status.OK:
             status = refusal
-        units.append(free_for(book, line, demand) if status == Status.OK else 0)
+        units.append(_gets(book, line, demand, own) if status == Status.OK else 0)
         if status == Status.OK and units[-1] < line.quantity and not line.flags & Flag.PARTIAL:
             status = Status.INSUFFICIENT_STOCK
         if status != Status.OK:
@@ -40,10 +41,11 @@ def reserve(book: Book, hold_id: bytes, order: list[Line], is_open: bool) -> lis
             unseen = [(Status.LINKED_LINE_REFUSED, None)] * (len(order) - number - 1)
             return [*refused, (status, key), *unseen]
         demand[line.key] += units[-1]
+        own[line.key] -= units[-1]
         answers.append((status if units[-1] else Status.INSUFFICIENT_STOCK, key))
     if any(units):
         if old:
-            give_up(book, old)
+            give_up(book, old, for_good=not order[0].flags & Flag.RE_RESERVE)
         open_hold(book, hold_id, order, units)
         for line, got in zip(order, units, strict=True):
             if line.flags & Flag.PARTIAL:
@@ -62,8 +64,8 @@ def _judge_holds(book: Book, hold_id: bytes, order: list[Line]) -> tuple[Status,
         return Status.HOLD_NOT_PENDING, None
     if len(order) > limits.MAX_HOLD_LINES:
         return Status.TOO_MANY_LINES, None
-    is_pending = old is not None and old.state == HoldState.PENDING
-    return Status.OK, old_id if is_pending else None
+    ends = old is not None and old.state in (HoldState.PENDING, HoldState.EXPIRED)
+    return Status.OK, old_id if ends else None
 
 
 def open_hold(book: Book, hold_id: bytes, order: list[Line], units: list[int]) -> None:
@@ -130,6 +132,8 @@ def _check_order_line(line: Line, first: Line, is_dangling: bool) -> Status:
         return Status.INVALID_FLAGS
     if line.flags & Flag.SUPERSEDE and line is not first:
         return Status.INVALID_FLAGS
+    if line.flags & Flag.RE_RESERVE and not line.flags & Flag.SUPERSEDE:
+        return Status.INVALID_FLAGS
     return Status.OK
 
 
@@ -146,3 +150,21 @@ def _given_back(hold: Hold) -> Counter[Key]:
     for line in hold.lines:
         demand[key_of(line)] -= line.pending
     return demand
+
+
+def _gets(book: Book, line: Line, demand: Counter[Key], own: Counter[Key]) -> int:
+    """How much a line finds, or at least has from the hold that is superseded if less will do."""
+    free = free_for(book, line, demand)
+    return max(free, min(line.quantity, own[line.key])) if line.flags & Flag.PARTIAL else free
+
+
+def _own(book: Book, old: bytes | None) -> Counter[Key]:
+    """What a hold that is superseded has pending: as much of it a PARTIAL line gets in any case.
+
+    Also where the cell is short or is kept from the channel: nobody is worse off with that.
+    """
+    own: Counter[Key] = Counter()
+    if old and not is_overdue(book, book.holds[old]):
+        for line in book.holds[old].lines:
+            own[key_of(line)] += line.pending
+    return own

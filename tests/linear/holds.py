@@ -58,8 +58,10 @@ def _order(draft: Draft, call: Call, moment: Moment) -> tuple[list[Judged], list
         return refused([(refusal, call.lines[0][0])], len(call.lines)), nothing
     old = _superseded(draft, call)
     demand: Counter[Key] = Counter()  # demand on one cell is summed; what is given back is less
+    own: Counter[Key] = Counter()  # what is left of the old hold: no line for a part gets less
     for line in old.lines if old else ():
         demand[line.cell] -= line.pending
+        own[line.cell] += line.pending
     judged: list[Judged] = []
     granted: list[int] = []
     for key, units in call.lines:
@@ -67,11 +69,15 @@ def _order(draft: Draft, call: Call, moment: Moment) -> tuple[list[Judged], list
         if free < units and not call.flags & _PARTIAL:
             judged.append((Status.INSUFFICIENT_STOCK, key))
             return refused(judged, len(call.lines)), nothing
+        free = max(free, min(units, own[key]))
+        own[key] -= free
         judged.append((Status.OK if free else Status.INSUFFICIENT_STOCK, key))
         granted.append(free)
         demand[key] += free
     if any(granted):
-        if old:
+        if old and old.state == HoldState.EXPIRED:  # for good: it cannot be paid late any more
+            draft.put_hold(call.other, old._replace(state=HoldState.RELEASED))
+        elif old:
             _lapse(draft, call.other, old, HoldState.RELEASED)
         is_committed = bool(call.flags & _COMMIT_NOW)
         lines = [(key, units) for (key, _), units in zip(call.lines, granted, strict=True) if units]
@@ -91,9 +97,10 @@ def _judge_holds(draft: Draft, call: Call) -> Status:
 
 
 def _superseded(draft: Draft, call: Call) -> Hold | None:
-    """The hold that an order takes the place of, while it is pending."""
+    """The hold that an order takes the place of, while it is pending or has run out."""
     old = draft.hold(call.other) if call.flags & _SUPERSEDE else None
-    return old if old is not None and old.state == HoldState.PENDING else None
+    ends = old is not None and old.state in (HoldState.PENDING, HoldState.EXPIRED)
+    return old if ends else None
 
 
 def _open(

@@ -234,6 +234,17 @@ def test_an_order_in_place_of_another_one() -> None:
     check([*history, does(kept, 4, 5, (OK, 4)), read(6, 7, on_hand=5, reserved=1)])
     refused([*history, does(kept, 4, 5, (OK, 4)), read(6, 7, on_hand=5, reserved=5)])
     refused([*history, does(kept, 4, 5, (OK, 0))])
+    # The old one had run out: it is over for good all the same.
+    late = Call(Kind.COMMIT, hold=b"old", flags=Flag.RE_RESERVE)
+    after = [*history, does(kept, 4, 5, (OK, 4), at=101 + MS)]
+    check([*after, does(late, 6, 7, (Status.HOLD_RELEASED, 4), at=102 + MS)])
+    refused([*after, does(late, 6, 7, (OK, 0), at=102 + MS)])
+    # Where less will do, it is not less than before, though the cell is short.
+    some = better._replace(flags=better.flags | Flag.PARTIAL)
+    short = [*history, sale(3, 4, 5, -2)]
+    for granted in (4, 3, 2):
+        answer = (OK, 2 - granted, granted)
+        (check if granted == 4 else refused)([*short, does(some, 6, 7, answer, at=12)])
 
 
 def test_less_than_was_asked_for() -> None:

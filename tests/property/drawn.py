@@ -92,9 +92,10 @@ FLAGGED = [  # and of a channel, now and then
 ]
 PARTIAL = [each for each in FLAGGED if each.flags == Flag.PARTIAL]
 SUPERSEDING = [
-    Call(each._replace(flags=flags | int(Flag.SUPERSEDE), channel=channel), hold)
+    Call(each._replace(flags=flags | again | int(Flag.SUPERSEDE), channel=channel), hold)
     for each in RESERVES
     for flags in (0, *_flags)
+    for again in (0, 0, int(Flag.RE_RESERVE))
     for channel in (0, 0, 0, 1)
     for hold in (0, 0, 0, 1, 2, -1, -4)
 ]
@@ -113,6 +114,7 @@ AMOUNTS = [  # of an operation on a hold, with its flags
     *((kind, units, 0) for kind in (Kind.COMMIT, *PART_KINDS) for units in (0, 0, 1, 1, 2, 3, 5)),
     *((Kind.COMMIT, units, int(Flag.RELEASE_REST)) for units in (1, 1, 2, 3, 5)),
     *((Kind.COMMIT, 0, int(Flag.RE_RESERVE)) for _ in range(5)),
+    *((Kind.RELEASE, 0, int(Flag.SUPERSEDE)) for _ in range(3)),
 ]
 CALLS = [
     Call(line(kind, (0, 0), units, flags=flags), hold, named)

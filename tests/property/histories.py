@@ -177,6 +177,8 @@ def _fits(call: Line, hold: Hold) -> bool:
         return any(line.committed for line in hold.lines)
     if call.kind in (Kind.UNFULFIL, Kind.RETURN, Kind.CLAIM_RETURN):
         return any(line.fulfilled for line in hold.lines)
+    if call.flags & Flag.SUPERSEDE:
+        return hold.state in (HoldState.PENDING, HoldState.EXPIRED)
     if call.flags & Flag.RE_RESERVE:
         return hold.state == HoldState.EXPIRED
     is_wanted_back = call.kind == Kind.ADD_LINE and hold.state == HoldState.RELEASED

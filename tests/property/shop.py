@@ -106,10 +106,11 @@ def reserve(units: int, cell: Key = TEA, *, ttl_ms: int = 1000, **more: Any) -> 
     return line(Kind.RESERVE, cell, units, ttl_ms, **more)
 
 
-def instead_of(old: str, reserved: Line) -> Line:
-    """A reserve that takes the place of an older hold."""
+def instead_of(old: str, reserved: Line, *, again: bool = False) -> Line:
+    """A reserve that takes the place of an older hold; `again`: which may still be paid late."""
     hi, lo = id_to_pair(hold_id(old))
-    return reserved._replace(flags=reserved.flags | int(Flag.SUPERSEDE), hold_hi=hi, hold_lo=lo)
+    flags = reserved.flags | int(Flag.SUPERSEDE) | int(Flag.RE_RESERVE) * again
+    return reserved._replace(flags=flags, hold_hi=hi, hold_lo=lo)
 
 
 def commit(
@@ -123,8 +124,9 @@ def extend(name: str, ttl_ms: int) -> Line:
     return line(Kind.EXTEND, value=ttl_ms, hold=hold_id(name))
 
 
-def release(name: str, units: int = 0, cell: Key = NO_LINE) -> Line:
-    return line(Kind.RELEASE, cell, units, hold=hold_id(name))
+def release(name: str, units: int = 0, cell: Key = NO_LINE, *, for_good: bool = False) -> Line:
+    flags = int(Flag.SUPERSEDE) * for_good
+    return line(Kind.RELEASE, cell, units, hold=hold_id(name), flags=flags)
 
 
 def fulfil(name: str, units: int = 0, cell: Key = NO_LINE) -> Line:

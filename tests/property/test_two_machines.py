@@ -31,6 +31,8 @@ DONE = {
     *((kind, 0, True) for kind in (*PART_KINDS, Kind.RETURN, Kind.MOVE, Kind.ADD_LINE)),
     *((Kind.COMMIT, Flag.RELEASE_REST, linked) for linked in (False, True)),
     (Kind.COMMIT, Flag.RE_RESERVE, False),
+    (Kind.RELEASE, Flag.SUPERSEDE, False),
+    *((Kind.RESERVE, Flag.SUPERSEDE | Flag.RE_RESERVE, linked) for linked in (False, True)),
     *((Kind.WRITE_OFF, flags, False) for flags in (Flag.DAMAGED, Flag.QUALITY_CONTROL)),
 }
 

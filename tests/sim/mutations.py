@@ -332,7 +332,7 @@ def a_repeated_request_is_applied_again() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=57)
+@mutation(found_by=2)
 def a_request_under_way_is_applied_again() -> Iterator[None]:
     with replaced(Shard, "_is_unanswered", lambda *_: False):
         yield
@@ -686,6 +686,12 @@ def the_other_parts_stay_committed() -> Iterator[None]:
 @mutation(found_by=18)
 def the_older_hold_is_superseded_on_some_shards_only() -> Iterator[None]:
     with _steps_as(spanning, "supersede", lambda step: _changed(step, hold_lo=np.zeros(1, "<u8"))):
+        yield
+
+
+@mutation
+def a_superseded_hold_that_ran_out_may_be_paid_late() -> Iterator[None]:
+    with _steps_as(spanning, "supersede", lambda step: _changed(step, flags=np.zeros(1, "u1"))):
         yield
 
 

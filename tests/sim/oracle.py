@@ -476,9 +476,12 @@ def _judge_superseding(ledgers: Mapping[int, Ledger], call: Call) -> None:
         held = [each for each in ledgers.values() if each.view(op_id, call.ends[each.shard])]
         demand(bool(held), f"{op_id.hex()}: told as held, and no shard has it")
         _judge_gone(ledgers, call, older, "superseded")
-        return
     parts = [each.view(older, call.ends[each.shard]) for each in ledgers.values()]
     parts = [hold for hold in parts if hold is not None]
+    if not all(call.answer.status):
+        may_be_paid = any(hold.state == HoldState.EXPIRED for hold in parts)
+        demand(not may_be_paid, f"{older.hex()}: was superseded, and may still be paid late")
+        return
     is_released = len(parts) == 1 and parts[0].state == HoldState.RELEASED
     demand(not is_released, f"{op_id.hex()}: refused, and {older.hex()} is released")
 

@@ -109,6 +109,8 @@ def test_only_a_pending_hold_can_be_extended() -> None:
         (commit("?", -1, again=True), Status.INVALID_FLAGS),
         (commit("?", 1, rest=True, again=True), Status.INVALID_FLAGS),
         (release("?")._replace(flags=int(Flag.RE_RESERVE)), Status.INVALID_FLAGS),
+        (release("?", 1, for_good=True), Status.INVALID_FLAGS),
+        (reserve(1, flags=int(Flag.RE_RESERVE)), Status.INVALID_FLAGS),
         (reserve(0, flags=COMMIT_NOW, ttl_ms=0), Status.INVALID_QUANTITY),
         (reserve(1, (1, UNKNOWN), flags=COMMIT_NOW, ttl_ms=0), Status.UNKNOWN_LOCATION),
         (reserve(1, (1, UNKNOWN), flags=PARTIAL, ttl_ms=0), Status.INVALID_TTL),
@@ -903,7 +905,17 @@ def test_a_hold_that_is_gone_or_unknown_is_no_hindrance() -> None:
     shop.does(instead_of("released", reserve(1)), name="second")
     expired(shop, "late", reserve(3))
     shop.does(instead_of("late", reserve(5)), name="third")
-    assert shop.state("late") is HoldState.EXPIRED
+    assert shop.units("third") == [(5, 0, 0)]
+
+
+def test_a_hold_that_ran_out_is_not_paid_late_beside_the_one_in_its_place() -> None:
+    shop = Shop(tea=10, jam=10)
+    expired(shop, "old", reserve(3), reserve(2, JAM))
+    shop.holds("new", instead_of("old", reserve(3)))
+    assert shop.state("old") is HoldState.RELEASED
+    assert shop.answer(commit("old", again=True)) is Status.HOLD_RELEASED
+    shop.does(commit("new"))
+    assert (shop.available(TEA), shop.available(JAM)) == (7, 10)
 
 
 def test_an_overdue_hold_that_was_not_swept_expires_when_it_is_superseded() -> None:
@@ -912,8 +924,59 @@ def test_an_overdue_hold_that_was_not_swept_expires_when_it_is_superseded() -> N
     shop.holds("overdue", reserve(9, ttl_ms=5))
     shop.wait(1000 * MS)
     shop.does(instead_of("overdue", reserve(10)), name="new")
-    assert shop.state("overdue") is HoldState.EXPIRED
     assert shop.pair.machine.expired == 2
+    assert shop.state("overdue") is HoldState.RELEASED
+    assert shop.answer(commit("overdue", again=True)) is Status.HOLD_RELEASED
+
+
+@pytest.mark.parametrize("is_swept", [False, True])
+def test_a_hold_that_ran_out_can_still_be_paid_late_when_the_order_in_its_place_is_refused(
+    is_swept: bool,
+) -> None:
+    shop = Shop(tea=5, expiries_per_block=1)
+    shop.holds("swept", reserve(1, ttl_ms=5))
+    shop.holds("old", reserve(3, ttl_ms=5))
+    shop.wait(1000 * MS)
+    if is_swept:
+        shop.does(count(0, JAM))
+        shop.does(count(0, JAM))
+    assert shop.answer(instead_of("old", reserve(6)), name="new") is Status.INSUFFICIENT_STOCK
+    shop.does(commit("old", again=True))
+    assert shop.units("old") == [(0, 3, 0)]
+
+
+def test_what_ran_out_stays_so_where_the_order_may_be_refused_elsewhere() -> None:
+    shop = Shop(tea=10, expiries_per_block=1)
+    expired(shop, "late", reserve(3))
+    shop.holds("swept", reserve(1, ttl_ms=5))
+    shop.holds("overdue", reserve(4, ttl_ms=5))
+    shop.holds("pending", reserve(1, ttl_ms=9000))
+    shop.wait(1000 * MS)
+    for name in ("late", "overdue", "pending"):
+        shop.holds(f"in place of {name}"[:16], instead_of(name, reserve(1), again=True))
+    assert [shop.state(each) for each in ("late", "overdue", "pending")] == [
+        HoldState.EXPIRED, HoldState.EXPIRED, HoldState.RELEASED,
+    ]  # fmt: skip
+    shop.does(commit("late", again=True), commit("overdue", again=True))
+
+
+def test_a_hold_is_ended_for_good_whether_it_ran_out_or_not() -> None:
+    shop = Shop(tea=20, resolved_remembered=4, expiries_per_block=1)
+    expired(shop, "late", reserve(3), reserve(1))
+    shop.holds("swept", reserve(1, ttl_ms=5))
+    shop.holds("overdue", reserve(4, ttl_ms=5))
+    shop.holds("pending", reserve(1, ttl_ms=9000))
+    shop.wait(1000 * MS)
+    for name in ("late", "overdue", "pending"):
+        shop.does(release(name, for_good=True))
+        assert shop.state(name) is HoldState.RELEASED
+        assert shop.answer(release(name, for_good=True)) is Status.HOLD_RELEASED
+        assert shop.answer(commit(name, again=True)) is Status.HOLD_RELEASED
+    assert shop.available() == 20
+    shop.does(add_line("late", 2))  # as of any that was released
+    shop.does(commit("late"))
+    assert shop.answer(release("late", for_good=True)) is Status.HOLD_NOT_PENDING
+    assert shop.answer(commit("late")) is Status.HOLD_NOT_PENDING
 
 
 def test_an_order_that_is_paid_for_is_not_superseded() -> None:
@@ -1028,6 +1091,52 @@ def test_an_order_of_which_no_line_gets_anything_is_no_hold() -> None:
     assert shop.answer(*order, name="new") is Status.INSUFFICIENT_STOCK
     assert shop.answer(commit("new")) is Status.UNKNOWN_HOLD
     assert shop.state("old") is HoldState.PENDING
+
+
+def test_who_tries_again_for_a_part_gets_no_less_than_he_had() -> None:
+    """Where the cell is short, a part of what is there without the old hold would be less."""
+    shop = Shop(tea=5)
+    shop.holds("old", reserve(5))
+    shop.does(sale(3))
+    shop.holds("same", instead_of("old", reserve(5, flags=PARTIAL)))
+    assert shop.units("same") == [(5, 0, 0)]
+    shop.holds("more", instead_of("same", reserve(7, flags=PARTIAL)))
+    assert shop.units("more") == [(5, 0, 0)]
+    lines = [instead_of("more", reserve(1, flags=PARTIAL)), *[reserve(3, flags=PARTIAL)] * 2]
+    shop.holds("in three", *lines)
+    assert shop.units("in three") == [(1, 0, 0), (3, 0, 0), (1, 0, 0)]
+    shop.holds("less", instead_of("in three", reserve(2, flags=PARTIAL)))
+    assert (shop.units("less"), shop.available()) == ([(2, 0, 0)], 0)
+
+
+def test_who_tries_again_for_all_of_it_is_refused_where_the_cell_is_short() -> None:
+    shop = Shop(tea=5)
+    shop.holds("old", reserve(5))
+    shop.does(sale(3))
+    assert shop.answer(instead_of("old", reserve(5)), name="new") is Status.INSUFFICIENT_STOCK
+    assert shop.units("old") == [(5, 0, 0)]
+
+
+def test_who_tries_again_for_a_part_keeps_what_is_kept_from_the_channel_by_now() -> None:
+    """In Berlin two of each are kept from channel 1."""
+    shop = Shop(tea=5)
+    shop.holds("old", reserve(4))
+    shop.holds("new", instead_of("old", reserve(5, flags=PARTIAL, channel=1)))
+    assert shop.units("new") == [(4, 0, 0)]
+
+
+@pytest.mark.parametrize("is_swept", [False, True])
+def test_who_tries_again_when_the_old_hold_has_run_out_has_no_claim(is_swept: bool) -> None:
+    shop = Shop(tea=6, expiries_per_block=1)
+    shop.holds("swept", reserve(1, ttl_ms=5))
+    shop.holds("old", reserve(5, ttl_ms=5))
+    shop.does(sale(3))
+    shop.wait(1000 * MS)
+    if is_swept:
+        shop.does(count(0, JAM))
+        shop.does(count(0, JAM))
+    shop.holds("new", instead_of("old", reserve(5, flags=PARTIAL)))
+    assert shop.units("new") == [(3, 0, 0)]
 
 
 def test_the_demand_of_partial_lines_is_summed_in_order() -> None:

@@ -675,22 +675,164 @@ async def test_an_order_in_place_of_one_that_is_paid_while_its_router_is_dead_is
 
 
 @pytest.mark.parametrize("cells", [[(3, 1)], [(3, 2)], [(3, 1), (3, 2)]])
-async def test_an_order_stays_when_the_older_one_that_had_run_out_is_paid_late(
-    cells: list[tuple[int, int]],
+@pytest.mark.parametrize("run_out", [[0, 1], [0], [1]])
+async def test_an_order_stays_when_the_older_one_that_had_run_out_is_to_be_paid_late(
+    cells: list[tuple[int, int]], run_out: list[int]
 ) -> None:
-    town = await Town().stocked()
-    await holds_all(town)
-    for shard in town.shards:
-        shard.now_ns += 2 * TTL * limits.NS_PER_MS
-    await town.router.reserve(order(os.urandom(16), [(4, 1), (4, 2)]))  # shards see the time
-    _, answer = await an_order(cells, older=HELD)(town.router)
+    """It was paid beside its successor. Wherever the router dies."""
+
+    async def late_holds(town: Town) -> None:
+        await holds_all(town)
+        await time_goes_by(town, run_out)
+
+    town, answer = await check_deaths(late_holds, an_order(cells, older=HELD))
     assert not any(answer.status)
+    assert await states_of(town, HELD) == [HoldState.RELEASED] * 2
     late = call(OP, Kind.COMMIT, HELD, flags=Flag.RE_RESERVE)
-    assert not any((await town.router.on_hold(late))[1].status)
+    assert list((await town.router.on_hold(late))[1].status) == [Status.HOLD_RELEASED]
     for _ in range(2):
         _, again = await an_order(cells, older=HELD)(town.router)
         assert again.status == answer.status
         assert await pending_of(town, NEW) == dict.fromkeys(cells, 1)
+
+
+async def time_goes_by(town: Town, shards: Sequence[int]) -> None:
+    """Some shards' holds run out."""
+    for number in shards:
+        town.shards[number].now_ns += 2 * TTL * limits.NS_PER_MS
+        await town.shards[number].submit(Request.of(os.urandom(16), 1, kind=Kind.SALE))  # sweeps
+
+
+async def states_of(town: Town, hold_id: bytes) -> list[HoldState]:
+    parts = [await shard.hold(hold_id) for shard in town.shards]
+    return [part.state for part in parts if part is not None]
+
+
+@pytest.mark.parametrize("cells", [[(1, 1), (2, 2)], [(3, 1), (3, 2)]])
+@pytest.mark.parametrize("run_out", [[0, 1], [0], [1]])
+async def test_an_older_one_that_had_run_out_can_be_paid_late_when_the_order_is_refused(
+    cells: list[tuple[int, int]], run_out: list[int]
+) -> None:
+    town = await Town().stocked()
+    await holds_all(town)
+    await time_goes_by(town, run_out)
+    before = await states_of(town, HELD)
+    for _ in range(2):
+        _, answer = await an_order(cells, [10, 11], older=HELD)(town.router)
+        assert any(answer.status)
+    assert (await states_of(town, HELD), await pending_of(town, NEW)) == (before, {})
+    late = call(OP, Kind.COMMIT, HELD, flags=Flag.RE_RESERVE)
+    assert not any((await town.router.on_hold(late))[1].status)
+    assert town.counted("committed") == 12
+
+
+async def test_a_part_that_runs_out_when_its_stock_is_needed_can_be_paid_late_if_the_order_is_refused(
+    town: Town,
+) -> None:
+    """Another shard refuses after that, so the older one is as it was."""
+    await holds_all(town)
+    first = town.shards[0]
+    submit = first.submit
+
+    async def meddle(request: Request) -> Answer:
+        if request.op_id == NEW:
+            first.submit = submit  # type: ignore[method-assign]
+            await time_goes_by(town, [0])
+        return await submit(request)
+
+    first.submit = meddle  # type: ignore[method-assign]
+    bought_under_the_last_step(town, (2, 2))
+    operation = an_order([(1, 1), (2, 2)], [10, 10], older=HELD)
+    for _ in range(2):
+        _, answer = await operation(town.router)
+        assert list(answer.status) == [LINKED, Status.INSUFFICIENT_STOCK]
+    assert await states_of(town, HELD) == [HoldState.EXPIRED, HoldState.PENDING]
+    late = call(OP, Kind.COMMIT, HELD, flags=Flag.RE_RESERVE)
+    assert not any((await town.router.on_hold(late))[1].status)
+    assert town.counted("committed") == 12
+
+
+async def test_an_order_keeps_what_it_asked_for_when_the_older_one_runs_out_under_it() -> None:
+    """What the older hold had beyond that is sold when its part is taken over."""
+
+    async def setting(town: Town) -> None:
+        await holds_all(town)
+        first = town.shards[0]
+        submit = first.submit
+
+        async def meddle(request: Request) -> Answer:
+            if request.op_id == NEW:
+                first.submit = submit  # type: ignore[method-assign]
+                await time_goes_by(town, [0])
+                await town.router.reserve(order(bytes([8]) * 16, [(1, 1)], 3))
+            return await submit(request)
+
+        first.submit = meddle  # type: ignore[method-assign]
+
+    operation = an_order([(1, 1), (2, 2)], [7, 10], older=HELD)
+    town, answer = await check_deaths(setting, operation)
+    assert not any(answer.status)
+    assert await pending_of(town, NEW) == {(1, 1): 7, (2, 2): 10}
+    assert await states_of(town, HELD) == [HoldState.RELEASED] * 2
+
+
+@pytest.mark.parametrize(
+    ("cells", "quantity", "granted"),
+    [
+        ([(1, 1), (2, 2)], [10, 2], [10, 2]),
+        ([(1, 1), (2, 2)], [12, 3], [10, 2]),
+        ([(1, 1), (2, 2)], [6, 1], [6, 1]),
+        ([(1, 1)], [12], [10]),
+        ([(3, 1), (2, 2)], [4, 3], [4, 2]),
+    ],
+)
+async def test_who_tries_again_for_a_part_gets_no_less_than_he_had(
+    cells: list[tuple[int, int]], quantity: list[int], granted: list[int]
+) -> None:
+    async def short(town: Town) -> None:
+        await holds_all(town)
+        for sku, sold in ((1, 3), (2, 9)):
+            columns = {"kind": Kind.SALE, "sku": sku, "location": sku, "quantity": sold}
+            await town.router.submit(Request.of(os.urandom(16), 1, **columns))
+
+    operation = an_order(cells, quantity, Flag.PARTIAL, older=HELD)
+    town, answer = await check_deaths(short, operation)
+    assert not any(answer.status)
+    assert np.frombuffer(answer.granted, "<i8").tolist() == granted
+    assert await pending_of(town, NEW) == dict(zip(cells, granted, strict=True))
+    assert (await pending_of(town, HELD), town.reserved) == ({}, sum(granted))
+
+
+async def test_an_order_that_is_paid_takes_the_place_of_one_that_other_shards_have_parts_of() -> (
+    None
+):
+    """It was refused: what it kept beyond the order was not to be committed."""
+    operation = an_order([(1, 1)], [7], Flag.COMMIT_NOW, older=HELD)
+    town, answer = await check_deaths(holds_all, operation)
+    assert not any(answer.status)
+    assert (town.counted("committed"), town.reserved) == (7, 0)
+    assert await states_of(town, HELD) == [HoldState.RELEASED] * 2
+
+
+async def test_a_paid_order_is_not_committed_when_the_older_one_is_paid_meanwhile(
+    town: Town,
+) -> None:
+    """It was told refused, and stayed committed: both were."""
+    await holds_all(town)
+    second = town.shards[1]
+    submit = second.submit
+
+    async def meddle(request: Request) -> Answer:
+        if request.columns["kind"][0] == Kind.RELEASE:
+            await submit(call(os.urandom(16), Kind.COMMIT, HELD))
+        return await submit(request)
+
+    second.submit = meddle  # type: ignore[method-assign]
+    for _ in range(2):
+        _, answer = await an_order([(1, 1)], [10], Flag.COMMIT_NOW, older=HELD)(town.router)
+        assert list(answer.status) == [Status.HOLD_NOT_PENDING]
+    assert await pending_of(town, HELD) == {(1, 1): 10}
+    assert (await pending_of(town, NEW), town.counted("committed")) == ({}, 2)
 
 
 async def test_a_hold_is_not_given_up_for_nothing_where_less_is_allowed(town: Town) -> None:
