@@ -30,6 +30,14 @@ _SECONDS: Final = (
 _LINES: Final = tuple(float(1 << power) for power in range(0, 16, 2))
 _STATUSES: Final = 1 << max(Status).bit_length()  # a power of two above every status
 _KIND_NAMES: Final = {int(kind): kind.name.lower() for kind in Kind}
+_GAUGES: Final = {
+    "holds_open": "Holds with something pending",
+    "shortages": "Cells with available below zero",
+    "cells": "Cells in the table",
+    "subscribers": "Streams of deltas that are open",
+    "event_subscribers": "Streams of events that are open",
+    "recent_event_bytes": "Bytes of decoded blocks that are kept for them",
+}
 _STATUS_NAMES: Final = tuple(status.name for status in Status)
 
 
@@ -63,21 +71,12 @@ class Metrics:
             Histogram, "call_seconds", "From a call's arrival to its reply", ("method",),
             buckets=_SECONDS,
         )  # fmt: skip
-        self._refused = named(Counter, "calls_refused", "gRPC errors", ("method", "reason"))
-        self.holds_open: Gauge = named(Gauge, "holds_open", "Holds with something pending")
-        self.shortages: Gauge = named(Gauge, "shortages", "Cells with available below zero")
-        self.cells: Gauge = named(Gauge, "cells", "Cells in the table")
-        self.subscribers: Gauge = named(Gauge, "subscribers", "Streams of deltas that are open")
-        self.event_subscribers: Gauge = named(
-            Gauge, "event_subscribers", "Streams of events that are open"
-        )
-        self.recent_events: Gauge = named(
-            Gauge, "recent_event_bytes", "Bytes of decoded blocks that are kept for them"
-        )
+        self._refused = named(Counter, "calls_refused", "gRPC errors", ("method", "code"))
         self._events_told = named(Counter, "events_told", "Events written to streams")
         self._lag = named(
             Gauge, "lag_seconds", "How far the mirror of a shard is behind", ("shard",)
         )
+        self._named = named
         self._counted: dict[int, Any] = {}  # kind and status to the counter's child
         self._http: tuple[WSGIServer, Thread] | None = None
 
@@ -110,9 +109,9 @@ class Metrics:
         observe: Callable[[float], None] = self._calls.labels(method).observe
         return observe
 
-    def call_refused(self, method: str, reason: str) -> None:
-        """Count a call that ended with a gRPC error."""
-        self._refused.labels(method, reason).inc()
+    def call_refused(self, method: str, code: str) -> None:
+        """Count a call that ended with a gRPC error, by the name of its code."""
+        self._refused.labels(method, code).inc()
 
     def events_told(self, count: int) -> None:
         """Count events that were written to a stream."""
@@ -122,9 +121,12 @@ class Metrics:
         """Note how far the mirror of a shard is behind."""
         self._lag.labels(str(shard)).set(seconds)
 
-    def watch(self, gauge: Gauge, read: Callable[[], float]) -> None:
-        """Have a gauge read its value at each scrape; `read` runs in the scrape's thread."""
-        gauge.set_function(read)
+    def watch(self, gauge: str, read: Callable[[], float]) -> None:
+        """Serve one of the gauges, which reads its value at each scrape, in the scrape's thread.
+
+        What a process does not watch it does not serve: a gateway has no shortages, not 0 of them.
+        """
+        self._named(Gauge, gauge, _GAUGES[gauge]).set_function(read)
 
     def serve(self, host: str = LOOPBACK, port: int = 0) -> int:
         """Serve the registry over HTTP from a thread; return the port (0 chooses a free one)."""

@@ -181,9 +181,9 @@ class ShardService:
         self._open.push_async_callback(shard.stop)
         await shard.start()
         self._shard = shard
-        metrics.watch(metrics.holds_open, lambda: machine.holds_open)
-        metrics.watch(metrics.shortages, lambda: machine.shortages)
-        metrics.watch(metrics.cells, lambda: machine.cells)
+        metrics.watch("holds_open", lambda: machine.holds_open)
+        metrics.watch("shortages", lambda: machine.shortages)
+        metrics.watch("cells", lambda: machine.cells)
         registry = await self._open.enter_async_context(Registry(config.redis_url, config.prefix))
         router = Router({number: shard}, lambda: reader.shard_map)
         server = await open_server(
@@ -258,9 +258,9 @@ class GatewayService:
         self._hub = hub = DeltaHub({feed.mirror.shard: feed.mirror for feed in feeds}, store_id)
         self._events = events = EventHub(mirrors.feeds, store_id)
         self._task(mirrors.run(hub))
-        metrics.watch(metrics.subscribers, lambda: hub.subscribers)
-        metrics.watch(metrics.event_subscribers, lambda: events.subscribers)
-        metrics.watch(metrics.recent_events, lambda: events.recent_bytes)
+        metrics.watch("subscribers", lambda: hub.subscribers)
+        metrics.watch("event_subscribers", lambda: events.subscribers)
+        metrics.watch("recent_event_bytes", lambda: events.recent_bytes)
         self._task(self._watch_lag(metrics, mirrors))
 
         router = Router(links, lambda: reader.shard_map)

@@ -62,8 +62,8 @@ class CallMetrics(Protocol):
     def call_observer(self, method: str) -> Observe:
         """Give a function that is told how many seconds each call of a method took."""
 
-    def call_refused(self, method: str, reason: str) -> None:
-        """Count a call that ended with a gRPC error."""
+    def call_refused(self, method: str, code: str) -> None:
+        """Count a call that ended with a gRPC error, by the name of its code."""
 
 
 class NoMetrics:
@@ -73,7 +73,7 @@ class NoMetrics:
         """Give a function that does nothing."""
         return lambda _seconds: None
 
-    def call_refused(self, method: str, reason: str) -> None:
+    def call_refused(self, method: str, code: str) -> None:
         """Count nothing."""
 
 
@@ -221,7 +221,7 @@ class _Gated(grpc.GenericRpcHandler):
     def _behind_gate(
         self, method: str, handler: grpc.RpcMethodHandler[Any, Any]
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        name = method.rpartition("/")[2]
+        name = method.rpartition(".")[2]  # of service and method: several have a Receive
         decode, encode = handler.request_deserializer, handler.response_serializer
         assert not handler.request_streaming, "no method of the contract takes a stream"
         assert decode is not None
@@ -238,14 +238,14 @@ class _Gated(grpc.GenericRpcHandler):
         async def call(data: bytes, context: Any) -> Any:
             nbytes = len(data)
             if gate.calls >= gate.max_calls or gate.nbytes + nbytes > gate.max_bytes:
-                await _refuse(context, metrics, name, _full(gate))
+                await _end(context, metrics, name, _full(gate))
             gate.calls += 1
             gate.nbytes += nbytes
             started = clock()
             try:
                 return await method(decode(data), context)
-            except _TOLD as error:
-                await _refuse(context, metrics, name, error)
+            except Exception as error:  # noqa: BLE001 - it is raised again, as a status or as it is
+                await _end(context, metrics, name, error)
             finally:
                 gate.calls -= 1
                 gate.nbytes -= nbytes
@@ -260,7 +260,7 @@ class _Gated(grpc.GenericRpcHandler):
 
         async def stream(data: bytes, context: Any) -> None:
             if gate.streams >= gate.max_streams:
-                await _refuse(context, metrics, name, _full(gate))
+                await _end(context, metrics, name, _full(gate))
             gate.streams += 1
             try:
                 if not is_generator:
@@ -270,15 +270,12 @@ class _Gated(grpc.GenericRpcHandler):
                 async with aclosing(method(decode(data), context)) as messages:
                     async for message in messages:
                         await context.write(message)
-            except _TOLD as error:
-                await _refuse(context, metrics, name, error)
+            except Exception as error:  # noqa: BLE001 - it is raised again, as a status or as it is
+                await _end(context, metrics, name, error)
             finally:
                 gate.streams -= 1
 
         return stream
-
-
-_TOLD: Final = (InvalidField, DecodeError, Overloaded, Unavailable)
 
 
 def _full(gate: Gate) -> Overloaded:
@@ -288,15 +285,24 @@ def _full(gate: Gate) -> Overloaded:
     )
 
 
-async def _refuse(context: Any, metrics: CallMetrics, name: str, error: Exception) -> None:
-    """End a call with the gRPC status that an exception stands for; always raises."""
-    metrics.call_refused(name, type(error).__name__)
-    match error:
-        case Overloaded():
-            await errors.resource_exhausted(context, str(error))
-        case Unavailable():
-            await errors.unavailable(context, str(error))
-        case InvalidField():
-            await errors.invalid_argument(context, error.field, error.description)
-        case _:
-            await errors.invalid_argument(context, "request", "not a message of this method")
+async def _end(context: Any, metrics: CallMetrics, name: str, error: Exception) -> None:
+    """End a call with the gRPC status that an exception stands for, and count it; always raises.
+
+    What servicers end themselves comes by here too, and so do bugs, of which gRPC makes UNKNOWN.
+    """
+    try:
+        match error:
+            case Overloaded():
+                await errors.resource_exhausted(context, str(error))
+            case Unavailable():
+                await errors.unavailable(context, str(error))
+            case InvalidField():
+                await errors.invalid_argument(context, error.field, error.description)
+            case DecodeError():
+                await errors.invalid_argument(context, "request", "not a message of this method")
+            case _:
+                raise error
+    finally:
+        code = context.code()  # plain 0 while nobody has set it
+        told = code if isinstance(code, grpc.StatusCode) else grpc.StatusCode.UNKNOWN
+        metrics.call_refused(name, told.name)

@@ -53,12 +53,12 @@ def test_an_empty_block_counts_no_line(metrics: Metrics) -> None:
 
 
 def test_it_is_served_over_http_while_it_lives(metrics: Metrics) -> None:
-    metrics.watch(metrics.holds_open, lambda: 42)
-    metrics.watch(metrics.event_subscribers, lambda: 3)
+    metrics.watch("holds_open", lambda: 42)
+    metrics.watch("event_subscribers", lambda: 3)
     metrics.events_told(7)
     metrics.mirror_lag(1, 0.5)
-    metrics.call_observer("Reserve")(0.01)
-    metrics.call_refused("Reserve", "Overloaded")
+    metrics.call_observer("Stock/Reserve")(0.01)
+    metrics.call_refused("Stock/Reserve", "UNAVAILABLE")
     port = metrics.serve()
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
         text = reply.read().decode()
@@ -66,7 +66,9 @@ def test_it_is_served_over_http_while_it_lives(metrics: Metrics) -> None:
     assert 'onhand_event_subscribers{number="3",role="shard"} 3.0' in text
     assert 'onhand_events_told_total{number="3",role="shard"} 7.0' in text
     assert 'onhand_lag_seconds{number="3",role="shard",shard="1"} 0.5' in text
-    assert 'onhand_calls_refused_total{method="Reserve",number="3",reason="Overloaded"' in text
+    refused = 'onhand_calls_refused_total{code="UNAVAILABLE",method="Stock/Reserve",number="3"'
+    assert refused in text
+    assert "onhand_shortages" not in text
     metrics.close()
     with pytest.raises(OSError):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=1)

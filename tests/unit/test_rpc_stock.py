@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import os
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -25,7 +25,7 @@ from adapters.rpc import facts, requests
 from adapters.rpc.availability import CELLS_PER_PAGE, AvailabilityServicer
 from adapters.rpc.directory import DirectoryServicer
 from adapters.rpc.price import PriceServicer
-from adapters.rpc.server import MAX_MESSAGE_BYTES, Gate, Server, open_server
+from adapters.rpc.server import MAX_MESSAGE_BYTES, CallMetrics, Gate, NoMetrics, Server, open_server
 from adapters.rpc.stock import StockServicer
 from adapters.rpc.transfer import TransfersServicer
 from engine import limits
@@ -83,7 +83,9 @@ class Shop:
         assert (await self.stock.Receive(request)).status == Status.OK
 
 
-async def open_shop(gate: Gate | None = None, shards: int = 1) -> Shop:
+async def open_shop(
+    gate: Gate | None = None, shards: int = 1, metrics: CallMetrics | None = None
+) -> Shop:
     catalogue, own_map = some_catalogue(), ShardMap(7, shards)
     links = {number: FakeShard(number, own_map) for number in range(shards)}
     router = Router(links, lambda: own_map)
@@ -112,7 +114,7 @@ async def open_shop(gate: Gate | None = None, shards: int = 1) -> Shop:
             DirectoryServicer(lambda: MAP, addresses),
         ),
     ]
-    server = await open_server(services, end_streams=[end], gate=gate)
+    server = await open_server(services, end_streams=[end], gate=gate, metrics=metrics)
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     channel = grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=options)
     return Shop(links[0], server, channel, ended)
@@ -976,14 +978,15 @@ async def test_the_limits_that_are_published_are_those_in_force(shop: Shop) -> N
 
 
 async def test_a_shard_does_not_know_the_others() -> None:
-    servicer = DirectoryServicer(lambda: MAP)
+    servicer, counted = DirectoryServicer(lambda: MAP), Counted()
     add = partial(directory_pb2_grpc.add_DirectoryServicer_to_server, servicer)
-    server = await open_server([add])
+    server = await open_server([add], metrics=counted)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         stub = directory_pb2_grpc.DirectoryStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.GetShardMap(directory_pb2.GetShardMapRequest())
     assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert counted.refused == [("Directory/GetShardMap", "FAILED_PRECONDITION")]
     await server.stop(0)
 
 
@@ -1045,6 +1048,44 @@ async def test_malformed_fields_are_named(
 ) -> None:
     assert await refused_field(getattr(shop.stock, method)(request_)) == field_
     assert shop.shard.seen == []
+
+
+class Counted(NoMetrics):
+    """What the gate counts."""
+
+    def __init__(self) -> None:
+        self.refused: list[tuple[str, str]] = []
+
+    def call_refused(self, method: str, code: str) -> None:
+        self.refused.append((method, code))
+
+
+async def test_each_call_that_ends_with_an_error_is_counted_by_its_code() -> None:
+    """Whoever ends it: the gate, what stands before the servicer, the servicer, or a bug."""
+    counted = Counted()
+    shop = await open_shop(Gate(max_streams=0), metrics=counted)
+    shop.shard.faults += [Overloaded("full"), Unavailable("gone"), RuntimeError("a bug")]
+    sale = stock_pb2.SaleRequest(op_id=an_id(), lines=[line(1, 1, 1)])
+    calls: list[Callable[[], Any]] = [
+        *[lambda: shop.stock.Sale(sale)] * 3,
+        lambda: shop.stock.Receive(stock_pb2.LinesRequest(op_id=b"x")),
+        lambda: shop.channel.unary_unary("/onhand.v1.Transfers/Receive")(b"\xff"),
+        lambda: shop.availability.ListCells(availability_pb2.ListCellsRequest()).read(),
+    ]
+    for call in calls:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call()
+    await shop.directory.GetShardMap(directory_pb2.GetShardMapRequest())
+    assert counted.refused == [
+        ("Stock/Sale", "RESOURCE_EXHAUSTED"),
+        ("Stock/Sale", "UNAVAILABLE"),
+        ("Stock/Sale", "UNKNOWN"),
+        ("Stock/Receive", "INVALID_ARGUMENT"),
+        ("Transfers/Receive", "INVALID_ARGUMENT"),
+        ("Availability/ListCells", "RESOURCE_EXHAUSTED"),
+    ]
+    await shop.channel.close()
+    await shop.server.stop(0)
 
 
 async def test_too_large_a_message_is_refused(shop: Shop) -> None:
