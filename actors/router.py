@@ -219,6 +219,13 @@ class Router:
             (each for part in found for each in part), key=lambda each: (each.location, *each)
         )
 
+    def elsewhere(self, names: Sequence[tuple[int, int]]) -> list[int]:
+        """The places of those cells (sku id, location id) that no shard of this router owns."""
+        if self._only is None:
+            return []
+        of = self._shards.map.shard_of
+        return [place for place, name in enumerate(names) if of(*name) != self._first]
+
     async def history(self, hold_id: bytes, location: int = 0) -> History:
         """Find the operations on a hold in all its shards, oldest first.
 

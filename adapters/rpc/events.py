@@ -90,7 +90,8 @@ class EventStreams:
             field, _, message = str(error).partition(": ")
             await invalid_argument(context, field, message)
         except EventsGone as error:
-            await context.abort(grpc.StatusCode.OUT_OF_RANGE, str(error))
+            field = "resume_token" if request.resume_token else "after"
+            await context.abort(grpc.StatusCode.OUT_OF_RANGE, f"{field}: {error}")
         except HubFull as error:
             await resource_exhausted(context, str(error))
         except (NotReady, JournalError) as error:

@@ -3,11 +3,12 @@
 from typing import Any
 
 from actors.router import Router
-from adapters.rpc import bundles, facts, replies, requests, texts
+from adapters.rpc import bundles, errors, facts, replies, requests, texts
 from adapters.rpc.bundles import BundleRouter
 from adapters.rpc.texts import Texts
 from engine.catalogue import Catalogue
 from engine.operations import Kind, Request
+from engine.status import MESSAGES, Status
 from onhand.v1 import common_pb2, stock_pb2, stock_pb2_grpc
 
 _Reply = common_pb2.OperationReply
@@ -155,6 +156,11 @@ class StockServicer(stock_pb2_grpc.StockServicer):
     ) -> stock_pb2.ListIncomingReply:
         """Tell what cells have on its way, with its dates."""
         cells = requests.cells(request, self._catalogue)
+        for i in self._router.elsewhere(cells):
+            # What is not in the catalogue has nothing on its way, wherever it is asked for.
+            if 1 <= cells[i][1] <= self._catalogue.locations:
+                told = f"cells[{i}]: {MESSAGES[Status.WRONG_SHARD]}"
+                await errors.failed_precondition(context, told)
         return replies.dated(await self._router.incoming_of(cells), self._catalogue)
 
     async def _on_hold(self, kind: Kind, message: stock_pb2.HoldRequest) -> _Reply:

@@ -179,7 +179,13 @@ async def test_what_the_journal_does_not_have_any_more_is_out_of_range(
     assert details == f"shard 0: events after 1-0 are not in the journal any more, {kept}"
     other = stub.Events(deltas_pb2.EventsRequest(resume_token=token, skus=[common_pb2.Sku(id=1)]))
     code, details = await refused(other)
-    assert (code, "another filter" in details) == (grpc.StatusCode.OUT_OF_RANGE, True)
+    assert code is grpc.StatusCode.OUT_OF_RANGE
+    assert details.startswith("resume_token: ")
+    assert "another filter" in details
+    after = [availability_pb2.StreamPosition(shard=0, epoch=9, seq=9)]
+    code, details = await refused(stub.Events(deltas_pb2.EventsRequest(after=after)))
+    assert code is grpc.StatusCode.OUT_OF_RANGE
+    assert details == "after: shard 0: 9-9 is no block of its journal, as yet"
 
 
 async def test_full_and_stopping_hubs_say_so(

@@ -701,6 +701,26 @@ async def test_what_is_expected_is_received_or_given_up(shop: Shop) -> None:
     assert (await found()).state == stock_pb2.HOLD_STATE_UNKNOWN
 
 
+async def test_what_is_on_its_way_to_another_shard_is_not_told_by_this_one() -> None:
+    """An empty answer would say that nothing is."""
+    catalogue, own_map = some_catalogue(), ShardMap(1, 2)
+    servicer = StockServicer(Router({0: FakeShard(0, own_map)}, lambda: own_map), catalogue)
+    server = await open_server([partial(stock_pb2_grpc.add_StockServicer_to_server, servicer)])
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub = stock_pb2_grpc.StockStub(channel)
+        expect = stock_pb2.ExpectRequest(op_id=an_id(), lines=[line(1, 1, 5)])
+        assert (await stub.Expect(expect)).status == Status.OK
+        names = cells_request([(1, 1), (1, "nowhere"), (1, 2**32 - 1)]).cells
+        found = await stub.ListIncoming(stock_pb2.ListIncomingRequest(cells=names))
+        assert [each.quantity for each in found.incoming] == [5]
+        names = cells_request([(1, 1), (1, 2)]).cells
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ListIncoming(stock_pb2.ListIncomingRequest(cells=names))
+    assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert caught.value.details() == f"cells[1]: {MESSAGES[Status.WRONG_SHARD]}"
+    await server.stop(0)
+
+
 async def test_a_shortage_names_whom_it_endangers(shop: Shop) -> None:
     await shop.receive(5)
     op_id = an_id()
