@@ -58,8 +58,13 @@ async def _get(gateway: str, sku: str, location: str, channel: str) -> dict[str,
 
     async with Client.connect(gateway, timeout_s=TIMEOUT_S) as client:
         (cell,) = await client.get_cells([(sku, location)], channel=channel)
-    if not cell.found:
-        raise CommandFailed(f"nothing is known of SKU {sku!r} at location {location!r}")
+        if not cell.found:
+            there = channel and (await client.get_cells([(sku, location)]))[0].found
+            raise CommandFailed(
+                f"channel {channel!r} does not sell at location {location!r}"
+                if there
+                else f"nothing is known of SKU {sku!r} at location {location!r}"
+            )
     found = {**asdict(cell), "sku": sku, "location": location}
     if not channel:
         del found["available_to_channel"]
@@ -80,7 +85,8 @@ def history(
     if as_json:
         print_json(found)
         return
-    title = f"{found['state']}, as it stands"
+    deadline = f" (deadline {found['deadline']})" if found["deadline"] else ""
+    title = f"{found['state']}{deadline}, as it stands"
     table = Table(title=title, title_justify="left", padding=0)
     for name in _EVENT_COLUMNS:
         justify: JustifyMethod = "right" if name in {"quantity", "value"} else "left"
@@ -115,6 +121,18 @@ async def _history(gateway: str, hold_id: bytes) -> dict[str, Any]:
     return {
         "hold_id": hold_id.hex(),
         "state": found.hold.state.name if found.hold else "FORGOTTEN",
+        "deadline": _time(found.hold.deadline_ns) if found.hold and found.hold.deadline_ns else "",
+        "lines": [
+            {
+                "sku": each.sku_code,
+                "location": each.location_code,
+                "pending": each.pending,
+                "committed": each.committed,
+                "fulfilled": each.fulfilled,
+                "returned": each.returned,
+            }
+            for each in (found.hold.lines if found.hold else ())
+        ],
         "complete": found.complete,
         "events": [
             {

@@ -225,6 +225,8 @@ def hold_from(message: stock_pb2.Hold) -> Hold | None:
                 line.committed,
                 line.fulfilled,
                 line.returned,
+                line.sku.code,
+                line.location.code,
             )
             for line in message.lines
         ),

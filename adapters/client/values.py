@@ -139,7 +139,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class HoldLine:
-    """One line of a hold, in base units."""
+    """One line of a hold, in base units; codes are those in force now."""
 
     sku: int
     location: int
@@ -147,6 +147,8 @@ class HoldLine:
     committed: int
     fulfilled: int
     returned: int
+    sku_code: str = ""
+    location_code: str = ""
 
 
 @dataclass(frozen=True, slots=True)

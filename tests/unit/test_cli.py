@@ -1,19 +1,21 @@
 """Commands on a running Onhand, without one."""
 
 import json
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import adapters.client
 from actors.service import NotServing
 from adapters.cli import inspect, look
 from adapters.cli.main import app
 from adapters.cli.running import Running
 from adapters.client import Event, EventKind, Flag, Frame, FrameKind
 from adapters.client.frames import Shortage
-from adapters.client.values import Endangered
+from adapters.client.values import Cell, Endangered, History, Hold, HoldLine, HoldState
 
 STATUS = {
     "epoch": 1,
@@ -80,7 +82,8 @@ def test_a_change_that_leaves_a_shortage_names_whom_it_endangers(
 def test_a_history_is_shown_whole_however_narrow_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     names = look._EVENT_COLUMNS
     event = dict.fromkeys(names, "") | {"status": "HOLD_NOT_COMMITTED", "quantity": 10**9}
-    found = {"state": "RELEASED", "complete": True, "events": [event | {"sku": "S" * 64}]}
+    found = {"state": "RELEASED", "deadline": "", "complete": True, "lines": []}
+    found["events"] = [event | {"sku": "S" * 64}]
 
     async def history(gateway: str, hold_id: bytes) -> dict[str, Any]:
         return found
@@ -92,6 +95,61 @@ def test_a_history_is_shown_whole_however_narrow_it_is(monkeypatch: pytest.Monke
     assert told[names.index("status")] == "HOLD_NOT_COMMITTED"
     assert told[names.index("sku")] == "S" * 64
     assert told[names.index("quantity")] == str(10**9)
+
+
+class Client:
+    """Stands in for the client of a gateway: one SKU that is sold at S1, but not by web."""
+
+    def __init__(self, hold: Hold | None = None) -> None:
+        self.hold = hold
+
+    def connect(self, gateway: str, timeout_s: float) -> Self:
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def get_cells(self, names: list[tuple[str, str]], channel: str = "") -> list[Cell]:
+        found = names == [("TEA", "S1")] and channel != "web"
+        return [Cell(1, 1, found, *[3] * 10)]
+
+    async def get_history(self, hold_id: bytes) -> History:
+        return History(self.hold, (), True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("TEA", "S1", "--channel", "web"), "channel 'web' does not sell at location 'S1'"),
+        (("TEA", "S9", "--channel", "web"), "nothing is known of SKU 'TEA' at location 'S9'"),
+        (("TEA", "S9"), "nothing is known of SKU 'TEA' at location 'S9'"),
+    ],
+)
+def test_what_a_channel_does_not_sell_is_known(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str
+) -> None:
+    monkeypatch.setattr(adapters.client, "Client", Client())
+    failed = CliRunner().invoke(app, ["get", *arguments, "--gateway", "here:1"])
+    assert str(failed.exception) == told
+
+
+def test_a_history_tells_what_is_held_and_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = HoldLine(1, 1, 2, 0, 0, 0, "TEA", "S1")
+    hold = Hold(b"h" * 16, HoldState.PENDING, 10**18, (line,))
+    for known, deadline in (
+        (hold, "2001-09-09 01:46:40.000Z"),
+        (replace(hold, deadline_ns=0), ""),
+    ):
+        monkeypatch.setattr(adapters.client, "Client", Client(known))
+        asked = ["history", "0" * 32, "--gateway", "here:1"]
+        told = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
+        assert told["deadline"] == deadline
+        units = {"pending": 2, "committed": 0, "fulfilled": 0, "returned": 0}
+        assert told["lines"] == [{"sku": "TEA", "location": "S1", **units}]
+        assert deadline in CliRunner().invoke(app, asked).stdout
 
 
 def test_an_event_tells_its_flags_and_when_it_happened(capsys: pytest.CaptureFixture[str]) -> None:
