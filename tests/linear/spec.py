@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from engine.operations import Kind
+from engine.views import HoldState
 from tests.linear import goods, holds, transfers
 from tests.linear.goods import Rule
 from tests.linear.history import (
@@ -31,6 +32,8 @@ from tests.linear.history import (
     Operation,
 )
 from tests.linear.state import CLOCK, FOREVER, PENDING, Changes, Draft, Moment, State
+
+HAS_DEADLINE: Final = (HoldState.PENDING, HoldState.EXPIRED)  # the others are told as 0
 
 # --- what an operation may do ---------------------------------------------------------------------
 
@@ -128,7 +131,8 @@ def _look_up(draft: Draft, call: Call, moment: Moment) -> Answer:
     if hold is None:
         return ((None, None),)
     lines = [(*line.cell, *line[1:-1]) for line in hold.lines]
-    return ((hold.state, Between(hold.deadline_ns, hold.latest_ns)), *lines)
+    deadline = Between(hold.deadline_ns, hold.latest_ns) if hold.state in HAS_DEADLINE else 0
+    return ((hold.state, deadline), *lines)
 
 
 def _look_up_incoming(draft: Draft, call: Call, moment: Moment) -> Answer:

@@ -128,16 +128,15 @@ def test_a_hold_that_nobody_was_told_of_can_be_committed_and_can_expire() -> Non
 
 
 def test_the_life_of_a_hold() -> None:
-    due = 10 + 1000 * MS
     history = [
         does(fact(Kind.COUNT, 10), 0, 1, (OK, 10)),
         does(fact(Kind.SET_SAFETY_STOCK, 1), 2, 3, (OK, 9)),
         does(reserve(4, b"h"), 4, 5, (OK, 5), at=10),
         does(Call(Kind.COMMIT, ((TEA, 3),), b"h", flags=Flag.RELEASE_REST), 6, 7, (OK, 6)),
-        does(Call(LOOK_UP, hold=b"h"), 8, 9, (HoldState.COMMITTED, due), (*TEA, 0, 3, 0, 0)),
+        does(Call(LOOK_UP, hold=b"h"), 8, 9, (HoldState.COMMITTED, 0), (*TEA, 0, 3, 0, 0)),
         does(Call(Kind.FULFIL, ((TEA, 1),), b"h"), 10, 11, (OK, 6)),
         does(on_hold(Kind.CANCEL, b"h"), 12, 13, (OK, 8)),
-        does(Call(LOOK_UP, hold=b"h"), 14, 15, (HoldState.FULFILLED, due), (*TEA, 0, 0, 1, 0)),
+        does(Call(LOOK_UP, hold=b"h"), 14, 15, (HoldState.FULFILLED, 0), (*TEA, 0, 0, 1, 0)),
         does(fact(Kind.RETURN, 1, value=Disposition.DAMAGED), 16, 17, (OK, 8)),
         does(fact(Kind.RETURN, 2, value=Disposition.QUALITY_CONTROL), 18, 19, (OK, 8)),
         does(fact(Kind.ADJUST, -3), 20, 21, (OK, 5)),
@@ -600,7 +599,8 @@ class Life:
         hold = self.machine.hold(call.hold)
         if hold is None:
             return ((None, None),)
-        return ((hold.state, hold.deadline_ns), *(astuple(line) for line in hold.lines))
+        deadline_ns = hold.deadline_ns if hold.state in spec.HAS_DEADLINE else 0
+        return ((hold.state, deadline_ns), *(astuple(line) for line in hold.lines))
 
     def _note(self, call: Call, answer: Any, at_ns: int | None) -> None:
         second = len(self.history) * 1000
