@@ -7,8 +7,10 @@ before it was invoked, nor is of an earlier block. It knows no stock: that is `s
 """
 
 import random
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from tests.linear import spec
@@ -79,6 +81,10 @@ class Search:
         self._head = count
         self._state: dict[Any, Any] = {}
         self._state_hash = 0
+        # The numbers that a state's hash is made of are drawn: Python's hashes of -1 and -2 are one.
+        self._numbers: defaultdict[tuple[Any, Any], int] = defaultdict(
+            partial(random.Random(0).getrandbits, 64)
+        )
         self._placed = 0  # a bit for each operation
         self._blocks_placed = 0
         self._path: list[tuple[int, Changes]] = []  # placed operations, and what they replaced
@@ -190,7 +196,7 @@ class Search:
         state, replaced = self._state, {}
         for name, value in changes.items():
             old = replaced[name] = state.get(name)
-            self._state_hash ^= hash((name, old)) ^ hash((name, value))
+            self._state_hash ^= self._numbers[name, old] ^ self._numbers[name, value]
             if value is None:
                 del state[name]
             else:

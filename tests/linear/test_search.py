@@ -98,6 +98,14 @@ def test_operations_at_once_may_come_in_any_order() -> None:
     check([stock, sale(1, 2, 9, 2), sale(2, 3, 8, 3), read(4, 5, on_hand=3)])
 
 
+@pytest.mark.parametrize("left", [-1, -2])
+def test_states_that_differ_by_minus_one_and_minus_two_are_told_apart(left: int) -> None:
+    """Python's hash of -1 is that of -2."""
+    facts = ((Kind.COUNT, 0), (Kind.SALE, 1), (Kind.SALE, 2))
+    at_once = [does(fact(kind, units), 0, 9, (OK, None)) for kind, units in facts]
+    check([*at_once, read(10, 11, on_hand=left)])
+
+
 def test_an_operation_that_was_not_answered_happens_late_or_never() -> None:
     history = [receive(5, 0, 1, 5), sale(2, 2, None, 0), read(3, 4, on_hand=5)]
     check(history)
