@@ -110,8 +110,8 @@ class EventSubscription:
     """One subscriber: its filter and its place in each journal. Made by `EventHub.subscribe`."""
 
     __slots__ = (
-        "_asleep", "_at", "_hub", "_seen", "_told_start", "_told_stop", "_turn", "_wake", "filter",
-        "fingerprint",
+        "_asleep", "_at", "_gone", "_hub", "_seen", "_told_start", "_told_stop", "_turn", "_wake",
+        "filter", "fingerprint",
     )  # fmt: skip
 
     def __init__(self, hub: "EventHub", wanted: Filter, places: "_Start") -> None:
@@ -124,6 +124,7 @@ class EventSubscription:
         self._seen = {shard: seen for shard, (_, seen) in places.items()}
         self._asleep: set[int] = set()  # shards of which all was told, and which are passed by
         self._wake = asyncio.Event()
+        self._gone = ""  # why what should come next never will
         self._turn = 0
         self._told_start = self._told_stop = False
 
@@ -134,6 +135,13 @@ class EventSubscription:
             if before != self._at[shard]:
                 self._at[shard], self._seen[shard] = before, 0
             self._wake.set()
+
+    def jumped(self, shard: int, before: Position, to: Position) -> None:
+        """Hear that there may be something after a block, and at which block the mirror is now."""
+        self.notice(shard, before)
+        if self._at[shard] > to:
+            told = self._at[shard]
+            self._gone = f"shard {shard}: {told} is no block of its journal, which has begun anew"
 
     async def next(self, heartbeat_s: float) -> EventFrame:
         """Wait for events; after `heartbeat_s` without any the frame says how far they are told.
@@ -171,6 +179,8 @@ class EventSubscription:
 
     async def _read(self) -> EventFrame | None:
         """Look a bit further in one shard; the shards take turns."""
+        if self._gone:
+            raise EventsGone(self._gone)
         shards = list(self._at)
         for turn in range(self._turn, self._turn + len(shards)):
             shard = shards[turn % len(shards)]
@@ -266,11 +276,14 @@ class EventHub:
             subscription.notice(shard, before)
 
     def jumped(self, shard: int) -> None:
-        """There may be blocks that were not heard of: whoever sleeps reads them in the journal."""
-        log = self.logs[shard]
+        """There may be blocks that were not heard of: whoever sleeps reads them in the journal.
+
+        Or the journal was lost and has begun anew, at a block that is before what some were told.
+        """
+        log, at = self.logs[shard], self.feeds[shard].at
         for subscription in self._subscriptions:
-            subscription.notice(shard, log.at)
-        log.clear(self.feeds[shard].at)
+            subscription.jumped(shard, log.at, at)
+        log.clear(at)
 
     def _concerned(self, events: Events) -> set[EventSubscription]:
         if not len(events):

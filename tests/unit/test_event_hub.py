@@ -415,6 +415,50 @@ async def test_a_mirror_that_was_loaded_anew_makes_nobody_miss_what_it_skipped()
         assert found.quantities == [1, 2]
 
 
+@pytest.mark.parametrize("is_loaded", [False, True])
+async def test_who_sleeps_while_a_mirror_skips_blocks_reads_them_in_the_journal(
+    is_loaded: bool,
+) -> None:
+    """Whether it is told so when the mirror is loaded, or finds it out by the next block."""
+    async with Stage.open() as stage:
+        found, feed = await reader(stage), stage.feeds[0]
+        await found.read()
+        feed.tell_blocks(None)  # as if the block came in the table, and not by itself
+        await stage.does(sale(1))
+        feed.tell_blocks(stage.hub)
+        if is_loaded:
+            stage.hub.jumped(0)
+        else:
+            await stage.does(sale(2))
+        await found.read()
+        assert found.quantities == [1, 2][: 1 + (not is_loaded)]
+
+
+async def test_whoever_was_told_of_a_journal_that_was_lost_hears_that_it_has_begun_anew() -> None:
+    """Its next events would be at places that he was told of long ago: he would miss them unknowing."""
+    async with Stage.open() as stage:
+        asleep, behind = await reader(stage), await reader(stage)
+        await asleep.read()
+        await behind.step()
+        await stage.does(sale(1))
+        await asleep.read()
+        told = stage.market.shards[0].at
+        await stage.market.stop()
+        stream, feed = stage.market.streams[0], stage.feeds[0]
+        stream.entries, stream.last = [], None
+        await stage.market.start()
+        feed._link = stage.market.shards[0]
+        stream.wake()
+        async with asyncio.timeout(5):
+            while feed.at >= told:  # noqa: ASYNC110 - a test's patience
+                await asyncio.sleep(0.001)
+        for each in (asleep, behind):
+            with pytest.raises(
+                EventsGone, match=r"is no block of its journal, which has begun anew"
+            ):
+                await each.read()
+
+
 # --- ends -------------------------------------------------------------------------------------------
 
 
