@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from actors.router import Router
+from actors.router import Router, merged_histories
 from actors.shard import Shard
 from engine import wire
 from engine.block import Block, encode
@@ -163,6 +163,12 @@ async def test_the_parts_of_a_hold_are_told_by_time() -> None:
     found = await router.history(hold_id)
     assert [(each.now_ns, each.shard) for each in found.events] == [(1, 0), (2, 1), (4, 0)]
     assert found.complete
+
+
+def test_a_history_of_nothing_is_complete_if_that_of_every_shard_is() -> None:
+    whole, cut = History([], complete=True), History([], complete=False)
+    assert merged_histories([whole, whole]).complete
+    assert not merged_histories([whole, cut]).complete
 
 
 def _ok(lines: int) -> NDArray[np.uint8]:

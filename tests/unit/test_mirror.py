@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from actors.hub import DeltaHub
 from actors.mirror import MirrorFeed, Mirrors
 from actors.ports import Entry, JournalUnavailable, Position
+from actors.tokens import Filter
 from engine.block import Block, decode, encode
 from engine.frames import Fields
 from engine.framing import BlockDamaged, crc_of
@@ -399,6 +401,27 @@ async def test_feed_reloads_after_a_damaged_block() -> None:
         assert stage.feed.health.loads == 2
 
     await staged(play)
+
+
+async def test_a_subscriber_hears_of_a_price_that_changed_while_the_mirror_was_cut_off() -> None:
+    stage = Stage()
+    hub = DeltaHub({0: stage.feed.mirror}, b"store--1")
+    stage.shard.write({(1, 1): {ON_HAND: 5, PRICE: 7}})
+    task = asyncio.create_task(stage.feed.run(hub))
+    await stage.feed.ready()
+    subscription = await hub.subscribe(Filter.of(fields=Fields.PRICE))
+    while subscription.take() is not None:
+        pass
+    stage.shard.write({(1, 1): {PRICE: 9}})
+    stage.stream.entries[-1] = (stage.shard.at, b"damaged")
+    assert await stage.feed.reached(stage.shard.at, 5)
+    assert stage.feed.health.loads == 2
+    frame = subscription.take()
+    assert frame is not None
+    assert frame.cells[:, PRICE].tolist() == [9]
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 async def test_feed_has_one_tail_open_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

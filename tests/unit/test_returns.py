@@ -72,6 +72,13 @@ async def test_never_more_comes_back_than_went_out_wherever_to() -> None:
     assert [(line.fulfilled, line.returned) for line in hold.lines] == [(3, 3), (2, 2)]
 
 
+async def test_lines_that_stand_alone_and_come_back_to_one_shard_all_come_in() -> None:
+    town, answer = await check_deaths(handed_over, a_return([(1, 4, 1), (1, 4, 2)]))
+    assert answer.status == b"\0\0"
+    assert await notes_of(town) == [3, 0]
+    assert await town.available(1, 4) == 13
+
+
 async def handed_over_by_two(town: Town) -> None:
     """5 of SKU 1 were handed over: 3 at location 1, on shard 0, and 2 at location 2, on shard 1."""
     await town.router.reserve(order(HELD, [(1, 1), (1, 2)], [3, 2]))

@@ -346,6 +346,36 @@ async def test_a_long_replay_leaves_no_proof_of_ownership(world: World) -> None:
     doomed.cancel()
 
 
+async def test_who_must_be_sure_is_not_answered_by_a_proof_that_was_asked_for_before(
+    world: World,
+) -> None:
+    asked, told = asyncio.Event(), asyncio.Event()
+
+    class Late(FakeJournal):
+        async def last(self) -> Position | None:
+            last = await super().last()
+            asked.set()
+            await told.wait()
+            return last
+
+    old = world.shard(journal=Late(world.stream))
+    await old.start()
+    await old.submit(receive(1, 10))
+    first = asyncio.create_task(old.read(lambda: 1, sure=True))
+    await asked.wait()
+    async with world.serving() as new:
+        request = reserve(1, 4)
+        await new.submit(request)
+        doomed = asyncio.create_task(old.hold(request.op_id, sure=True))
+        await asyncio.sleep(0.01)
+        told.set()
+        assert await first == 1
+        await asyncio.sleep(0.05)
+        assert not doomed.done()
+        assert "Fenced" in world.stopped[0]
+        doomed.cancel()
+
+
 async def test_who_must_be_sure_gets_nothing_from_an_owner_that_was_just_replaced(
     world: World,
 ) -> None:
@@ -579,6 +609,23 @@ async def test_a_batch_is_applied_while_the_one_before_is_being_written(world: W
         assert first.done()
 
 
+async def test_the_id_of_a_line_of_a_batch_that_is_being_written_is_taken(world: World) -> None:
+    delay, opened = gate()
+    opened.set()
+    async with world.serving(journal=FakeJournal(world.stream, delay)) as shard:
+        base = new_id()
+        three = Request.of(base, 3, kind=Kind.RECEIVE, sku=[1, 2, 3], location=1, quantity=1)
+        opened.clear()
+        writing = asyncio.create_task(shard.submit(three))
+        await asyncio.sleep(0.01)
+        within = asyncio.create_task(shard.submit(receive(1, 1, base[:14] + b"\0\2")))
+        many = asyncio.create_task(shard.submit(batch()))  # worth a block before that one is there
+        await asyncio.sleep(0.05)
+        opened.set()
+        await asyncio.gather(writing, many)
+        assert (await within).status[0] == Status.OP_ID_REUSED
+
+
 async def alone(shard: Shard, calls: int) -> list[Answer]:
     """Calls one after the other, each when the one before is answered and nothing is under way."""
     answers = []
@@ -679,6 +726,17 @@ async def test_a_repeated_request_of_a_lone_caller_has_one_effect(world: World) 
         assert shard.at == journal.at_once[-1], "a repetition writes nothing"
         other = receive(1, 5, request.op_id)
         assert (await shard.submit(other)).status[0] == Status.OP_ID_REUSED
+
+
+async def test_a_lone_caller_is_judged_by_what_is_new_in_the_catalogue(world: World) -> None:
+    journal = FakeJournal(world.stream)
+    async with world.serving(journal=journal) as shard:
+        await alone(shard, LONE_BLOCKS + 1)
+        world.catalogue.sku_limit += 1
+        await shard.refresh_catalogue()
+        answer = await shard.submit(receive(world.catalogue.sku_limit, 1))
+        assert answer.status == OK
+        assert Position(answer.epoch, answer.seq) == journal.at_once[-1]
 
 
 async def test_what_a_lone_caller_holds_runs_out(world: World) -> None:

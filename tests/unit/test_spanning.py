@@ -134,6 +134,7 @@ async def check_late(setting: Setting, operation: Operation) -> None:
             assert town.counted("committed") == (5 if is_done else 0)
         else:
             return
+    raise AssertionError("it takes ever more calls")
 
 
 HELD, NEW, OP = (bytes([byte]) * 16 for byte in (1, 2, 3))
@@ -435,9 +436,15 @@ async def test_a_hold_of_which_a_part_ran_out_cannot_be_extended(town: Town) -> 
 
 
 def an_order(
-    cells: list[tuple[int, int]], quantity: Any = 1, flags: int = 0, older: bytes = b""
+    cells: list[tuple[int, int]],
+    quantity: Any = 1,
+    flags: int = 0,
+    older: bytes = b"",
+    *,
+    ttl_ms: int = TTL,
 ) -> Operation:
     request = order(NEW, cells, quantity)
+    request.columns["value"] = np.full(len(cells), ttl_ms, "<i8")
     request.columns["flags"] = request.columns.get("flags", np.zeros(len(cells), "u1")).copy()
     request.columns["flags"] |= np.uint8(flags & ~Flag.SUPERSEDE)
     if older:
@@ -493,6 +500,63 @@ async def test_a_partial_order_is_refused_for_what_cannot_be(town: Town) -> None
     assert list(answer.status) == [Status.LINKED_LINE_REFUSED, Status.UNKNOWN_SKU]
     assert np.frombuffer(answer.granted, "<i8").tolist() == [0, 0]
     assert town.reserved == 0
+
+
+async def sold_out_of_tea(town: Town) -> None:
+    """Another one has all of SKU 1 at location 1."""
+    await town.router.reserve(order(HELD, [(1, 1)], 10))
+
+
+@pytest.mark.parametrize("flags", [0, Flag.COMMIT_NOW])
+async def test_a_part_whose_first_line_finds_nothing_is_held_and_committed_like_the_others(
+    flags: int,
+) -> None:
+    operation = an_order([(1, 1), (2, 1), (2, 2)], 1, Flag.PARTIAL | flags)
+    town, answer = await check_deaths(sold_out_of_tea, operation)
+    assert list(answer.status) == [Status.INSUFFICIENT_STOCK, Status.OK, Status.OK]
+    of_it = (2, 0) if flags else (0, 2)
+    assert (town.counted("committed"), town.reserved) == (of_it[0], 10 + of_it[1])
+
+
+async def test_a_part_whose_first_line_finds_nothing_is_given_up_when_another_refuses() -> None:
+    operation = an_order([(1, 1), (2, 1), (99, 2)], 1, Flag.PARTIAL)
+    town, answer = await check_deaths(sold_out_of_tea, operation)
+    assert all(answer.status)
+    assert (await pending_of(town, NEW), town.reserved) == ({}, 10)
+
+
+async def test_a_paid_order_whose_parts_ran_out_before_it_is_repeated_is_committed_all_the_same() -> (
+    None
+):
+    operation = an_order([(1, 1), (2, 2)], [3, 2], Flag.COMMIT_NOW)
+    for lives in range(20):
+        town = await Town().stocked()
+        left, is_over = [lives], False
+        links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
+        with suppress(Died):
+            await operation(Router(links, lambda: MAP))
+            is_over = True
+        for shard in town.shards:
+            shard.now_ns += LATE_NS
+        _, answer = await operation(town.router)
+        assert answer.status == b"\0\0"
+        assert (town.counted("committed"), town.reserved) == (5, 0)
+        if is_over:
+            assert lives >= 4
+            return
+    raise AssertionError("it takes ever more calls")
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+async def test_an_order_over_shards_is_answered_with_the_time_of_the_one_that_is_behind(
+    town: Town, ahead: int
+) -> None:
+    """So that no part is thought to live longer than it does."""
+    town.shards[ahead].now_ns += 10**9
+    _, answer = await an_order([(1, 1), (2, 2)], [3, 2])(town.router)
+    assert not any(answer.status)
+    ends_ns = answer.now_ns + TTL * limits.NS_PER_MS
+    assert ends_ns == min(shard.machine.holds[NEW].deadline_ns for shard in town.shards)
 
 
 # --- in place of an older hold --------------------------------------------------------------------
@@ -581,8 +645,25 @@ async def test_what_was_freed_is_given_back_when_a_later_part_is_refused(
     assert list(answer.status) == [Status.LINKED_LINE_REFUSED, Status.INSUFFICIENT_STOCK]
     assert await pending_of(town, HELD) == {(1, 1): 10, (2, 2): 2}
     assert (await pending_of(town, NEW), town.reserved) == ({}, 20)
-    older = town.shards[0].machine.holds[HELD]
-    assert older.deadline_ns >= town.shards[1].machine.holds[HELD].deadline_ns
+
+
+async def test_what_is_given_back_lives_as_long_as_it_did_though_the_newer_order_is_for_less() -> (
+    None
+):
+    before: list[int] = []
+
+    async def setting(town: Town) -> None:
+        await holds_all(town)
+        before[:] = [shard.machine.holds[HELD].deadline_ns for shard in town.shards]
+        bought_under_the_last_step(town, (1, 1), (2, 2))
+
+    operation = an_order([(1, 1), (2, 2)], [10, 10], older=HELD, ttl_ms=TTL // 10)
+    town, answer = await check_deaths(setting, operation, at_least=4)
+    assert any(answer.status)
+    assert await pending_of(town, HELD) == {(1, 1): 10, (2, 2): 2}
+    deadlines = [shard.machine.holds[HELD].deadline_ns for shard in town.shards]
+    for now_ns, before_ns in zip(deadlines, before, strict=True):
+        assert now_ns > before_ns - limits.NS_PER_MS  # time to live is told in whole milliseconds
 
 
 async def test_an_order_keeps_no_more_than_it_asked_for() -> None:
@@ -661,7 +742,7 @@ async def test_an_order_in_place_of_one_that_is_paid_while_its_router_is_dead_is
         links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
         with suppress(Died):
             await operation(Router(links, lambda: MAP))
-            break
+            return
         paid = await pending_of(town, HELD)
         part = {"sku": 2, "location": 2, "quantity": paid.get((2, 2), 1)}
         _, commit = await town.router.on_hold(call(OP, Kind.COMMIT, HELD, **part))
@@ -672,6 +753,7 @@ async def test_an_order_in_place_of_one_that_is_paid_while_its_router_is_dead_is
         if not any(commit.status):
             assert await pending_of(town, HELD) == {(1, 1): 10}
             assert (await pending_of(town, NEW), town.reserved) == ({}, 10)
+    raise AssertionError("it takes ever more calls")
 
 
 @pytest.mark.parametrize("cells", [[(3, 1)], [(3, 2)], [(3, 1), (3, 2)]])

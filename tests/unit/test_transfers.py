@@ -145,6 +145,19 @@ async def test_what_cannot_be_expected_is_taken_back(to: int) -> None:
     assert (await cell(town, 2, to)).incoming == 4
 
 
+@both_ways
+async def test_a_shipment_that_is_refused_takes_nothing_back_of_an_earlier_one(
+    town: Town, to: int
+) -> None:
+    await asked_for(town, (1, 3), (2, 3))
+    await done(shipping(to, (1, 2), (2, 1)), town)
+    _, answer = await shipping(to, (1, 2), (2, 1))(town.router)
+    assert list(answer.status) == [Status.EXCEEDS_HOLD, Status.OK]
+    for sku in (1, 2):
+        here, there = await cell(town, sku, SOURCE), await cell(town, sku, to)
+        assert (here.on_hand, here.committed, there.incoming) == (8, 1, 2)
+
+
 every_way = pytest.mark.parametrize("to", [TO_OTHER_SHARD, TO_SAME_SHARD, TO_BOTH_SHARDS])
 EVERY_SKU = range(1, 9)
 

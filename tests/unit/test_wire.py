@@ -93,10 +93,10 @@ def test_views_arrive_as_they_were(
         assert decode(encode(view)) == view
 
 
-def test_answers_arrive_with_what_their_facts_endanger() -> None:
+def test_answers_arrive_with_what_was_granted_and_what_their_facts_endanger() -> None:
     holds = (EndangeredHold(b"h" * 16, 2, 0), EndangeredHold(b"i" * 16, 0, 1))
     answers = [
-        Answer(b"\0\0", bytes(16), 1, 2, 3),
+        Answer(b"\0\0", bytes(16), 1, 2, 3, bytes(range(16))),
         (wire.OVERLOADED, "many wait already"),
         Answer(
             b"\0\0\0", b"", 4, 5, 6, bytes(24),
