@@ -44,7 +44,12 @@ _FLAGS: Final = {
 
 RESERVE: Final = _texts(hold="supersedes")
 RESERVE_IN_CHANNEL: Final = _texts(_CHANNELS, hold="supersedes")
-MOVE: Final = _texts(_PENDING, {Status.UNKNOWN_LOCATION: "to: not in the catalogue"})
+MOVE: Final = _texts(
+    {
+        Status.EXCEEDS_HOLD: "quantity: more than the hold has pending that is not there yet",
+        Status.UNKNOWN_LOCATION: "to: not in the catalogue",
+    }
+)
 ON_HOLD: Final[Mapping[Kind, Texts]] = {
     Kind.COMMIT: _texts(_PENDING, _FLAGS),
     Kind.RELEASE: _texts(_PENDING, _FLAGS),

@@ -605,6 +605,19 @@ async def test_a_hold_has_a_deadline_while_it_is_pending_and_when_it_ran_out(sho
         assert (await told(op_id)).deadline_ns == deadlines[-1]
 
 
+async def test_what_is_at_the_destination_already_does_not_count(shop: Shop) -> None:
+    await shop.receive(5)
+    op_id = an_id()
+    await shop.stock.Reserve(stock_pb2.ReserveRequest(op_id=op_id, lines=[line(1, 1, 3)]))
+    for quantity, told in (
+        (0, ""),
+        (1, "quantity: more than the hold has pending that is not there yet"),
+    ):
+        lines = [line(1, 1, quantity)]
+        move = stock_pb2.MoveRequest(op_id=an_id(), hold_id=op_id, lines=lines, to=a_place(1))
+        assert (await shop.stock.Move(move)).message == told
+
+
 async def test_a_partial_order_tells_what_was_granted(shop: Shop) -> None:
     await shop.receive(5)
 
