@@ -232,7 +232,7 @@ async def _commit_round(
         is_again = column_of(request, "flags")[0] & Flag.RE_RESERVE
         may_have_expired = {Status.HOLD_EXPIRED} if is_again else set()
         if any(answer.status[0] not in {_OK, *may_have_expired} for answer in given):
-            return joined(request, parts, given), set()
+            return await _refused_round(shards, request, sights, parts, given, number)
     seen = {part.shard: sights[part.shard] for part in silent + parts}
     await _note(shards, request, seen, is_again=bool(number) or _has_made_time(sights))
     # First those that can only refuse: then the others are left as they are.
@@ -247,6 +247,33 @@ async def _commit_round(
         return await _done_told(shards, request, done), set()
     committed = {part.shard for part, answer in told if not answer.status[0]}
     return joined(request, [part for part, _ in told], [answer for _, answer in told]), committed
+
+
+async def _refused_round(
+    shards: Shards,
+    request: Request,
+    sights: Mapping[int, Sight],
+    parts: Sequence[Part],
+    given: Sequence[Answer],
+    number: int,
+) -> tuple[Told, set[int]]:
+    """Why parts of a hold that were to get time have refused it; as `_commit_round`.
+
+    That nothing is pending in a part counts less than any other reason. Where all say that, they are
+    asked whether some of it ran out: by a step of its own, since they may be committed by the request
+    yet, when others take back what they have. What has come there since is committed by it.
+    """
+    other = [at for at, answer in enumerate(given) if answer.status[0] != Status.HOLD_NOT_PENDING]
+    if other:
+        return joined(request, [parts[at] for at in other], [given[at] for at in other]), set()
+    await _note(shards, request, {part.shard: sights[part.shard] for part in parts}, is_again=True)
+    step = step_of(request, f"over {number}", kind=Kind.COMMIT, **on(hold_id_of(request)))
+    answers = await shards.submit_each({part.shard: step for part in parts})
+    said = {answer.status[0] for answer in answers.values()}
+    status = min(said, key=lambda each: (each != _OK, each == Status.HOLD_NOT_PENDING))
+    told = [part for part in parts if answers[part.shard].status[0] == status]
+    committed = {part.shard for part in told if status == _OK}
+    return joined(request, told, [answers[part.shard] for part in told]), committed
 
 
 async def _committed(

@@ -2,7 +2,8 @@
 
 Each shard's lines travel as a batch of their own, in their order; a batch for one shard keeps its
 id. Parts' ids follow from the batch's, so a batch that is repeated with its id has one effect as
-long as the shard map places its locations as before.
+long as the shard map places its locations as before, whichever way it goes. It is not the batch that
+another client sends whole, by the gateway: that has other parts.
 """
 
 import asyncio

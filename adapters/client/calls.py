@@ -76,14 +76,17 @@ class Caller:
 
     @property
     def shard_map(self) -> ShardMap:
-        """The newest map that is known; without shards when everything goes by the gateway."""
+        """The newest map that is known.
+
+        Also where everything goes by the gateway: batches are cut by it, and so that one which is
+        repeated the other way has the same parts.
+        """
         return self._map
 
     async def start(self) -> None:
         """Fetch the shard map, with retries. Raises OnhandError."""
-        if self._direct:
-            request = directory_pb2.GetShardMapRequest()
-            self._take(await self.call(lambda peer: peer.directory.GetShardMap, request))
+        request = directory_pb2.GetShardMapRequest()
+        self._take(await self.call(lambda peer: peer.directory.GetShardMap, request))
 
     async def close(self) -> None:
         """Close all channels; calls under way end with Unavailable."""
@@ -167,7 +170,7 @@ class Caller:
             raise Unavailable("the client is closed")
         gateway = self._peers.at(self._gateway)
         address = self._map.addresses.get(shard) or self._gateway
-        if address == self._gateway:
+        if address == self._gateway or not self._direct:
             return gateway
         peer = self._peers.at(address)
         # If both fail, whichever failed longer ago is tried next: the two take turns.
@@ -181,7 +184,7 @@ class Caller:
     def _refresh_soon(self) -> None:
         """Fetch the map in the background, once for all calls that wish for it."""
         is_running = self._refreshing is not None and not self._refreshing.done()
-        if self._direct and not is_running and not self._closed:
+        if not is_running and not self._closed:
             self._refreshing = asyncio.create_task(self._refresh())
 
     async def _refresh(self) -> None:

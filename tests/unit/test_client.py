@@ -245,7 +245,9 @@ async def test_without_direct_everything_goes_by_the_gateway(store: Store) -> No
     async with Client.connect(store.gateway.address, direct=False) as client:
         await client.sale([(7, 2, 1)])
         await client.submit(Batch(kind=Kind.SALE, sku=1, location=[1, 2], quantity=1))
-    assert [name for name, _ in store.gateway.got] == ["Sale", "Submit"]
+    assert [name for name, _ in store.gateway.got] == ["GetShardMap", "Sale", "Submit", "Submit"]
+    assert not store.first.got
+    assert not store.second.got
 
 
 async def test_a_commit_follows_its_reserve(store: Store, client: Client) -> None:
@@ -598,6 +600,19 @@ async def test_a_repeated_batch_repeats_the_ids_of_its_parts(store: Store, clien
     for node in (store.first, store.second):
         once, again = node.requests("Submit")
         assert once == again
+
+
+async def test_a_batch_that_is_repeated_by_the_gateway_has_the_same_parts(
+    store: Store, client: Client
+) -> None:
+    """Else each of them would be done twice: whoever could not reach the shards tries the other way."""
+    op_id = new_batch_id()
+    batch = Batch(kind=Kind.SALE, sku=1, location=[1, 2, 1], quantity=1)
+    await client.submit(batch, op_id=op_id)
+    async with Client.connect(store.gateway.address, direct=False) as other:
+        await other.submit(batch, op_id=op_id)
+    parts = [*store.first.requests("Submit"), *store.second.requests("Submit")]
+    assert store.gateway.requests("Submit") == parts
 
 
 async def test_linked_lines_stay_together(store: Store, client: Client) -> None:

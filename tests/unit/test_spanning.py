@@ -274,6 +274,35 @@ async def test_a_commit_misses_what_ran_out_of_a_part_that_was_committed_by_line
 
 
 @pytest.mark.parametrize(
+    ("committed", "status"),
+    [
+        ([(1, 1, 3)], Status.HOLD_EXPIRED),
+        ([(2, 2, 2)], Status.HOLD_EXPIRED),
+        ([(1, 1, 2)], Status.HOLD_EXPIRED),
+        ([(1, 1, 3), (2, 2, 1)], Status.HOLD_EXPIRED),
+        ([(1, 1, 2), (2, 2, 2)], Status.HOLD_EXPIRED),
+        ([(1, 1, 3), (2, 2, 2)], Status.HOLD_NOT_PENDING),
+    ],
+)
+async def test_a_commit_of_what_is_committed_in_part_says_whether_the_rest_ran_out(
+    town: Town, committed: list[tuple[int, int, int]], status: Status
+) -> None:
+    """Who is told that nothing is pending takes all of it for committed."""
+    await hold_five(town)
+    for sku, location, quantity in committed:
+        part = {"sku": sku, "location": location, "quantity": quantity}
+        _, answer = await town.router.on_hold(call(os.urandom(16), Kind.COMMIT, HELD, **part))
+        assert not any(answer.status)
+    for shard in town.shards:
+        shard.now_ns += 2 * TTL * limits.NS_PER_MS
+    units = sum(quantity for *_, quantity in committed)
+    for op_id in (OP, OP, NEW):
+        _, answer = await town.router.on_hold(call(op_id, Kind.COMMIT, HELD))
+        assert list(answer.status) == [status]
+        assert town.counted("committed") == units
+
+
+@pytest.mark.parametrize(
     "kind", [Kind.COMMIT, Kind.EXTEND, Kind.RELEASE, Kind.FULFIL, Kind.CANCEL, Kind.UNFULFIL]
 )
 async def test_a_call_that_was_refused_stays_refused_when_the_hold_is_another_since(
