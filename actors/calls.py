@@ -61,24 +61,27 @@ async def told_before(shards: Shards, request: Request, sights: Mapping[int, Sig
     digest = sights[keeper].digests[-1]
     if digest is None:
         return None
-    answer = _answer_of(request, number_of(digest))
-    if answer.status[0]:
-        return keeper, answer
-    return await _extended_before(shards, request, keeper, answer)
+    told = keeper, _answer_of(request, number_of(digest))
+    if not told[1].status[0]:  # what the shards remember says more
+        kind = column_of(request, "kind")[0]
+        said = _extended_before if kind == Kind.EXTEND else _released_before
+        shard, answer = await said(shards, request, sights) or told
+        told = shard, replace(answer, now_ns=told[1].now_ns)
+    return told
 
 
 async def settled(shards: Shards, request: Request, told: Told) -> Told:
     """The answer of a call as it stays, whatever the hold is since.
 
-    What was refused once is refused. An EXTEND that was done is done: asked again, its parts could
-    tell what has become of them since, and those that have come since would get more time. Of the
-    other calls the shards remember what they did.
+    What was refused once is refused. An EXTEND or RELEASE that was done is done: asked again, parts
+    could tell what has become of them since, and those that have come since would get more time, or
+    be given up. Of the other calls the shards remember what they did.
     """
     shard, answer = told
     status = answer.status[0]
     if status:
         number = status | int.from_bytes(answer.available, "little", signed=True) % _AVAILABLE << 8
-    elif column_of(request, "kind")[0] == Kind.EXTEND:
+    elif column_of(request, "kind")[0] in (Kind.EXTEND, Kind.RELEASE):
         number = answer.now_ns & ~0xFF  # a little earlier, to leave the lowest byte for the status
         answer = replace(answer, now_ns=number)
     else:
@@ -220,7 +223,7 @@ async def _commit_round(
     silent: list[Part] = []
     if len(holders) > 1 or number:
         times = await make_time(shards, request, list(holders), GRACE_MS, f"extend {number}")
-        parts, given = that_matter(request, holders, times, done)
+        parts, given = await that_matter(shards, request, holders, times, done)
         mattering = {part.shard for part in parts}
         silent = [
             whole(request, shard)
@@ -307,7 +310,7 @@ async def extend(shards: Shards, request: Request, sights: Mapping[int, Sight]) 
     for number in range(ROUNDS):
         holders = holders_of(sights)
         answers = await make_time(shards, request, list(holders), ttl_ms, _look(number))
-        told = joined(request, *that_matter(request, holders, answers))
+        told = joined(request, *await that_matter(shards, request, holders, answers))
         sights, is_lost = await at_rest(shards, hold_id_of(request))
         if is_lost:
             return told[0], refused_with(request, Status.HOLD_EXPIRED)
@@ -316,20 +319,19 @@ async def extend(shards: Shards, request: Request, sights: Mapping[int, Sight]) 
     raise Unavailable("the hold is moved again and again")
 
 
-async def _extended_before(shards: Shards, request: Request, keeper: int, answer: Answer) -> Told:
-    """The whole answer of an EXTEND that was done: the shards remember what they said in its last look."""
+async def _extended_before(
+    shards: Shards, request: Request, sights: Mapping[int, Sight]
+) -> Told | None:
+    """What shards said to an EXTEND that was done, in its last look; None when that is forgotten."""
     looks = [step_id(request.op_id, _look(number)) for number in range(ROUNDS)]
-    sights = await shards.sights(hold_id_of(request), shards.asked_for(0), looks)
+    sights = await shards.sights(hold_id_of(request), list(sights), looks)
     for number in reversed(range(ROUNDS)):
-        asked = [shard for shard, sight in sights.items() if sight.digests[number] is not None]
-        ttl_ms = int(column_of(request, "value")[0])
-        answers = await make_time(shards, request, asked, ttl_ms, _look(number))
-        done = {shard: each for shard, each in answers.items() if not each.status[0]}
-        if done:
-            parts = [whole(request, shard) for shard in done]
-            shard, told = joined(request, parts, list(done.values()))
-            return shard, replace(told, now_ns=answer.now_ns)
-    return keeper, answer  # only that it was done is remembered still
+        asked = [shard for shard, sight in sights.items() if sight.done[number]]
+        if asked:
+            ttl_ms = int(column_of(request, "value")[0])
+            answers = await make_time(shards, request, asked, ttl_ms, _look(number))
+            return joined(request, [whole(request, shard) for shard in asked], [*answers.values()])
+    return None
 
 
 def _look(number: int) -> str:
@@ -340,6 +342,8 @@ def _look(number: int) -> str:
 async def release(shards: Shards, request: Request, sights: Mapping[int, Sight]) -> Told:
     """Give up all that is pending of a hold, wherever it is."""
     told: Told | None = None
+    if len(holders_of(sights)) > 1 or _has_moved(sights):
+        await give_up(shards, hold_id_of(request))
     for number in range(ROUNDS):
         holders = holders_of(sights)
         if told and not any(hold.state == HoldState.PENDING for hold in holders.values()):
@@ -355,6 +359,14 @@ async def release(shards: Shards, request: Request, sights: Mapping[int, Sight])
     raise Unavailable("the hold is moved again and again")
 
 
+async def _released_before(
+    shards: Shards, request: Request, sights: Mapping[int, Sight]
+) -> Told | None:
+    """What shards said to a RELEASE that was done; None when that is forgotten."""
+    parts = [whole(request, shard) for shard, sight in sights.items() if sight.done[0]]
+    return joined(request, parts, await shards.submit_parts(parts)) if parts else None
+
+
 async def make_time(
     shards: Shards, request: Request, asked: Sequence[int], ttl_ms: int, name: str = "extend"
 ) -> dict[int, Answer]:
@@ -363,7 +375,8 @@ async def make_time(
     return await shards.submit_each(dict.fromkeys(asked, step))
 
 
-def that_matter(
+async def that_matter(
+    shards: Shards,
     request: Request,
     holders: Mapping[int, Hold],
     answers: Mapping[int, Answer],
@@ -371,34 +384,39 @@ def that_matter(
 ) -> tuple[list[Part], list[Answer]]:
     """The parts of a hold that a call on all that is pending is about, with their answers.
 
-    Parts whose lines were moved to another shard do not count, nor do those that are committed
-    already, unless no other is left. What the call has done itself is on the shards `done`.
+    Those that were given up by lines, or moved to another shard, do not count, nor do those that are
+    committed already, unless no other is left. What the call has done itself is on the shards `done`.
     """
-    over = {shard for shard, answer in answers.items() if answer.status[0]}
-    is_any_left = bool({*holders} - over or done)
-    elsewhere = {
-        line.sku
-        for shard, hold in holders.items()
-        if answers[shard].status[0] != Status.HOLD_RELEASED
-        for line in hold.lines
-    }
-    matter = {
-        shard: hold
-        for shard, hold in holders.items()
-        if shard not in over
-        or not _has_no_say(hold, answers[shard].status[0], elsewhere, is_any_left=is_any_left)
-    }
+    said = {shard: answers[shard].status[0] for shard in holders}
+    silent = {shard for shard, status in said.items() if status == Status.HOLD_RELEASED}
+    if silent and (done or await _is_given_up(shards, hold_id_of(request))):
+        # Of late, or not all of it yet. What was moved away has no SKU that is not in another part.
+        elsewhere = {each.sku for at in {*holders} - silent for each in holders[at].lines}
+        silent = {at for at in silent if {each.sku for each in holders[at].lines} <= elsewhere}
+    if len(silent) == len(holders):
+        silent = set()
+    if any(not status for status in said.values()) or done:
+        silent |= {at for at, status in said.items() if status == Status.HOLD_NOT_PENDING}
+    matter = [shard for shard in holders if shard not in silent]
     return [whole(request, shard) for shard in matter], [answers[shard] for shard in matter]
 
 
-def _has_no_say(hold: Hold, status: int, elsewhere: set[int], *, is_any_left: bool) -> bool:
-    """Whether a part of a hold is over, and the rest of the hold is none the worse.
+async def give_up(shards: Shards, hold_id: bytes) -> None:
+    """Have it noted that all of a hold is about to be given up, part by part.
 
-    A part that was moved away is released, and has no SKU that is not in another part.
+    Until then a part of which nothing is left was given up by lines, or moved away, and says nothing
+    of the others.
     """
-    if status == Status.HOLD_RELEASED:
-        return {line.sku for line in hold.lines} <= elsewhere
-    return status == Status.HOLD_NOT_PENDING and is_any_left
+    await noted(shards, hold_id, _given_up_id(hold_id), 1)
+
+
+async def _is_given_up(shards: Shards, hold_id: bytes) -> bool:
+    link = shards.link(keeper_of(shards, hold_id))
+    return (await link.sight(hold_id, [_given_up_id(hold_id)])).digests[0] is not None
+
+
+def _given_up_id(hold_id: bytes) -> bytes:
+    return step_id(hold_id, "given up")
 
 
 def refused_with(request: Request, status: Status) -> Answer:

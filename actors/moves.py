@@ -98,7 +98,7 @@ async def move(shards: Shards, request: Request) -> Told:
         if not holders:
             status = times[every_shard[0]].status[0]
             return every_shard[0], refused_with(request, Status(status))
-        parts, told = that_matter(request, holders, times)
+        parts, told = await that_matter(shards, request, holders, times)
         refusals = [answer.status[0] for answer in told if answer.status[0]]
         if refusals:
             return parts[0].shard, refused_with(request, Status(refusals[0]))

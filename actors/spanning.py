@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.calls import holders_of
+from actors.calls import give_up, holders_of
 from actors.fates import Fate
 from actors.parts import Part, hold_id_of, joined, on, order_part, step_of, undone
 from actors.replacing import Replacement, own_lines, pending_of, wanted_of
@@ -124,6 +124,8 @@ async def _supersede(
     # Those that an earlier attempt has asked to let the older hold go.
     letting_go = [shard for shard, sight in sights.items() if sight.digests[0] is not None]
     is_paid = any(map(_is_order, older.values()))
+    if len(pending) > 1:
+        await give_up(shards, hold_id_of(request))
     replacement = Replacement(shards, request, older)
     answers: dict[int, Answer] = {}
     if not is_paid:

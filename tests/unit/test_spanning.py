@@ -416,6 +416,52 @@ async def test_lines_that_name_no_cell_are_repeated_where_they_were(town: Town, 
         assert state_of(town) == there
 
 
+@pytest.mark.parametrize("kind", [Kind.COMMIT, Kind.EXTEND, Kind.RELEASE, Kind.MOVE])
+@pytest.mark.parametrize("cells", [[(1, 1), (2, 3)], [(1, 1), (2, 2)]])
+async def test_what_was_given_up_by_lines_says_nothing_of_the_rest(
+    kind: Kind, cells: list[tuple[int, int]]
+) -> None:
+    """Also when that is all that the hold has on a shard."""
+    town = await Town().stocked()
+    await town.router.reserve(order(HELD, cells, [3, 2]))
+    part = {"sku": 1, "location": 1, "quantity": 3}
+    _, answer = await town.router.on_hold(call(os.urandom(16), Kind.RELEASE, HELD, **part))
+    assert not any(answer.status)
+    columns = {Kind.EXTEND: {"value": TTL}, Kind.MOVE: {"location": 4}}.get(kind, {})
+    request = call(OP, kind, HELD, **columns)
+    operation = town.router.move if kind == Kind.MOVE else town.router.on_hold
+    assert not any((await operation(request))[1].status)
+    assert town.counted("committed") == (2 if kind == Kind.COMMIT else 0)
+
+
+async def test_what_is_being_given_up_part_by_part_cannot_be_committed() -> None:
+    """Whoever gives all of it up is told that it is, when he repeats it."""
+    for lives in range(4):
+        town = await Town().stocked()
+        await hold_five(town)
+        left = [lives]
+        links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
+        release = call(OP, Kind.RELEASE, HELD)
+        with suppress(Died):
+            await Router(links, lambda: MAP).on_hold(release)
+        _, paid = await town.router.on_hold(call(NEW, Kind.COMMIT, HELD))
+        _, given_up = await town.router.on_hold(release)
+        assert any(paid.status) != any(given_up.status)
+        assert town.counted("committed") == (0 if any(paid.status) else 5)
+
+
+async def test_a_release_that_was_done_gives_up_nothing_that_came_since(town: Town) -> None:
+    await hold_five(town)
+    request = call(OP, Kind.RELEASE, HELD)
+    first = await town.router.on_hold(request)
+    assert not any(first[1].status)
+    column = {"sku": 1, "location": 1, "quantity": 2, "value": TTL}
+    added = call(NEW, Kind.ADD_LINE, HELD, **column)
+    assert not any((await town.router.submit(added))[1].status)
+    assert await town.router.on_hold(request) == first
+    assert town.reserved == 2
+
+
 # --- extend ---------------------------------------------------------------------------------------
 
 
