@@ -33,7 +33,7 @@ from actors.parts import (
     whole,
 )
 from actors.ports import CellTable, ShardLink, Sight
-from actors.shards import Shards, Turns, every
+from actors.shards import Shards, Turns, every, in_doubt_half_way
 from actors.transits import seen
 from engine.history import History
 from engine.operations import Answer, Flag, Kind, Request, chain_starts, column_of
@@ -104,6 +104,7 @@ class Router:
         answers = await self._shards.submit_parts(parts)
         return joined(request, parts, answers, np.maximum(-shards, 0).astype(np.uint8))
 
+    @in_doubt_half_way
     async def reserve(self, request: Request) -> tuple[int, Answer]:
         """Hold all lines of one order, each on its shard, or none: all are linked.
 
@@ -120,6 +121,7 @@ class Router:
         async with self._turns.of(hold_id_of(request)):
             return await spanning.reserve(self._shards, request, owners)
 
+    @in_doubt_half_way
     async def on_hold(self, request: Request, location: int = 0) -> tuple[int, Answer]:
         """Apply lines on one hold: all of it (one line of quantity 0), or some of its cells.
 
@@ -141,6 +143,7 @@ class Router:
         asked = self._shards.asked_for(location) if self._only is None else [self._first]
         return await self._shards.submit_each(dict.fromkeys(asked, request))
 
+    @in_doubt_half_way
     async def move(self, request: Request) -> tuple[int, Answer]:
         """Move lines of a pending hold to another location, on the same shard or not."""
         if self._only is not None:
@@ -148,6 +151,7 @@ class Router:
         async with self._turns.of(hold_id_of(request)):
             return await self._move(request)
 
+    @in_doubt_half_way
     async def returned(self, request: Request, sold_at: Sequence[int]) -> tuple[int, Answer]:
         """Record what came back, on whichever shards it was handed over; linked lines together.
 
@@ -157,6 +161,7 @@ class Router:
             return self._first, await self._only.submit(request)
         return await returns.returned(self._shards, request, self._owners_of(request), sold_at)
 
+    @in_doubt_half_way
     async def exchange(self, request: Request, sold_at: Sequence[int]) -> tuple[int, Answer]:
         """Take goods back and hold others in their place, all of it or nothing: all are linked.
 
@@ -282,13 +287,11 @@ class Router:
         ]
         releases_rest = any(flag & Flag.RELEASE_REST for flag in flags)
         is_of_all = request.lines == 1 and not quantities[0]
-        is_placed = bool(location) or _NO_LOCATION not in shards
         if is_of_all:
-            if not is_placed:
+            there = self._shards.asked_for(location) if shards[0] == _NO_LOCATION else shards
+            if len(there) > 1:
                 return await self._on_all(request)
-            if shards[0] == _NO_LOCATION:
-                return await self._on_all_at(request, location)
-            return shards[0], await self._shards.submit(shards[0], request)
+            return there[0], await self._shards.submit(there[0], request)
         holders: Sequence[int] = []
         if releases_rest or _NO_LOCATION in shards:
             holders = await self._holders(request, location)
@@ -372,19 +375,6 @@ class Router:
             return holders
         note = step_id(request.op_id, "of")
         return await noted_shards(self._shards, hold_id, note, done or holders, list(sights))
-
-    async def _on_all_at(self, request: Request, location: int) -> tuple[int, Answer]:
-        """Apply a call on all of a hold to what the shards of a location have of it.
-
-        Where that is split and several have parts, the call is about all of the hold, wherever it is:
-        parts that are asked one by one could do it and refuse it.
-        """
-        asked = self._shards.asked_for(location)
-        if len(asked) > 1:
-            asked = sorted(await self._parts(request, asked))
-            if len(asked) != 1:
-                return await self._on_all(request)
-        return asked[0], await self._shards.submit(asked[0], request)
 
     async def _on_all_of(self, request: Request, holders: Collection[int]) -> tuple[int, Answer]:
         """Apply a call on a whole hold to each of its parts."""

@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from actors.parts import Part
 from actors.ports import Overloaded, ShardLink, Sight, Unavailable
@@ -12,6 +14,10 @@ from engine.shard_map import ShardMap
 from engine.views import Hold, Incoming
 
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
+
+# The shards that have answered a step of the operation that is under way.
+_steps: ContextVar[set[int] | None] = ContextVar("steps", default=None)
 
 
 class Shards:
@@ -39,7 +45,11 @@ class Shards:
 
     async def submit(self, shard: int, request: Request) -> Answer:
         """Send a request to one shard."""
-        return await self.link(shard).submit(request)
+        answer = await self.link(shard).submit(request)
+        steps = _steps.get()
+        if steps is not None:
+            steps.add(shard)
+        return answer
 
     async def submit_each(self, requests: Mapping[int, Request]) -> dict[int, Answer]:
         """Send each shard its request, all at once."""
@@ -68,6 +78,32 @@ class Shards:
         """Ask shards for their parts of an incoming record; those that have one, in order."""
         found = await every(self.link(shard).incoming(incoming_id, sure=sure) for shard in shards)
         return {shard: part for shard, part in zip(shards, found, strict=True) if part is not None}
+
+
+def in_doubt_half_way(
+    operation: Callable[_P, Coroutine[Any, Any, _T]],
+) -> Callable[_P, Coroutine[Any, Any, _T]]:
+    """An operation of several steps: when a later one is Overloaded, it is Unavailable.
+
+    Overloaded says that nothing was judged, and a caller may let it be then.
+    """
+
+    @wraps(operation)
+    async def run(*args: _P.args, **named: _P.kwargs) -> _T:
+        if _steps.get() is not None:  # it is part of another one
+            return await operation(*args, **named)
+        steps: set[int] = set()
+        token = _steps.set(steps)
+        try:
+            return await operation(*args, **named)
+        except Overloaded as error:
+            if steps:
+                raise Unavailable(f"stopped half-way: {error}") from error
+            raise
+        finally:
+            _steps.reset(token)
+
+    return run
 
 
 class Turns:

@@ -18,6 +18,7 @@ import numpy as np
 
 from actors.parts import hold_id_of, on, step_of
 from actors.router import Router
+from actors.shards import in_doubt_half_way
 from engine import limits
 from engine.operations import Answer, Kind, Request, column_of
 from engine.status import Status
@@ -37,6 +38,7 @@ def record_id(transfer_id: bytes, number: int) -> bytes:
     return hashlib.blake2b(named, digest_size=limits.OP_ID_BYTES).digest()
 
 
+@in_doubt_half_way
 async def ship(router: Router, request: Request, destination: int, expected_at_ms: int) -> Told:
     """Hand lines of a transfer over at its source, and expect them at its destination.
 
@@ -84,6 +86,7 @@ async def _take_back(router: Router, request: Request, expected: bytes, handed: 
         await router.on_hold(step_of(request, "take back", len(places), **columns))
 
 
+@in_doubt_half_way
 async def receive(router: Router, request: Request) -> Told:
     """Take in what arrived of a transfer; `request` is a RECEIVE against the transfer's id.
 
@@ -92,6 +95,7 @@ async def receive(router: Router, request: Request) -> Told:
     return await router.submit(await _of_records(router, request))
 
 
+@in_doubt_half_way
 async def lose(router: Router, request: Request) -> Told:
     """Give up what is on its way: all of it, or lines; `request` is a CANCEL_INCOMING as `receive`."""
     if request.lines == 1 and not column_of(request, "quantity")[0]:

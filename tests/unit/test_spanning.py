@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from actors.parts import hold_id_of
-from actors.ports import CellTable, Sight
+from actors.ports import CellTable, Overloaded, Sight, Unavailable
 from actors.router import Router
 from engine import limits
 from engine.history import History
@@ -398,6 +398,39 @@ async def test_all_of_a_hold_at_a_split_location_is_committed_or_nothing(town: T
         assert town.counted("committed") == 0
     _, answer = await town.router.on_hold(call(NEW, Kind.COMMIT, NEW), SPLIT)
     assert list(answer.status) == [Status.UNKNOWN_HOLD]
+
+
+async def test_a_call_at_a_split_location_that_is_repeated_says_the_same(town: Town) -> None:
+    """Whichever of its shards have a part by then."""
+    release = call(OP, Kind.RELEASE, HELD)
+    _, unknown = await town.router.on_hold(release, SPLIT)
+    assert list(unknown.status) == [Status.UNKNOWN_HOLD]
+    await town.router.reserve(order(HELD, [(1, SPLIT), (1, 1)]))
+    extend = call(NEW, Kind.EXTEND, HELD, value=2 * TTL)
+    first = await town.router.on_hold(extend, SPLIT)
+    assert not any(first[1].status)
+    move = call(os.urandom(16), Kind.MOVE, HELD, sku=1, location=2, quantity=1, value=1)
+    assert not any((await town.router.move(move))[1].status)
+    there = await town.router.hold(HELD)
+    for shard in town.shards:
+        shard.now_ns += TTL * limits.NS_PER_MS
+    assert await town.router.on_hold(extend, SPLIT) == first
+    assert (await town.router.on_hold(release, SPLIT))[1].status == unknown.status
+    assert await town.router.hold(HELD) == there
+
+
+@pytest.mark.parametrize("before", [0, 1])
+async def test_what_is_overloaded_half_way_is_in_doubt(town: Town, before: int) -> None:
+    """Overloaded would say that nothing was judged."""
+    request = an_order([(1, 1), (2, 2)], [3, 2], Flag.COMMIT_NOW)
+    for shard in town.shards:
+        shard.faults.extend([None] * before + [Overloaded("full")])
+    with pytest.raises(Unavailable if before else Overloaded):
+        await request(town.router)
+    assert town.reserved == 5 * before
+    _, answer = await request(town.router)
+    assert not any(answer.status)
+    assert town.counted("committed") == 5
 
 
 @pytest.mark.parametrize("kind", [Kind.COMMIT, Kind.RELEASE])
