@@ -14,7 +14,7 @@ from typing import Final
 from actors import fates
 from actors.fates import fate_of
 from actors.late import have_run_out
-from actors.notes import keeper_of, note_of, noted, number_of
+from actors.notes import keeper_of, note_of, noted, noted_before, number_of
 from actors.parts import (
     NOTHING_LEFT,
     Part,
@@ -411,8 +411,7 @@ async def give_up(shards: Shards, hold_id: bytes) -> None:
 
 
 async def _is_given_up(shards: Shards, hold_id: bytes) -> bool:
-    link = shards.link(keeper_of(shards, hold_id))
-    return (await link.sight(hold_id, [_given_up_id(hold_id)])).digests[0] is not None
+    return await noted_before(shards, hold_id, _given_up_id(hold_id)) is not None
 
 
 def _given_up_id(hold_id: bytes) -> bytes:

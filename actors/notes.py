@@ -40,10 +40,16 @@ async def noted(shards: Shards, hold_id: bytes, op_id: bytes, number: int) -> in
     answer = await link.submit(note_of(op_id, number))
     if answer.status[0] != Status.OP_ID_REUSED:
         return number
-    sight = await link.sight(hold_id, [op_id])
+    first = await noted_before(shards, hold_id, op_id)
+    assert first is not None, "a shard that refuses an id knows whose it is"
+    return first
+
+
+async def noted_before(shards: Shards, hold_id: bytes, op_id: bytes) -> int | None:
+    """The number that the keeper of a hold has noted; None when it has not, or has forgotten it."""
+    sight = await shards.link(keeper_of(shards, hold_id)).sight(hold_id, [op_id])
     digest = sight.digests[0]
-    assert digest is not None, "a shard that refuses an id knows whose it is"
-    return number_of(digest)
+    return None if digest is None else number_of(digest)
 
 
 async def noted_shards(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from actors import calls, moves, returns, spanning
 from actors.asking import asking, objections, refusal
-from actors.notes import noted_shards
+from actors.notes import noted, noted_before, noted_shards
 from actors.parts import (
     hold_id_of,
     hold_part,
@@ -176,6 +176,14 @@ class Router:
         if sold_here and (owners == owner).all():
             return owner, await self._shards.submit(owner, request)
         return await returns.exchange(self._shards, request, owners, sold_at)
+
+    async def remember(self, hold_id: bytes, name: str, number: int) -> int:
+        """Have a number noted of a hold under a name; the one that was noted first."""
+        return await noted(self._shards, hold_id, step_id(hold_id, name), number)
+
+    async def remembered(self, hold_id: bytes, name: str) -> int:
+        """The number that was noted of a hold under a name; 0 when that is not known."""
+        return await noted_before(self._shards, hold_id, step_id(hold_id, name)) or 0
 
     # --- reads ------------------------------------------------------------------------------------
 
@@ -419,8 +427,8 @@ class Router:
             return asked
         found = await self._parts(request, asked)
         note = step_id(request.op_id, f"of {location}")
-        noted = await noted_shards(self._shards, hold_id_of(request), note, found, asked)
-        return noted or asked[:1]
+        parts = await noted_shards(self._shards, hold_id_of(request), note, found, asked)
+        return parts or asked[:1]
 
     async def _parts(self, request: Request, asked: Sequence[int]) -> Collection[int]:
         """Which shards have a part of the hold, or of the incoming record, that a request is about."""

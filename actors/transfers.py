@@ -28,6 +28,7 @@ Told = tuple[int, Answer]
 """The shard of the first line, and the answer."""
 
 _OK: Final = int(Status.OK)
+_DESTINATION: Final = "destination"  # what is noted of a transfer
 # What shards say that are to give records up, by what counts less; all else counts more.
 _SAID: Final = (Status.OK, Status.HOLD_NOT_PENDING, Status.UNKNOWN_HOLD)
 
@@ -36,6 +37,19 @@ def record_id(transfer_id: bytes, number: int) -> bytes:
     """The id of one of a transfer's incoming records, as the contract states it."""
     named = transfer_id + b"incoming" + number.to_bytes(4, "little")
     return hashlib.blake2b(named, digest_size=limits.OP_ID_BYTES).digest()
+
+
+async def is_to(router: Router, transfer_id: bytes, destination: int) -> None:
+    """Have it remembered where a transfer goes, when it was asked for."""
+    await router.remember(transfer_id, _DESTINATION, destination)
+
+
+async def destination_of(router: Router, transfer_id: bytes) -> int:
+    """Where a transfer goes, by what was shipped or by what was asked for; 0 when that is forgotten."""
+    first = await router.incoming(record_id(transfer_id, 0), sure=True)
+    if first is not None and first.lines:
+        return first.lines[0].location
+    return await router.remembered(transfer_id, _DESTINATION)
 
 
 @in_doubt_half_way
@@ -171,7 +185,10 @@ def _with_records(
 async def _records(
     router: Router, transfer_id: bytes, destination: int, *, sure: bool = True
 ) -> list[Incoming]:
-    """A transfer's records, in order; one that a shard has forgotten counts as having no lines."""
+    """A transfer's records, in order, up to the first that is not remembered.
+
+    One that is closed is, for as many orders and records as a shard remembers after their end.
+    """
     found: list[Incoming] = []
     for number in count():
         record = await router.incoming(record_id(transfer_id, number), destination, sure=sure)

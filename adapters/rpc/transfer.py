@@ -54,6 +54,7 @@ class TransfersServicer(transfer_pb2_grpc.TransfersServicer):
         reply = replies.operation(shard, answer)
         if not reply.status:
             reply.hold_id = request.op_id
+            await transfers.is_to(self._router, request.op_id, destination)
         return reply
 
     async def Ship(self, request: transfer_pb2.ShipRequest, context: Any) -> _Reply:
@@ -61,6 +62,7 @@ class TransfersServicer(transfer_pb2_grpc.TransfersServicer):
         check_id("transfer_id", request.transfer_id)
         source, destination = self._ends(request)
         expected_at_ms = check_expected_at(request.expected_at_ms)
+        await self._check_destination(request.transfer_id, destination)
         lines = self._lines(request.op_id, source, request.lines)
         operation = of_parts(Kind.FULFIL, request.op_id, id_to_pair(request.transfer_id), lines)
         operation.digest = _digest(operation, destination, expected_at_ms)
@@ -117,6 +119,13 @@ class TransfersServicer(transfer_pb2_grpc.TransfersServicer):
         if source == destination:
             raise InvalidField("destination", "the same as source")
         return source, destination
+
+    async def _check_destination(self, transfer_id: bytes, destination: int) -> None:
+        """Refuse what is not where a transfer goes: goods would be on their way to two places."""
+        known = await transfers.destination_of(self._router, transfer_id)
+        if known not in (0, destination):
+            code = self._catalogue.location(known).code
+            raise InvalidField("destination", f"the transfer goes to {code}")
 
     def _known(self, field: str, location: common_pb2.Location) -> int:
         return known_location(field, location, self._catalogue)

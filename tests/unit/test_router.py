@@ -326,14 +326,25 @@ async def test_a_whole_hold_is_committed_on_each_shard(town: Town, held: bytes) 
     assert [line.committed for line in hold.lines] == [3, 2]
 
 
-async def test_a_hold_of_which_a_part_is_gone_is_committed_nowhere(town: Town) -> None:
+async def test_a_hold_of_which_a_part_is_given_up_is_committed_as_far_as_it_is_left(
+    town: Town,
+) -> None:
+    """By its location the part is given up and no other, as if its lines had been named."""
     held = os.urandom(16)
     await town.router.reserve(order(held, [(1, 1), (2, 2)]))
     await town.router.on_hold(call(os.urandom(16), Kind.RELEASE, held), location=2)
     _, answer = await town.router.on_hold(call(os.urandom(16), Kind.COMMIT, held))
+    assert list(answer.status) == [Status.OK]
+    assert (town.counted("committed"), town.counted("reserved")) == (1, 0)
+
+
+async def test_a_hold_that_is_given_up_is_committed_nowhere(town: Town) -> None:
+    held = os.urandom(16)
+    await town.router.reserve(order(held, [(1, 1), (2, 2)]))
+    await town.router.on_hold(call(os.urandom(16), Kind.RELEASE, held))
+    _, answer = await town.router.on_hold(call(os.urandom(16), Kind.COMMIT, held))
     assert list(answer.status) == [Status.HOLD_RELEASED]
-    assert town.counted("committed") == 0
-    assert town.counted("reserved") == 1
+    assert (town.counted("committed"), town.counted("reserved")) == (0, 0)
 
 
 async def test_a_part_whose_skus_are_held_elsewhere_is_not_missed(town: Town, held: bytes) -> None:

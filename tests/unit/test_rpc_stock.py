@@ -848,6 +848,26 @@ async def test_what_is_malformed_in_transfers_is_told_by_its_field(shop: Shop) -
         assert await refused_field(call(message(**given, transfer_id=b"x"))) == "transfer_id"
 
 
+async def test_a_transfer_goes_to_one_place(shop: Shop) -> None:
+    """Else what is lost on the way to one would be given up on the way to the other too."""
+    await shop.receive(5)
+    packed = [transfer_pb2.TransferLine(sku=a_sku(1), quantity=2)]
+    ends = {"source": a_place(1), "destination": a_place(2)}
+    asked = transfer_pb2.TransferRequest(op_id=an_id(), lines=packed * 2, **ends)
+    assert (await shop.transfers.Request(asked)).status == Status.OK
+
+    def shipped(to: int) -> Any:
+        ends["destination"] = a_place(to)
+        request = transfer_pb2.ShipRequest(
+            op_id=an_id(), transfer_id=asked.op_id, lines=packed, **ends
+        )
+        return shop.transfers.Ship(request)
+
+    for _ in range(2):  # before anything is shipped, and after it
+        assert await refused_field(shipped(3)) == "destination"
+        assert (await shipped(2)).status == Status.OK
+
+
 async def test_unknown_codes_are_values(shop: Shop) -> None:
     lines = [line("nothing", 1, 1), line(1, "nowhere", 1), line(0, 1, 1), line(1, 0, 1)]
     reply = await shop.stock.Receive(stock_pb2.LinesRequest(op_id=an_id(), lines=lines))
