@@ -827,7 +827,7 @@ async def test_an_order_that_is_paid_meanwhile_stays(town: Town) -> None:
     submit = first.submit
 
     async def meddle(request: Request) -> Answer:
-        if request.columns["kind"][0] == Kind.RELEASE:
+        if Kind.RELEASE in request.columns.get("kind", ()):
             await submit(call(os.urandom(16), Kind.COMMIT, HELD))
         return await submit(request)
 
@@ -1013,7 +1013,7 @@ async def test_a_paid_order_is_not_committed_when_the_older_one_is_paid_meanwhil
     submit = second.submit
 
     async def meddle(request: Request) -> Answer:
-        if request.columns["kind"][0] == Kind.RELEASE:
+        if Kind.RELEASE in request.columns.get("kind", ()):
             await submit(call(os.urandom(16), Kind.COMMIT, HELD))
         return await submit(request)
 
