@@ -18,7 +18,8 @@ from onhand.v1 import stock_pb2
 class Holds(Operations):
     """Holds. Wherever one is named, it is the Result of its reserve, or its id.
 
-    With an id alone, a `location` spares the servers a search: the one where all of the hold is.
+    With an id alone, a `location` spares the servers a search: the one where all of the hold is. A Result
+    says it by itself. It is part of the call: who sends one again, by its op_id, names the hold as before.
     """
 
     async def reserve(
