@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 
 from engine.block import AfterImage, Block
 from engine.frames import Fields
-from engine.kernels import CELL_WORDS, KEY, ON_HAND, PRICE, SAFETY_STOCK, VERSION
+from engine.kernels import (
+    CELL_WORDS,
+    COMMITTED,
+    KEY,
+    ON_HAND,
+    PRICE,
+    RESERVED,
+    SAFETY_STOCK,
+    VERSION,
+)
 from engine.views import Endangered
 
 SEQ_BITS: Final = 40  # of a stamp; the epoch has the bits above
@@ -117,6 +126,9 @@ class Mirror:
         self._cells[: self._count] = table
         self._stamps[: self._count][changed] = stamp
         self._forget_well(np.array(list(self._endangered), np.int32))
+        # What became of the holds in the blocks that were not read nobody has said.
+        for row, each in self._endangered.items():
+            self._endangered[row] = each._replace(holds=())
         self.stamp, self.now_ns, self._crc = stamp, now_ns, None
         return np.flatnonzero(changed.any(axis=1)).astype(np.int32)
 
@@ -133,15 +145,38 @@ class Mirror:
         if image is not None and len(image.rows):
             self._check_image(image)
             self._append_rows(image.new_keys)
+            promised = self._promised(image.rows)
             self._set(image, stamp)
             rows = image.rows
+            self._forget_names(block, promised)
         self._note_endangered(block, rows)
         self.stamp, self._crc = stamp, crc
         self.now_ns = max(self.now_ns, block.now_ns)  # an owner that opens knows no time yet
         return rows
 
+    def _promised(self, rows: NDArray[np.int32]) -> dict[int, bytes]:
+        """What has been promised of those of the rows whose shortage is known."""
+        if not self._endangered:
+            return {}
+        known = self._endangered.keys() & set(rows.tolist())
+        return {row: self._cells[row, RESERVED : COMMITTED + 1].tobytes() for row in known}
+
+    def _forget_names(self, block: Block, promised: dict[int, bytes]) -> None:
+        """Keep no names of holds on cells of whose promises some are others since they were named.
+
+        Which hold has which units is known to the shard alone. What one gives up while another gets
+        as much leaves the counters as they were; the block traces it.
+        """
+        if not promised:
+            return
+        traced = None if block.traces is None else set(block.traces.row.tolist())
+        for row, before in promised.items():
+            is_other = self._cells[row, RESERVED : COMMITTED + 1].tobytes() != before
+            if is_other or traced is None or row in traced:
+                self._endangered[row] = self._endangered[row]._replace(holds=())
+
     def _note_endangered(self, block: Block, rows: NDArray[np.int32]) -> None:
-        """Keep whom the newest fact endangers, of each cell that is short, until it is no more."""
+        """Keep what the newest fact said of each cell that is short, until it is no more."""
         if block.endangered:
             keys = [key_of(each.sku, each.location) for each in block.endangered]
             found = self.find(np.array(keys, np.int64)).tolist()
@@ -156,7 +191,7 @@ class Mirror:
                 del self._endangered[row]
 
     def endangered(self, rows: NDArray[np.int32]) -> list[Endangered]:
-        """Who is endangered by the shortages of these rows, as the facts that left them said."""
+        """What facts said of the shortages of these rows; no holds where promises changed since."""
         known = self._endangered
         return [known[row] for row in rows.tolist() if row in known] if known else []
 

@@ -14,9 +14,10 @@ from engine.operations import Flag
 
 
 class Shortage(NamedTuple):
-    """A cell with less than it has promised, and the holds whose stock is missing.
+    """A cell with less than it has promised, as the newest fact said that left it so.
 
-    `shortage`: base units missing when that was said; over when `available` is not below zero.
+    `shortage`: base units missing then; over when `available` is not below zero. `holds`: those whose
+    stock was missing then; empty when any hold on the cell may have changed since.
     """
 
     sku: int

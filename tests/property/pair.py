@@ -13,6 +13,7 @@ from engine.block import AfterImage, Block, decode, encode
 from engine.events import EXPIRED, events_of
 from engine.kernels import KEY, ON_HAND, SHORTAGES
 from engine.machine import Machine, Outcome
+from engine.mirror import Mirror
 from engine.operations import LINE, Flag, Kind, Request, pair_to_id
 from engine.reference import Key, ReferenceMachine, Trace
 from engine.status import Status
@@ -68,6 +69,7 @@ class Pair:
         self._mirror: dict[Key, Cell] = {}  # kept by the after-images alone, as a gateway does
         self._booked: Counter[tuple[str, Key]] = Counter()  # kept by events alone
         self._owed: Counter[Owed] = Counter()
+        self._gateway, self._seq, self._crc = Mirror(0), 0, 0  # by the journal's bytes
         for each in (self.machine, self.reference):
             each.set_sku_limit(SKUS)
             for location, given in LOCATIONS.items():
@@ -88,7 +90,8 @@ class Pair:
             setattr(kept, counter, value)
         state = self.machine.state
         row = list(self._mirror).index(cell)
-        state.cells[row, ON_HAND + _COUNTERS.index(counter)] = value
+        for table in (state.cells, self._gateway.cells):
+            table[row, ON_HAND + _COUNTERS.index(counter)] = value
         state.meta[SHORTAGES] = self.reference.shortages
         state.sums[0] = self.machine.recomputed_hash()
         self.compare()
@@ -124,6 +127,7 @@ class Pair:
         self._reflect(outcome.image)
         self._keep_books(requests, outcome)
         self._check_owed(overdue)
+        self._check_named()
         self.machine.tidy(2)
         self.compare()
         return statuses
@@ -168,10 +172,15 @@ class Pair:
     def _keep_books(self, requests: Sequence[Request], outcome: Outcome) -> None:
         """What is promised of each cell follows from the events of the journal's bytes alone."""
         block = Block(
-            0, 1, 1, self.now_ns, 0, self.machine.state_hash, SKUS, [], list(requests),
-            outcome.status, outcome.image, traces=outcome.traces,
+            0, 1, self._seq, self.now_ns, self._crc, self.machine.state_hash, SKUS, [],
+            list(requests), outcome.status, outcome.image, endangered=outcome.endangered,
+            traces=outcome.traces,
         )  # fmt: skip
-        events = events_of(decode(encode(block)[0]), self.machine.state.cells[:, KEY])
+        payload, self._crc = encode(block)
+        self._seq += 1
+        block = decode(payload)
+        self._gateway.apply(block, self._crc)
+        events = events_of(block, self.machine.state.cells[:, KEY])
         columns = {name: column.tolist() for name, column in events.columns.items()}
         assert columns["number"] == list(range(len(events)))
         self.events = [
@@ -221,6 +230,19 @@ class Pair:
         )
         assert told == expected
         self._owed = owed
+
+    def _check_named(self) -> None:
+        """Whoever reads along names no hold that a shortage does not endanger any more."""
+        rows = np.arange(self._gateway.count, dtype=np.int32)
+        assert np.array_equal(self._gateway.cells, self.machine.state.cells[: len(rows)])
+        for short in self._gateway.endangered(rows):
+            holds = self.reference.holds if short.holds else {}
+            for named in short.holds:
+                held = (short.sku, short.location, named.pending, named.committed)
+                lines = holds[named.hold_id].lines
+                assert held in [
+                    (each.sku, each.location, each.pending, each.committed) for each in lines
+                ]
 
     def _reflect(self, image: AfterImage) -> None:
         assert image.first_new == len(self._mirror)

@@ -19,8 +19,18 @@ from actors.tokens import Filter
 from engine.block import Block, decode, encode
 from engine.frames import Fields
 from engine.framing import BlockDamaged, crc_of
-from engine.kernels import CELL_WORDS, INCOMING, KEY, ON_HAND, PRICE, RESERVED, VERSION
+from engine.kernels import (
+    CELL_WORDS,
+    COMMITTED,
+    INCOMING,
+    KEY,
+    ON_HAND,
+    PRICE,
+    RESERVED,
+    VERSION,
+)
 from engine.mirror import MAX_EPOCH, MAX_SEQ, Mirror, MirrorBroken, available_of, place_of, stamp_of
+from engine.traces import NO_TRACES, Traces
 from engine.views import Cell, Endangered, EndangeredHold
 from tests.fakes.cells import Changes, FakeShard
 from tests.fakes.journal import FakeJournal, MemoryStream
@@ -202,6 +212,38 @@ def test_a_shortage_is_known_until_the_stock_is_back() -> None:
         else:
             mirror.apply(decode(payload), crc_of(payload))
         assert mirror.endangered(row) == []
+
+
+def test_the_names_of_a_shortage_are_kept_until_promises_change() -> None:
+    """The shortage itself stays known, as the fact said it."""
+    named = Endangered(0, 1, 1, 2, (EndangeredHold(bytes(16), 3, 0),))
+    unnamed = named._replace(holds=())
+    row = np.zeros(1, np.int32)
+    traced = Traces(*np.array([[0], [0], [-3]]))
+    elsewhere = Traces(*np.array([[0], [1], [-3]]))
+    for change, traces, told in (
+        ({ON_HAND: -1}, NO_TRACES, named),
+        ({PRICE: 5}, elsewhere, named),
+        ({RESERVED: 2}, NO_TRACES, unnamed),
+        ({COMMITTED: 1}, NO_TRACES, unnamed),
+        ({}, traced, unnamed),  # one hold gave up what another got
+        ({}, None, unnamed),  # nobody knows
+    ):
+        shard, mirror = FakeShard(), Mirror(0)
+        follow(mirror, shard.open_epoch())
+        block = decode(shard.write({(1, 1): {ON_HAND: -2, RESERVED: 3}, (2, 1): {}}))
+        mirror.apply(dataclasses.replace(block, endangered=(named,)), block.previous_crc)
+        mirror._crc = None
+        block = decode(shard.write({(1, 1): change}))
+        mirror.apply(dataclasses.replace(block, traces=traces), block.previous_crc)
+        assert mirror.endangered(row) == [told]
+        # A table says nothing of the blocks that it stands for.
+        mirror.reload(shard.array(), shard.at.epoch, shard.at.seq, shard.now_ns)
+        assert mirror.endangered(row) == [unnamed]
+        mirror._crc = None
+        block = decode(shard.write({(1, 1): {RESERVED: 1}}))
+        mirror.apply(dataclasses.replace(block, endangered=(named,)), block.previous_crc)
+        assert mirror.endangered(row) == [named], "the next fact names them anew"
 
 
 def test_a_hundred_thousand_cells_are_found() -> None:
