@@ -177,6 +177,10 @@ class Router:
             return owner, await self._shards.submit(owner, request)
         return await returns.exchange(self._shards, request, owners, sold_at)
 
+    def is_split(self, location: int) -> bool:
+        """Whether a location's cells are on several shards."""
+        return self._only is None and len(self._shards.map.owners(location)) > 1
+
     async def remember(self, hold_id: bytes, name: str, number: int) -> int:
         """Have a number noted of a hold under a name; the one that was noted first."""
         return await noted(self._shards, hold_id, step_id(hold_id, name), number)

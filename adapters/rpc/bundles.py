@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.router import Router
+from actors.shards import every
 from adapters.rpc import sold
 from adapters.rpc.requests import InvalidField
 from engine import limits
@@ -105,7 +106,18 @@ class BundleRouter:
 
     async def submit(self, request: Request) -> tuple[int, Answer]:
         """Apply lines that are judged one by one, as `Router.submit`."""
-        return await self._send(request, self._router.submit)
+        taken = await self._taken(request)
+        if not taken:
+            return await self._send(request, self._router.submit)
+        columns = {name: column.copy() for name, column in request.columns.items()}
+        for column in columns.values():
+            column[taken] = 0  # nothing, which is refused
+        blanked = request.with_lines(request.lines, columns)
+        shard, answer = await self._send(blanked, self._router.submit)
+        status = bytearray(answer.status)
+        for place in taken:
+            status[place] = Status.HOLD_EXISTS
+        return shard, replace(answer, status=bytes(status))
 
     async def reserve(self, request: Request) -> tuple[int, Answer]:
         """Hold all lines of one order, as `Router.reserve`."""
@@ -153,6 +165,36 @@ class BundleRouter:
             return await self._router.exchange(request, sold_at)
         shard, answer = await self._router.exchange(expanded.request, expanded.of_parts(sold_at))
         return shard, expanded.folded(answer)
+
+    async def _taken(self, request: Request) -> list[int]:
+        """The lines that sell a bundle under the id of something else that was sold.
+
+        Its first component may be that very thing, and recorded; the others would be sold all the
+        same, under ids of their own. Components of a location that is split may be sold one by one
+        by an attempt that ended half-way, so there this is not known.
+        """
+        if not self._catalogue.has_bundles or Kind.SALE not in column_of(request, "kind"):
+            return []
+        is_sale = _bundle_lines(request, self._catalogue) & (
+            column_of(request, "kind") == Kind.SALE
+        )
+        names = ("location", "hold_hi", "hold_lo")
+        location, high, low = (column_of(request, name) for name in names)
+        sku = column_of(request, "sku")
+        asked = [
+            i
+            for i in np.flatnonzero(is_sale & ((high | low) != 0)).tolist()
+            if len(self._catalogue.components(int(sku[i]))) > 1
+            and not self._router.is_split(int(location[i]))
+        ]
+        ids = [pair_to_id(int(high[i]), int(low[i])) for i in asked]
+        found = await every(
+            self._router.hold(sold.part_id(each, number), int(location[i]))
+            for i, each in zip(asked, ids, strict=True)
+            for number in (0, 1)
+        )
+        pairs = zip(asked, found[::2], found[1::2], strict=True)
+        return [i for i, first, second in pairs if first is not None and second is None]
 
     async def _send(self, request: Request, send: Send) -> tuple[int, Answer]:
         expanded = await self._expanded(request, "lines[{}]".format)

@@ -322,6 +322,25 @@ async def test_a_receipts_line_that_comes_with_something_else_is_refused(
     assert await left() == after
 
 
+async def test_a_bundle_is_not_sold_in_part_under_the_id_of_what_its_first_component_was(
+    shop: Shop,
+) -> None:
+    """That was recorded with just this SKU and quantity, so nothing is wrong with it."""
+    await shop.receive(50)
+    await shop.receive(50, 2)
+    name = stock_pb2.ReceiptLine(terminal="T1", receipt="4711", line=1)
+    asked = cells_request([("sku-1", "store-1"), ("sku-2", "store-1")])
+    for sold, status in (
+        (line(1, 1, 2), Status.OK),
+        (line("box", 1, 1), Status.HOLD_EXISTS),
+        (line(1, 1, 2), Status.ALREADY_RECORDED),
+    ):
+        request = stock_pb2.SaleRequest(op_id=an_id(), lines=[sold], receipt_lines=[name])
+        assert (await shop.stock.Sale(request)).status == status
+        cells = (await shop.availability.GetCells(asked)).cells
+        assert [each.on_hand for each in cells] == [48, 50]
+
+
 def test_the_id_of_a_receipts_line_is_as_the_contract_says() -> None:
     parts = struct.pack("<IHHI", 7, 3, 2, 9) + "T\u00e9".encode() + b"R1"
     told = hashlib.blake2b(parts, digest_size=16).digest()
