@@ -252,6 +252,10 @@ NAMED_FACTS = [  # a few ids, which holds may have too
         (Kind.CLAIM_RETURN, 0),
     ]
 ]
+SALES: dict[tuple[int, int], list[Line]] = {}  # by their ids: what one may come with
+for sale in NAMED_FACTS:
+    if sale.kind == Kind.SALE:
+        SALES.setdefault((sale.hold_hi, sale.hold_lo), []).append(sale)
 LATE_FACTS = [
     Late(fact, ago_ns)
     for fact in [*FACTS, *NAMED_FACTS[::5], *RECEIPTS[::7]]
@@ -351,6 +355,23 @@ def _arrivals(draw: Random) -> list[Part]:
     ] or [draw.choice(ARRIVALS[record])]
 
 
+def _sold_again(draw: Random) -> list[Part]:
+    """A sale, what may become of it, and its id again, with the same or with something else."""
+    like = draw.choice(list(SALES.values()))
+    sale = draw.choice(like)
+    named = line(Kind.UNFULFIL)._replace(hold_hi=sale.hold_hi, hold_lo=sale.hold_lo)
+    gives = Call(line(Kind.RELEASE, sale.key, 1, flags=int(Flag.LINKED)), 0)
+    taken = line(Kind.ADD_LINE, sale.key, 1)
+    became: list[list[Part]] = [
+        [],
+        [sale._replace(kind=Kind.RETURN, quantity=1)],
+        [named],
+        [named, named._replace(kind=Kind.CANCEL, quantity=1)],
+        [gives, taken._replace(hold_hi=sale.hold_hi, hold_lo=sale.hold_lo)],
+    ]
+    return [sale, *draw.choice(became), draw.choice([sale, draw.choice(like)])]
+
+
 MAKERS: list[_Maker] = [
     *[_of(CALLS)] * 3,
     _of(EXTENDS),
@@ -361,6 +382,7 @@ MAKERS: list[_Maker] = [
     *[_of(FACTS)] * 2,
     _of(LATE_FACTS),
     _of(NAMED_FACTS),
+    _sold_again,
     _of([*RETURNS, *CLAIMS]),
     _of(LATE_COUNTS),
     _arrivals,
