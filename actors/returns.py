@@ -78,8 +78,11 @@ async def returned(
     told: Parts = list(zip(parts, await shards.submit_parts(parts), strict=True))
     is_asked_again = here == _NOWHERE
     for part, answer in told:
-        is_elsewhere = np.isin(np.frombuffer(answer.status, np.uint8), list(NOT_FROM_HERE))
-        is_asked_again[part.places] |= is_elsewhere[part.own]
+        is_not_from_here = np.isin(np.frombuffer(answer.status, np.uint8), list(NOT_FROM_HERE))
+        for place in part.places[is_not_from_here[part.own]].tolist():
+            # A shard that has judged its own sale is not asked anew under another id: what it refused
+            # is refused for good, also to who has called it without a gateway.
+            is_asked_again[place] = shards.asked_for(sold_at[place]) != [owners[place]]
     holders: _Holders = {}
     for group in groups:  # one after the other: the first of two on the same units gets them
         if is_asked_again[group].any():

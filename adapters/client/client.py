@@ -10,16 +10,15 @@ from adapters.client import batches, messages, subscription
 from adapters.client.batches import Batch
 from adapters.client.calls import DEFAULT_TIMEOUT_S, Caller
 from adapters.client.frames import EventFrame, Frame
-from adapters.client.goods import Goods
-from adapters.client.holds import Holds
 from adapters.client.ids import id_of
+from adapters.client.tills import Tills
 from adapters.client.transfers import Transfers
 from adapters.client.values import BatchResult, Cell, CellPage, Name, Price, PriceLine, Result
 from engine.frames import Fields
 from onhand.v1 import availability_pb2, deltas_pb2, price_pb2
 
 
-class Client(Holds, Goods, Transfers):
+class Client(Tills, Transfers):
     """A connection to Onhand: `async with Client.connect("127.0.0.1:50051") as client`.
 
     All operations take an `op_id` of 16 bytes and make a fresh one when there is none; to repeat an

@@ -29,15 +29,18 @@ def new_batch_id() -> bytes:
     return _now_ms() + secrets.token_bytes(8) + bytes(_INDEX_BYTES)
 
 
-def op_id_of(*names: str | int) -> bytes:
+def op_id_of(*names: str | int, attempt: int = 0) -> bytes:
     """The id of an operation that has names of its own: the same names, the same 16 bytes.
 
     For what may be told again by somebody who has kept no ids, as a till that uploads its day twice:
-    `op_id_of("return", location, terminal, receipt, line)`.
+    `op_id_of("return", location, terminal, receipt, line)`. A refusal is remembered under its id for
+    good; `attempt`, 0 first, makes the id of another try once there is no more reason for it (see
+    `Client.till_return`).
     """
     parts = [str(name).encode() for name in names]
     told = b"".join(len(part).to_bytes(4, "little") + part for part in parts)
-    return blake2b(told, digest_size=OP_ID_BYTES).digest()
+    number = attempt.to_bytes(blake2b.SALT_SIZE, "little")
+    return blake2b(told, digest_size=OP_ID_BYTES, salt=number).digest()
 
 
 def part_id(batch_id: bytes, part: str) -> bytes:

@@ -4,13 +4,12 @@ As in `adapters.rpc.requests`, what is malformed raises InvalidField and what ca
 to the machine. The ids of sales and of incoming records that nobody has chosen are made here.
 """
 
-import hashlib
-import struct
 from collections.abc import Collection
 from typing import Final
 
 import numpy as np
 
+from adapters.receipts import sale_id
 from adapters.rpc.requests import (
     InvalidField,
     Line,
@@ -30,23 +29,12 @@ from engine.catalogue import Catalogue
 from engine.operations import COLUMNS, Flag, Kind, Request, id_to_pair
 from onhand.v1 import stock_pb2
 
-_RECEIPT_LINE: Final = struct.Struct("<IHHI")
 _NO_HOLD: Final = (0, 0)
 _BUCKETS: Final = {
     stock_pb2.BUCKET_SELLABLE: 0,
     stock_pb2.BUCKET_DAMAGED: Flag.DAMAGED,
     stock_pb2.BUCKET_QUALITY_CONTROL: Flag.QUALITY_CONTROL,
 }
-
-
-def sale_id(location: int, terminal: str, receipt: str, line: int) -> bytes:
-    """The id of a line of a receipt, 16 bytes, as the contract states it.
-
-    `location` is the dense id, `line` the line's number on the receipt.
-    """
-    till, number = terminal.encode(), receipt.encode()
-    head = _RECEIPT_LINE.pack(location, len(till), len(number), line)
-    return hashlib.blake2b(head + till + number, digest_size=limits.OP_ID_BYTES).digest()
 
 
 def sale(message: stock_pb2.SaleRequest, catalogue: Catalogue) -> tuple[Request, list[bytes]]:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.client.values import ReceiptLine
-from adapters.rpc.facts import sale_id
+from adapters.receipts import sale_id
 from engine.currencies import NUMBERS
 from engine.operations import COLUMNS, Flag, Kind, id_to_pair, line_id
 from engine.status import Status

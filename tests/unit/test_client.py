@@ -45,6 +45,8 @@ from adapters.client import (
     peers,
     subscription,
 )
+from adapters.client.tills import RETURN_ATTEMPTS
+from adapters.receipts import sale_id
 from onhand.v1 import (
     availability_pb2,
     catalog_pb2,
@@ -1087,10 +1089,90 @@ def test_an_id_of_names_is_of_these_names_alone() -> None:
     named = op_id_of("return", "S0001", "T1", "4712", 1)
     assert named == op_id_of("return", "S0001", "T1", "4712", 1)
     assert len(named) == 16
+    assert named.hex() == "370717387061353d198ae971d082e7d7", (
+        "what a till has told has this id for good"
+    )
     others = [
         ("return", "S0001", "T1", "4712", 2),
         ("return", "S0001", "T14", "712", 1),
         ("return", "S0001", "T1", "47121"),
         ("sale", "S0001", "T1", "4712", 1),
+        ("return", "S0001", "T1", "4712", 1, 1),
     ]
-    assert len({named, *(op_id_of(*each) for each in others)}) == 5
+    attempts = [op_id_of("return", "S0001", "T1", "4712", 1, attempt=n) for n in range(3)]
+    assert attempts[0] == named
+    assert len({*attempts, *(op_id_of(*each) for each in others)}) == 8
+
+
+# ------------------------------------------------------------------------- a till's returns -------
+
+SOLD, BACK = ReceiptLine("T1", "4711", 1), ReceiptLine("T1", "4712", 1)
+UNKNOWN = common_pb2.OperationReply(status=common_pb2.STATUS_UNKNOWN_HOLD)
+
+
+def attempts_of(node: Node) -> list[bytes]:
+    return [request.op_id for request in node.requests("Return")]
+
+
+def attempt_ids(count: int, location: int = 3) -> list[bytes]:
+    return [op_id_of("return", location, *BACK, attempt=number) for number in range(count)]
+
+
+def knows(node: Node, *, sale: bool) -> None:
+    state = stock_pb2.HOLD_STATE_FULFILLED if sale else stock_pb2.HOLD_STATE_UNKNOWN
+    node.usual["GetHold"] = lambda request: stock_pb2.Hold(hold_id=request.hold_id, state=state)
+
+
+async def test_a_tills_return_is_tried_again_when_its_sale_has_come(
+    store: Store, client: Client
+) -> None:
+    line = ReturnLine(7, 3, 1, against=SOLD, sold_at=1)
+    shard = store.first
+    knows(shard, sale=False)
+    shard.fates["Return"].append(answer(UNKNOWN))
+    told = await client.till_return(line, receipt=BACK, occurred_at_ns=5)
+    assert told.status is Status.UNKNOWN_HOLD
+    assert attempts_of(shard) == attempt_ids(1), "while its sale is not there"
+    [asked] = shard.requests("GetHold")
+    assert (asked.hold_id, asked.location.id) == (sale_id(1, *SOLD), 1)
+    knows(shard, sale=True)
+    for _ in range(2):  # the day is told again, and again
+        shard.got.clear()
+        shard.fates["Return"].extend([answer(UNKNOWN), answer(UNKNOWN)])
+        assert (await client.till_return(line, receipt=BACK, occurred_at_ns=5)).ok
+        assert attempts_of(shard) == attempt_ids(3)
+        sent = [each for _, each in shard.got if isinstance(each, stock_pb2.ReturnRequest)]
+        assert {each.occurred_at_ns for each in sent} == {5}
+
+
+async def test_a_tills_return_that_is_refused_otherwise_is_not_tried_again(
+    store: Store, client: Client
+) -> None:
+    exceeds = common_pb2.OperationReply(status=common_pb2.STATUS_EXCEEDS_HOLD)
+    store.first.fates["Return"].append(answer(exceeds))
+    told = await client.till_return(ReturnLine(7, 1, 1, against=SOLD), receipt=BACK)
+    assert told.status is Status.EXCEEDS_HOLD
+    assert attempts_of(store.first) == attempt_ids(1, 1)
+    assert not store.first.requests("GetHold")
+
+
+async def test_attempts_at_a_tills_return_have_an_end(store: Store, client: Client) -> None:
+    """Each of them is of a sale that was there a moment later, which only one can be."""
+    store.first.usual["Return"] = lambda _: UNKNOWN
+    knows(store.first, sale=True)
+    told = await client.till_return(ReturnLine(7, 1, 1, against=SOLD), receipt=BACK)
+    assert told.status is Status.UNKNOWN_HOLD
+    assert attempts_of(store.first) == attempt_ids(RETURN_ATTEMPTS, 1)
+    assert store.first.requests("GetHold")[0].hold_id == sale_id(1, *SOLD)
+
+
+async def test_what_a_tills_return_names_by_its_id_is_looked_for_everywhere(
+    store: Store, client: Client
+) -> None:
+    order = new_op_id()
+    store.gateway.fates["Return"].append(answer(UNKNOWN))
+    knows(store.gateway, sale=True)
+    assert (await client.till_return(ReturnLine(7, 3, 1, against=order), receipt=BACK)).ok
+    assert attempts_of(store.gateway) == attempt_ids(2)
+    [asked] = store.gateway.requests("GetHold")
+    assert (asked.hold_id, asked.location.id) == (order, 0)

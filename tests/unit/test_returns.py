@@ -100,9 +100,13 @@ async def test_goods_that_several_shards_handed_over_come_back_in_one_line(to: i
     assert await notes_of(town) == [3, 2]
 
 
-@pytest.mark.parametrize("sold_at", [0, 2])
-async def test_more_than_several_shards_handed_over_does_not_come_back(sold_at: int) -> None:
-    town, answer = await check_deaths(handed_over_by_two, a_return([(1, 4, 6)], sold_at))
+# At location 2 they are said to be of the shard that they come back to, and one call judges that.
+@pytest.mark.parametrize(("sold_at", "calls"), [(0, 2), (1, 2), (2, 1)])
+async def test_more_than_several_shards_handed_over_does_not_come_back(
+    sold_at: int, calls: int
+) -> None:
+    operation = a_return([(1, 4, 6)], sold_at)
+    town, answer = await check_deaths(handed_over_by_two, operation, at_least=calls)
     assert list(answer.status) == [Status.EXCEEDS_HOLD]
     assert await notes_of(town) == [0, 0]
     assert await town.available(1, 4) == 10
@@ -115,6 +119,24 @@ async def test_what_nobody_sold_does_not_come_back(town: Town) -> None:
     _, answer = await a_return([(1, 4, 2)], sold_at=2, op_id=HELD[:15] + b"x")(town.router)
     assert list(answer.status) == [Status.NOT_IN_HOLD]
     assert await town.available(1, 4) == 10
+
+
+async def test_what_a_shard_has_refused_by_itself_stays_refused_by_a_gateway(town: Town) -> None:
+    """Its own server judges what is all its own; under another id it would judge anew, and otherwise."""
+    itself = Router({0: town.shards[0]}, lambda: MAP)
+    back = a_return([(1, 1, 2)], sold_at=1, against=NEW)
+    _, answer = await back(itself)
+    assert list(answer.status) == [Status.UNKNOWN_HOLD]
+    sale = call(os.urandom(16), Kind.SALE, NEW, sku=1, location=1, quantity=5)
+    assert not any((await town.shards[0].submit(sale)).status)
+    for router in (town.router, itself):
+        _, answer = await back(router)
+        assert list(answer.status) == [Status.UNKNOWN_HOLD]
+    assert await town.available(1, 1) == 5
+    for op_id in (HELD, HELD):
+        _, answer = await a_return([(1, 1, 2)], sold_at=1, against=NEW, op_id=op_id)(town.router)
+        assert not any(answer.status)
+    assert await town.available(1, 1) == 7
 
 
 async def test_what_cannot_come_in_is_not_noted_as_returned(town: Town) -> None:

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from actors.ports import Overloaded, Unavailable
 from actors.router import Router
-from adapters.rpc import facts, requests
+from adapters.receipts import sale_id
+from adapters.rpc import requests
 from adapters.rpc.availability import CELLS_PER_PAGE, AvailabilityServicer
 from adapters.rpc.directory import DirectoryServicer
 from adapters.rpc.price import PriceServicer
@@ -272,7 +273,7 @@ async def test_a_receipts_line_is_recorded_once_and_can_come_back(shop: Shop) ->
     first, again = await sell(0), await sell(1, 0)
     assert [each.status for each in again.lines] == [Status.OK, Status.ALREADY_RECORDED]
     assert (again.status, again.lines[0].available) == (Status.ALREADY_RECORDED, 2)
-    assert first.lines[0].sale_id == again.lines[1].sale_id == facts.sale_id(1, "T1", "4711", 1)
+    assert first.lines[0].sale_id == again.lines[1].sale_id == sale_id(1, "T1", "4711", 1)
     bare = await shop.stock.Sale(stock_pb2.SaleRequest(op_id=an_id(), lines=lines[:1]))
     assert bare.lines[0].sale_id == b""
 
@@ -344,7 +345,7 @@ async def test_a_bundle_is_not_sold_in_part_under_the_id_of_what_its_first_compo
 def test_the_id_of_a_receipts_line_is_as_the_contract_says() -> None:
     parts = struct.pack("<IHHI", 7, 3, 2, 9) + "T\u00e9".encode() + b"R1"
     told = hashlib.blake2b(parts, digest_size=16).digest()
-    assert facts.sale_id(7, "T\u00e9", "R1", 9) == told
+    assert sale_id(7, "T\u00e9", "R1", 9) == told
 
 
 async def test_goods_are_set_aside_inspected_and_written_off(shop: Shop) -> None:
