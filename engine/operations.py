@@ -222,7 +222,7 @@ def _column(name: str, given: Any, lines: int) -> NDArray[Any] | None:
         return np.full(lines, value, dtype) if value else None
     if array.shape != (lines,):
         raise ValueError(f"{name}: {array.size} values, must be 1 or {lines}")
-    return array
+    return np.ascontiguousarray(array)  # its bytes are digested as they lie
 
 
 def _fits(array: NDArray[Any], dtype: np.dtype[Any]) -> bool:
@@ -242,7 +242,8 @@ class Answer:
     """What a request was answered; the same again for the same id.
 
     `status`: n bytes, one `Status` a line. `available`: n little-endian int64, the cell's
-    availability right after the line, or empty unless the request asked for it. `now_ns` is the
+    availability right after the line (of linked lines: after all of them; 0 where no cell was looked
+    at), or empty unless the request asked for it. `now_ns` is the
     block's time (a hold's deadline is `now_ns + ttl_ms * 10**6`); `epoch`, `seq` name the block.
     `granted`: n little-endian int64, how much the line reserved, or empty unless some line is PARTIAL.
     `endangered` has an entry for each line of a fact that left its cell short; its `line` counts

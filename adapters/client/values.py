@@ -89,8 +89,10 @@ class Endangered(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LineResult:
-    """What one line was answered; `available` of its cell right after the operation.
+    """What one line was answered.
 
+    `available`: of its cell right after the line, of lines that stand or fall together after all of
+    them; 0 where no cell was looked at.
     `granted`: base units held by a reserve that allowed less. `endangered`: whose stock is missing,
     pending holds before orders, the newest first. `sale_id`: names the sale for returns.
     """
@@ -372,9 +374,10 @@ class Channel:
 class BatchResult:
     """What a batch was answered, line by line.
 
-    `status` (n,) uint8: `Status`. `available` (n,) int64, when asked for. `hold_ids` (n, 16) uint8:
-    each line's own id, which is the hold's id where a RESERVE opened one (the first of linked
-    lines). `now_ns` (n,) uint64: time of the line's block; a hold's deadline is that + its ttl.
+    `status` (n,) uint8: `Status`. `available` (n,) int64, when asked for, as `LineResult` has it.
+    `hold_ids` (n, 16) uint8: each line's own id, which is the hold's id where a RESERVE opened one
+    (the first of linked lines). `now_ns` (n,) uint64: time of the line's block; a hold's deadline is
+    that + its ttl.
     `granted` (n,) int64: base units held of lines with PARTIAL, else zero. `endangered`: of lines
     that left a shortage, (line, a hold whose stock is missing).
     """

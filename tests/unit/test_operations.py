@@ -63,6 +63,17 @@ def test_a_column_of_zeros_is_left_out_and_one_value_is_for_all_lines() -> None:
     }
 
 
+def test_a_column_may_be_a_view_of_every_other_value() -> None:
+    """What it is asked for with makes no difference, nor do the values between."""
+    every = np.arange(6)
+    for strided in (every[::2], every.astype("<i8")[::2], every[4::-2][::-1]):
+        asked = Request.of(bytes(16), 3, quantity=strided)
+        assert asked.columns["quantity"].tolist() == [0, 2, 4]
+        assert asked == Request.of(bytes(16), 3, quantity=[0, 2, 4])
+    ids = np.array([[1, 0], [2, 0]], np.uint64)
+    assert Request.of(bytes(16), 2, hold_hi=ids[:, 0]).columns["hold_hi"].tolist() == [1, 2]
+
+
 @pytest.mark.parametrize("small", [0, 1, np.uint64(1)])
 def test_a_column_of_ids_takes_the_large_beside_the_small(small: Any) -> None:
     """No value is made a float on its way."""
