@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from adapters.client import Client, ReceiptLine, Result, ReturnLine, Status, op_id_of, tills
+from adapters.rpc.directory import DirectoryServicer
 from adapters.rpc.server import open_server
 from adapters.rpc.stock import StockServicer
 from engine.catalogue import Catalogue
@@ -17,9 +18,9 @@ from engine.catalogue_block import CatalogueBlock
 from engine.entries import Location, Sku
 from engine.operations import Disposition
 from engine.reference import Key
-from onhand.v1 import stock_pb2_grpc
+from onhand.v1 import directory_pb2_grpc, stock_pb2_grpc
 from tests.property.shop import FAR, JAM, TEA
-from tests.scenarios.market import LOCATIONS, SKUS, Market
+from tests.scenarios.market import LOCATIONS, MAP, SKUS, Market
 
 SECOND = 10**9
 OPENED_NS = 10**18 - 100_000 * SECOND  # long before all that the market's clock tells
@@ -104,14 +105,25 @@ async def shops(market: Market) -> AsyncIterator[list[Client]]:
     async with AsyncExitStack() as stack:
         clients = []
         for router in market.routers:
-            servicer = StockServicer(router, catalogue)
+            stock, directory = (
+                StockServicer(router, catalogue),
+                DirectoryServicer(lambda: MAP, nowhere),
+            )
             server = await open_server(
-                [partial(stock_pb2_grpc.add_StockServicer_to_server, servicer)]
+                [
+                    partial(stock_pb2_grpc.add_StockServicer_to_server, stock),
+                    partial(directory_pb2_grpc.add_DirectoryServicer_to_server, directory),
+                ]
             )
             stack.push_async_callback(server.stop, 0)
             client = Client.connect(f"127.0.0.1:{server.port}", direct=False)
             clients.append(await stack.enter_async_context(client))
         yield clients
+
+
+async def nowhere() -> dict[int, tuple[str, int]]:
+    """The shards have no servers of their own here."""
+    return {}
 
 
 async def uploaded(clients: Sequence[Client], day: Sequence[Told], at_once: int) -> list[Status]:
