@@ -69,7 +69,7 @@ def test_a_column_may_be_a_view_of_every_other_value() -> None:
     for strided in (every[::2], every.astype("<i8")[::2], every[4::-2][::-1]):
         asked = Request.of(bytes(16), 3, quantity=strided)
         assert asked.columns["quantity"].tolist() == [0, 2, 4]
-        assert asked == Request.of(bytes(16), 3, quantity=[0, 2, 4])
+        assert asked.digest == Request.of(bytes(16), 3, quantity=[0, 2, 4]).digest
     ids = np.array([[1, 0], [2, 0]], np.uint64)
     assert Request.of(bytes(16), 2, hold_hi=ids[:, 0]).columns["hold_hi"].tolist() == [1, 2]
 
