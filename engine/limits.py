@@ -43,6 +43,8 @@ MAX_UNARY_LINES: Final = MAX_HOLD_LINES
 # Group commit puts no more than this in one block: the next one is applied while it is written, and
 # two short blocks overlap where one long one does not.
 MAX_BLOCK_LINES: Final = MAX_BATCH_LINES
+# Cells that the facts of one block leave short: one a line, or all of a hold of which a handover failed.
+MAX_SHORTAGES_OF_BLOCK: Final = MAX_BLOCK_LINES
 MAX_BLOCK_REQUESTS: Final = 4_096
 MAX_BLOCK_PLACES: Final = 8_192  # locations whose news one block carries
 MAX_BLOCK_BYTES: Final = 16 << 20
@@ -98,7 +100,10 @@ assert MAX_QUANTITY < 1 << 31, "a hold's counters are int32"
 assert 8 * MAX_BALANCE < 1 << 63, "sums of counters must not wrap"
 assert MAX_BATCH_LINES <= MAX_BLOCK_LINES
 assert MAX_ENDANGERED <= MAX_ENDANGERED_OF_BLOCK
-assert 64 * (MAX_ENDANGERED_OF_BLOCK + MAX_BLOCK_LINES) < MAX_BLOCK_BYTES // 4, "they are in blocks"
+assert MAX_BLOCK_LINES <= MAX_SHORTAGES_OF_BLOCK
+assert 64 * (MAX_ENDANGERED_OF_BLOCK + MAX_SHORTAGES_OF_BLOCK) < MAX_BLOCK_BYTES // 4, (
+    "they are in blocks"
+)
 assert MAX_TRACES_OF_BLOCK >= 8 * (MAX_BLOCK_LINES + EXPIRIES_PER_BLOCK) // 2
 assert 16 * MAX_TRACES_OF_BLOCK < MAX_BLOCK_BYTES // 4, "they are in blocks"
 assert MAX_HOLD_LINES <= MAX_BATCH_LINES

@@ -41,7 +41,8 @@ class Outcome:
     """What a block did. `status` (uint8) and `available` (int64) have one value a line.
 
     `granted` (int64, a value a line): how much each line reserved; None when no line is PARTIAL.
-    `endangered` has an entry for each line of a fact whose cell it left short, in their order.
+    `endangered` has an entry for each line of a fact and each cell that it left short, in order of
+    lines, then of SKUs and locations.
     `traces` are None when they were more than are kept.
     """
 

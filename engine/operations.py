@@ -24,7 +24,7 @@ class Kind(IntEnum):
     RESERVE = 1  # request: sku, location, quantity, channel, value = ttl_ms
     COMMIT = 2  # request: hold, quantity (0 = all that is pending, of all its lines)
     RELEASE = 3  # request: hold, quantity (0 = all that is pending)
-    FULFIL = 4  # request: hold, quantity (0 = all that is committed)
+    FULFIL = 4  # fact: hold, quantity (0 = all that is committed), occurred_at_ns
     CANCEL = 5  # request: hold, quantity (0 = all that is committed)
     SALE = 6  # fact: sku, location, quantity, occurred_at_ns, hold = its id (0: it has none)
     RETURN = 7  # like SALE, value = Disposition, hold = what handed it over (0: it is blind)
@@ -41,7 +41,7 @@ class Kind(IntEnum):
     # or was released, and is pending again with this line. Behind a RELEASE of the same cell and
     # quantity that is linked to it, the units go from that hold to this one, whatever the stock (value 0)
     ADD_LINE = 15
-    UNFULFIL = 16  # request: hold, quantity (0 = all that is fulfilled and not returned)
+    UNFULFIL = 16  # fact: hold, quantity (0 = all fulfilled and not returned), occurred_at_ns
     CLAIM_RETURN = 17  # request: hold, sku, quantity (below zero: a claim is taken back)
     CANCEL_INCOMING = 18  # request: hold (an incoming record), quantity (0 = all outstanding)
     INSPECT = 19  # fact: sku, location, quantity, value = where it goes from quality control
@@ -85,6 +85,7 @@ class Disposition(IntEnum):
 
 HOLD_KINDS: Final = (Kind.COMMIT, Kind.RELEASE, Kind.FULFIL, Kind.CANCEL)
 PART_KINDS: Final = (*HOLD_KINDS, Kind.UNFULFIL)  # move units of a hold: all, or a part of it
+HANDOVER_KINDS: Final = (Kind.FULFIL, Kind.UNFULFIL)  # those of them that goods move by: facts
 LINKING_KINDS: Final = (Kind.RESERVE, Kind.RETURN, Kind.MOVE, *PART_KINDS)  # may begin a chain
 
 # The columns of a line, with their types. All are little-endian where they leave the process.
@@ -246,8 +247,8 @@ class Answer:
     at), or empty unless the request asked for it. `now_ns` is the
     block's time (a hold's deadline is `now_ns + ttl_ms * 10**6`); `epoch`, `seq` name the block.
     `granted`: n little-endian int64, how much the line reserved, or empty unless some line is PARTIAL.
-    `endangered` has an entry for each line of a fact that left its cell short; its `line` counts
-    within the request.
+    `endangered` has an entry for each line of a fact that left its cell short, or for each such cell
+    of a handover that failed; its `line` counts within the request.
     """
 
     status: bytes

@@ -28,11 +28,10 @@ def name_endangered(
     `rows` (int64, n) are the rows of the lines' cells as `kernels.apply_block` left them, `status`
     (uint8, n) its answers.
     """
-    found = np.empty(len(status), np.int64)
-    lines = found[: kernels.short_lines(state.cells, block, rows, status, found)]
+    lines, at = _short_cells(state, block, rows, status)
     if not len(lines):
         return ()
-    short, first, which = np.unique(rows[lines], return_index=True, return_inverse=True)
+    short, first, which = np.unique(at, return_index=True, return_inverse=True)
     kept = state.cells[short, RESERVED:INCOMING].sum(axis=1)
     units = kept - state.cells[short, ON_HAND]
     slots, counts = _scan(state, short, units)
@@ -46,6 +45,30 @@ def name_endangered(
         Endangered(line, keys[at] & _LOW_SKU, keys[at] >> 32, amounts[at], holds[at])
         for line, at in zip(lines.tolist(), which.tolist(), strict=True)
     )
+
+
+def _short_cells(
+    state: kernels.State, block: kernels.Block, rows: NDArray[np.int64], status: NDArray[np.uint8]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The lines whose facts left cells short (k,), and the cells' rows (k,).
+
+    In order of lines, and of one line by the cells' SKUs and locations, each cell once; no more than
+    one block may have.
+    """
+    most = len(status) + min(int(state.meta[kernels.TRACES]), len(state.traces))
+    lines, at = np.empty((2, most), np.int64)
+    now = state.meta[kernels.NOW_NS]
+    count = kernels.short_cells(
+        state.cells, state.counted, state.meta, state.traces, now, block, rows, status, lines, at
+    )
+    lines, at = lines[:count], at[:count]
+    if (np.diff(lines) > 0).all():
+        return lines, at
+    keys = state.cells[at, KEY]
+    named = np.stack([lines, keys & _LOW_SKU, keys >> 32])
+    _, first = np.unique(named, return_index=True, axis=1)
+    first = first[: limits.MAX_SHORTAGES_OF_BLOCK]
+    return lines[first], at[first]
 
 
 def _scan(

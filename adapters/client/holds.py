@@ -139,11 +139,16 @@ class Holds(Operations):
         hold: bytes | Result,
         lines: Lines = (),
         *,
+        occurred_at_ns: int = 0,
         location: Name | None = None,
         op_id: bytes | None = None,
     ) -> Result:
-        """Hand over what is committed of a hold, or parts of it: it leaves on_hand."""
+        """Hand over what is committed of a hold, or parts of it: it leaves on_hand.
+
+        `occurred_at_ns`: when it left, ns since 1970, if that is told late; 0 is now.
+        """
         request = hold_request(hold, lines, location, op_id)
+        request.occurred_at_ns = occurred_at_ns
         return await self._on_hold(lambda peer: peer.stock.Fulfil, request, hold, lines, location)
 
     async def unfulfil(
@@ -151,11 +156,17 @@ class Holds(Operations):
         hold: bytes | Result,
         lines: Lines = (),
         *,
+        occurred_at_ns: int = 0,
         location: Name | None = None,
         op_id: bytes | None = None,
     ) -> Result:
-        """Take a handover back that failed: what it was, or parts of it, is committed again."""
+        """Take a handover back that failed: what it was, or parts of it, is committed again.
+
+        `occurred_at_ns`: when the goods were back on the shelf, ns since 1970, if that is told
+        late; 0 is now.
+        """
         request = hold_request(hold, lines, location, op_id)
+        request.occurred_at_ns = occurred_at_ns
         return await self._on_hold(lambda peer: peer.stock.Unfulfil, request, hold, lines, location)
 
     async def cancel(

@@ -38,9 +38,13 @@ class Transfers(Operations):
         lines: Quantities,
         *,
         expected_at_ms: int = 0,
+        occurred_at_ns: int = 0,
         op_id: bytes | None = None,
     ) -> Result:
-        """Record that goods left the source: they are incoming at the destination."""
+        """Record that goods left the source: they are incoming at the destination.
+
+        `occurred_at_ns`: when they left, ns since 1970, if that is told late; 0 is now.
+        """
         request = transfer_pb2.ShipRequest(
             op_id=id_of(op_id),
             transfer_id=transfer_id,
@@ -48,6 +52,7 @@ class Transfers(Operations):
             destination=messages.location_of(destination),
             lines=messages.transfer_lines_of(lines),
             expected_at_ms=expected_at_ms,
+            occurred_at_ns=occurred_at_ns,
         )
         return await self._operate(lambda peer: peer.transfers.Ship, request, [])
 

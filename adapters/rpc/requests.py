@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 
 from engine import currencies, limits
 from engine.catalogue import Catalogue
-from engine.operations import COLUMNS, PART_KINDS, Flag, Kind, Request, id_to_pair
+from engine.operations import (
+    COLUMNS,
+    HANDOVER_KINDS,
+    PART_KINDS,
+    Flag,
+    Kind,
+    Request,
+    id_to_pair,
+)
 from onhand.v1 import availability_pb2, common_pb2, price_pb2, stock_pb2
 
 NO_SUCH_ID: Final = 0xFFFFFFFF  # of no SKU and no location; 0 would mean "any" to a call on a hold
@@ -177,26 +185,32 @@ def on_hold(
     Also tells where all of it is (0: the call does not say).
     """
     check_id("op_id", message.op_id)
-    flags = 0
+    flags = moment = 0
     if isinstance(message, stock_pb2.HoldRequest):
         check_id("hold_id", message.hold_id)
         hold = id_to_pair(message.hold_id)
         flags = Flag.RELEASE_REST if message.release_rest else 0
         if message.re_reserve_if_expired:
             flags |= Flag.RE_RESERVE
+        moment = message.occurred_at_ns
+        if moment and kind not in HANDOVER_KINDS:
+            raise InvalidField("occurred_at_ns", "of Fulfil and Unfulfil alone")
     else:
         check_id("incoming_id", message.incoming_id)
         hold = id_to_pair(message.incoming_id)
     location = location_hint("location", message.location, catalogue)
     if not message.lines:
-        request = one(message.op_id, kind, 0, 0, _WHOLE_HOLD, flags=flags, hold=hold)
+        request = one(
+            message.op_id, kind, 0, 0, _WHOLE_HOLD, flags=flags, occurred_at_ns=moment, hold=hold
+        )
         return _placed(request, location), location
     lines = lines_of(message.op_id, message.lines, catalogue)
     together = None
     if kind in PART_KINDS:
         together = linked(len(lines))
         together[-1] = flags  # what the others leave is known after the last one
-    return _placed(of_parts(kind, message.op_id, hold, lines, together), location), location
+    request = of_parts(kind, message.op_id, hold, lines, together, moment)
+    return _placed(request, location), location
 
 
 def of_parts(
@@ -205,6 +219,7 @@ def of_parts(
     hold: tuple[int, int],
     lines: list[Line],
     flags: NDArray[np.uint8] | None = None,
+    occurred_at_ns: int = 0,
 ) -> Request:
     """A call on parts of a hold or of an incoming record; without flags, each judged by itself."""
     # To the machine, no quantity means all of the hold, whatever cell the line names.
@@ -212,10 +227,25 @@ def of_parts(
     if len(named) == 1:
         sku, location, quantity = named[0]
         only = 0 if flags is None else int(flags[0])
-        return one(op_id, kind, sku, location, quantity, flags=only, hold=hold)
-    high, low = (np.uint64(half) for half in hold)
-    given = 0 if flags is None else flags
-    return many(op_id, kind, named, flags=given, hold_hi=high, hold_lo=low)
+        return one(
+            op_id,
+            kind,
+            sku,
+            location,
+            quantity,
+            flags=only,
+            occurred_at_ns=occurred_at_ns,
+            hold=hold,
+        )
+    return many(
+        op_id,
+        kind,
+        named,
+        flags=0 if flags is None else flags,
+        occurred_at_ns=occurred_at_ns,
+        hold_hi=np.uint64(hold[0]),
+        hold_lo=np.uint64(hold[1]),
+    )
 
 
 def of_cells(

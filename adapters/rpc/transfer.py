@@ -64,7 +64,8 @@ class TransfersServicer(transfer_pb2_grpc.TransfersServicer):
         expected_at_ms = check_expected_at(request.expected_at_ms)
         await self._check_destination(request.transfer_id, destination)
         lines = self._lines(request.op_id, source, request.lines)
-        operation = of_parts(Kind.FULFIL, request.op_id, id_to_pair(request.transfer_id), lines)
+        hold, moment = id_to_pair(request.transfer_id), request.occurred_at_ns
+        operation = of_parts(Kind.FULFIL, request.op_id, hold, lines, occurred_at_ns=moment)
         operation.digest = _digest(operation, destination, expected_at_ms)
         answered = await transfers.ship(self._router, operation, destination, expected_at_ms)
         return replies.operation(*answered, texts.SHIPPING)

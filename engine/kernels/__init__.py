@@ -85,7 +85,7 @@ from engine.kernels.layout import (
 from engine.kernels.movements import rebuild_movement_links
 from engine.kernels.moves import lines_to_split
 from engine.kernels.scans import MARK_WORDS, find_outstanding
-from engine.kernels.shortages import find_endangered, short_lines
+from engine.kernels.shortages import find_endangered, short_cells
 from engine.kernels.wheel import next_deadline, next_event, tidy
 
 __all__ = [
@@ -161,7 +161,7 @@ __all__ = [
     "rebuild_cell_index",
     "rebuild_hold_index",
     "rebuild_movement_links",
-    "short_lines",
+    "short_cells",
     "tidy",
     "total_hash",
 ]

@@ -120,7 +120,7 @@ def apply_block(state, now, budget, most, block, rows, units, out_status, out_av
                     )  # fmt: skip
                 elif kind == RELEASE and after > i + 1 and kinds[i + 1] == ADD_LINE:
                     hand_over(
-                        cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits,
+                        cells, touched, counted, movements, holds, lines, hold_index, wheel, wheel_bits,
                         ring, meta, sums, traces, now, block, i, after, end - 1, rows, out_status,
                     )  # fmt: skip
                 elif kind == MOVE:
@@ -130,7 +130,7 @@ def apply_block(state, now, budget, most, block, rows, units, out_status, out_av
                     )  # fmt: skip
                 elif kind != RETURN:
                     on_parts(
-                        cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits,
+                        cells, touched, counted, movements, holds, lines, hold_index, wheel, wheel_bits,
                         ring, meta, sums, traces, now, block, i, after, end - 1, rows, out_status,
                     )  # fmt: skip
                 else:
@@ -150,8 +150,9 @@ def apply_block(state, now, budget, most, block, rows, units, out_status, out_av
                 )  # fmt: skip
             elif is_of_parts(kind):
                 status, row = on_hold(
-                    cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces,
-                    now, kind, flags, location << 32 | sku, quantities[i], hold_hi[i], hold_lo[i],
+                    cells, touched, counted, movements, holds, lines, hold_index, wheel, wheel_bits, ring,
+                    meta, sums, traces, now, kind, flags, location << 32 | sku, quantities[i],
+                    occurred_at[i], hold_hi[i], hold_lo[i],
                 )  # fmt: skip
             elif kind == EXPECT:
                 if hold_hi[i] != 0 or hold_lo[i] != 0:

@@ -4,8 +4,10 @@ from engine.kernels.codes import (
     ADJUST,
     CLAIM_RETURN,
     COUNT,
+    INVALID_MOMENT,
     INVALID_QUANTITY,
     MAX_QUANTITY,
+    MAX_SKEW_NS,
     OK,
     SET_PRICE,
     SET_SAFETY_STOCK,
@@ -43,6 +45,12 @@ def check_place(places, meta, sku, location):
     if sku <= 0 or sku > meta[SKU_LIMIT]:
         return UNKNOWN_SKU
     return WRONG_SHARD if is_elsewhere(places, sku, location) else OK
+
+
+@inlined
+def check_moment(now, occurred_at):
+    """Whether something can have happened then: since 1970, and not in the future."""
+    return INVALID_MOMENT if occurred_at < 0 or occurred_at - now > MAX_SKEW_NS else OK
 
 
 @inlined

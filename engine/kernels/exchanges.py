@@ -17,6 +17,7 @@ from engine.kernels.facts import check_fact, effects, fact, judge_goods
 from engine.kernels.hashes import key_tag
 from engine.kernels.hold_index import find_hold
 from engine.kernels.layout import CELLS, DAMAGED, DIRTY, KEY, LOW32, ON_HAND, QUALITY_CONTROL
+from engine.kernels.movements import is_seen, moment_of
 from engine.kernels.reserving import judge_whole_order, reserve_order
 from engine.kernels.returns import judge_return
 
@@ -40,8 +41,7 @@ def lend_return(cells, counted, now, block, i, row, sign):
     moved, damaged, quality = effects(
         RETURN, np.int64(0), block.quantity[i], block.value[i]
     )  # fmt: skip
-    at = block.occurred_at_ns[i]
-    if at == 0 or at >= now or at >= counted[row]:
+    if not is_seen(counted, row, now, moment_of(now, block.occurred_at_ns[i])):
         cells[row, ON_HAND] += sign * moved
     cells[row, DAMAGED] += sign * damaged
     cells[row, QUALITY_CONTROL] += sign * quality

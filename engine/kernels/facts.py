@@ -3,7 +3,7 @@
 import numpy as np
 
 from engine.kernels.cells import find_cell, new_cell, touch
-from engine.kernels.checks import check_place, check_quantity
+from engine.kernels.checks import check_moment, check_place, check_quantity
 from engine.kernels.codes import (
     ADJUST,
     ALREADY_RECORDED,
@@ -15,11 +15,9 @@ from engine.kernels.codes import (
     INSPECT,
     INVALID_DISPOSITION,
     INVALID_FLAGS,
-    INVALID_MOMENT,
     INVALID_REASON,
     MAX_BALANCE,
     MAX_REASON,
-    MAX_SKEW_NS,
     MOMENT_TOO_OLD,
     OF_DAMAGED,
     OF_QUALITY,
@@ -34,7 +32,7 @@ from engine.kernels.compiled import inlined
 from engine.kernels.hashes import count_hash
 from engine.kernels.hold_index import find_hold
 from engine.kernels.layout import CHANGED, DAMAGED, FORGOTTEN, KEY, ON_HAND, QUALITY_CONTROL
-from engine.kernels.movements import moved_since, note_movement
+from engine.kernels.movements import is_seen, moment_of, moved_since, note_movement
 from engine.kernels.returns import judge_return, record_sale, take_back, was_sold
 
 
@@ -52,8 +50,10 @@ def check_fact(places, meta, now, kind, flags, sku, location, quantity, value, o
         return INVALID_DISPOSITION
     if (kind == ADJUST or kind == WRITE_OFF) and (value < 0 or value > MAX_REASON):
         return INVALID_REASON
-    if kind != INSPECT and (occurred_at < 0 or occurred_at - now > MAX_SKEW_NS):
-        return INVALID_MOMENT
+    if kind != INSPECT:
+        status = check_moment(now, occurred_at)
+        if status != OK:
+            return status
     return check_place(places, meta, sku, location)
 
 
@@ -138,7 +138,7 @@ def fact(
     )  # fmt: skip
     if status != OK:
         return status, np.int64(-1)
-    moment = now if occurred_at == 0 else min(occurred_at, now)
+    moment = moment_of(now, occurred_at)
     row = find_cell(cells, cell_index, location << 32 | sku)
     is_named = (hi | lo) != 0 and (kind == SALE or kind == RETURN)
     head = find_hold(holds, hold_index, hi, lo) if is_named else np.int64(-1)
@@ -148,7 +148,7 @@ def fact(
             return status, row
     elif head >= 0:
         return ALREADY_RECORDED if was_sold(lines, head, row, quantity) else HOLD_EXISTS, row
-    is_late = moment < now and row >= 0 and moment < counted[row]
+    is_late = row >= 0 and is_seen(counted, row, now, moment)
     moved, damaged, quality = np.int64(0), np.int64(0), np.int64(0)
     if kind != COUNT:
         moved, damaged, quality = effects(kind, flags, quantity, value)

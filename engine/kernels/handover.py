@@ -42,8 +42,8 @@ def judge_taker(
 
 @jit
 def hand_over(
-    cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now,
-    block, first, end, last_line, rows, out_status,
+    cells, touched, counted, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums,
+    traces, now, block, first, end, last_line, rows, out_status,
 ):  # fmt: skip
     """A RELEASE that is linked to an ADD_LINE: units go from one pending hold to another.
 
@@ -53,8 +53,8 @@ def hand_over(
     rows[first:end] = -1
     out_status[first:end] = LINKED_REFUSED
     bad, status = judge_parts(
-        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, block,
-        first, first + 1, last_line, rows,
+        cells, touched, counted, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces,
+        now, block, first, first + 1, last_line, rows,
     )  # fmt: skip
     row = rows[first]
     if bad < 0:
@@ -71,8 +71,8 @@ def hand_over(
     giver = find_hold(holds, hold_index, block.hold_hi[first], block.hold_lo[first])
     deadline = holds[giver, DEADLINE]
     out_status[first], rows[first] = on_hold(
-        cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces,
-        now, RELEASE, 0, cells[row, KEY], block.quantity[first], block.hold_hi[first],
+        cells, touched, counted, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums,
+        traces, now, RELEASE, 0, cells[row, KEY], block.quantity[first], 0, block.hold_hi[first],
         block.hold_lo[first],
     )  # fmt: skip
     # Looked up only now: when the giver has ended by this, the taker may be the one forgotten.

@@ -3,6 +3,7 @@
 import numpy as np
 
 from engine.kernels.cells import available, touch, trace
+from engine.kernels.checks import check_moment
 from engine.kernels.codes import (
     BALANCE_LIMIT,
     CANCEL,
@@ -61,7 +62,6 @@ from engine.kernels.layout import (
     NEXT,
     NEXT_LINE,
     NONE,
-    NOW_NS,
     ON_HAND,
     PENDING,
     POSTED,
@@ -71,7 +71,7 @@ from engine.kernels.layout import (
     STATE,
 )
 from engine.kernels.life import add_hash, drop_hash, end_for_good, expire, is_short, revive, settle
-from engine.kernels.movements import note_movement
+from engine.kernels.movements import is_seen, moment_of, note_movement
 from engine.kernels.wheel import wheel_put, wheel_take
 
 
@@ -100,6 +100,12 @@ def is_of_parts(kind):
 
 
 @inlined
+def is_handover(kind):
+    """Whether `kind` tells what has happened to goods, and so may say when (`HANDOVER_KINDS`)."""
+    return kind == FULFIL or kind == UNFULFIL
+
+
+@inlined
 def check_hold_call(kind, flags, quantity):
     """The checks of an operation on a hold that do not need the hold."""
     allowed = 0
@@ -114,6 +120,12 @@ def check_hold_call(kind, flags, quantity):
     if quantity > MAX_QUANTITY:
         return TOO_LARGE
     return OK
+
+
+@inlined
+def check_when(kind, now, occurred_at):
+    """Whether a call on a hold can be of that moment; only handovers have one."""
+    return check_moment(now, occurred_at) if is_handover(kind) else OK
 
 
 @inlined
@@ -144,8 +156,13 @@ def usable(lines, kind, slot):
 
 
 @inlined
-def move_units(cells, touched, movements, lines, meta, sums, kind, slot, units):
-    """Move units of one line of a hold to their next state."""
+def move_units(
+    cells, touched, counted, movements, lines, meta, sums, now, kind, slot, units, moment
+):  # fmt: skip
+    """Move units of one line of a hold to their next state.
+
+    What was handed over, or came back of it, leaves on_hand as it is when a count has seen it.
+    """
     row = np.int64(lines[slot, CELL])
     touch(cells, touched, meta, sums, row)
     if kind == COMMIT or kind == RELEASE:
@@ -160,22 +177,22 @@ def move_units(cells, touched, movements, lines, meta, sums, kind, slot, units):
         lines[slot, FULFILLED] -= units
         lines[slot, POSTED] += units
         cells[row, COMMITTED] += units
-        cells[row, ON_HAND] += units
-        meta[CHANGED] |= 1 << COMMITTED | 1 << ON_HAND
-        note_movement(movements, meta, row, units, meta[NOW_NS])
+        meta[CHANGED] |= 1 << COMMITTED
     else:
         lines[slot, POSTED] -= units
         cells[row, COMMITTED] -= units
         meta[CHANGED] |= 1 << COMMITTED
         if kind == FULFIL:
             lines[slot, FULFILLED] += units
-            cells[row, ON_HAND] -= units
-            meta[CHANGED] |= 1 << ON_HAND
-            note_movement(movements, meta, row, -units, meta[NOW_NS])
+    if is_handover(kind) and not is_seen(counted, row, now, moment):
+        moved = units if kind == UNFULFIL else -units
+        cells[row, ON_HAND] += moved
+        meta[CHANGED] |= 1 << ON_HAND
+        note_movement(movements, meta, row, moved, moment)
 
 
 @jit
-def judge_on_hold(cells, lines, kind, key, quantity, head):
+def judge_on_hold(cells, counted, lines, now, kind, key, quantity, head, moment):
     """Whether the hold's lines on `key` (0: all) have the units: (status, row, units to move)."""
     total, elsewhere, row = np.int64(0), np.int64(0), np.int64(-1)
     lowest, highest = np.int64(MAX_BALANCE), np.int64(-MAX_BALANCE)
@@ -185,8 +202,10 @@ def judge_on_hold(cells, lines, kind, key, quantity, head):
         if key == 0 or cells[line_row, KEY] == key:
             row = line_row if row < 0 else row
             total += usable(lines, kind, slot)
-            lowest = min(lowest, cells[line_row, ON_HAND])
-            highest = max(highest, cells[line_row, ON_HAND], cells[line_row, COMMITTED])
+            highest = max(highest, cells[line_row, COMMITTED])
+            if not is_seen(counted, line_row, now, moment):
+                lowest = min(lowest, cells[line_row, ON_HAND])
+                highest = max(highest, cells[line_row, ON_HAND])
         else:
             elsewhere += usable(lines, kind, slot)
         slot = np.int64(lines[slot, NEXT_LINE])
@@ -208,16 +227,19 @@ def judge_on_hold(cells, lines, kind, key, quantity, head):
 
 @jit
 def on_hold(
-    cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces,
-    now, kind, flags, key, quantity, hi, lo,
+    cells, touched, counted, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums,
+    traces, now, kind, flags, key, quantity, occurred_at, hi, lo,
 ):  # fmt: skip
     """COMMIT to CANCEL, UNFULFIL: the whole hold, or `quantity` of the lines on one cell.
 
     Returns (status, row or -1): the row of the first line that the operation is about.
     """
     status = check_hold_call(kind, flags, quantity)
+    if status == OK:
+        status = check_when(kind, now, occurred_at)
     if status != OK:
         return status, np.int64(-1)
+    moment = moment_of(now, occurred_at)
     head = called_hold(
         cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, hi, lo
     )  # fmt: skip
@@ -235,7 +257,9 @@ def on_hold(
         key = np.int64(0)
     elif key == 0 and lines[head, NEXT_LINE] >= 0:
         key = np.int64(NONE)  # a part of several lines needs the name of its cell
-    status, row, left = judge_on_hold(cells, lines, kind, key, quantity, head)
+    status, row, left = judge_on_hold(
+        cells, counted, lines, now, kind, key, quantity, head, moment
+    )  # fmt: skip
     if status != OK:
         return status, row
 
@@ -249,14 +273,16 @@ def on_hold(
             units = min(left, usable(lines, kind, slot))
             if units > 0:
                 move_units(
-                    cells, touched, movements, lines, meta, sums, kind, slot, units
+                    cells, touched, counted, movements, lines, meta, sums, now, kind, slot, units, moment
                 )  # fmt: skip
                 trace(traces, meta, np.int64(lines[slot, CELL]), units)
                 left -= units
         if flags & RELEASE_REST and lines[slot, PENDING] > 0:
             # Whatever is still pending in a matching line is beyond the quantity: it is rest too.
             rest = np.int64(lines[slot, PENDING])
-            move_units(cells, touched, movements, lines, meta, sums, RELEASE, slot, rest)
+            move_units(
+                cells, touched, counted, movements, lines, meta, sums, now, RELEASE, slot, rest, moment
+            )  # fmt: skip
             trace(traces, meta, np.int64(lines[slot, CELL]), -rest)
         slot = np.int64(lines[slot, NEXT_LINE])
     settle(
@@ -267,7 +293,7 @@ def on_hold(
 
 
 @inlined
-def check_part(block, first, i, end, last_line):
+def check_part(block, now, first, i, end, last_line):
     """The checks of a call on a part of a hold that is one of the linked ones [first, end)."""
     kind, flags, quantity = np.int64(block.kind[i]), np.int64(block.flags[i]), block.quantity[i]
     if kind < RESERVE or kind > LAST_KIND:
@@ -283,7 +309,9 @@ def check_part(block, first, i, end, last_line):
     if (i == last_line and flags & LINKED) or (i < end - 1 and flags & RELEASE_REST):
         return INVALID_FLAGS
     status = check_hold_call(kind, flags & ~LINKED, quantity)
-    return INVALID_QUANTITY if status == OK and quantity == 0 else status
+    if status == OK and quantity == 0:
+        return INVALID_QUANTITY
+    return check_when(kind, now, block.occurred_at_ns[i]) if status == OK else status
 
 
 @inlined
@@ -298,8 +326,8 @@ def part_key(cells, lines, block, head, i):
 
 @jit
 def judge_parts(
-    cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, block,
-    first, end, last_line, rows,
+    cells, touched, counted, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now,
+    block, first, end, last_line, rows,
 ):  # fmt: skip
     """Find the first of the linked calls [first, end) that must be refused: (line or -1, its status).
 
@@ -307,7 +335,7 @@ def judge_parts(
     """
     kind, head = np.int64(block.kind[first]), np.int64(-1)
     for i in range(first, end):
-        status = check_part(block, first, i, end, last_line)
+        status = check_part(block, now, first, i, end, last_line)
         if status != OK:
             return i, status
         if i == first:
@@ -324,7 +352,9 @@ def judge_parts(
             for j in range(first, i):
                 if part_key(cells, lines, block, head, j) == key:
                     units += block.quantity[j]
-            status, rows[i], _ = judge_on_hold(cells, lines, kind, key, units, head)
+            status, rows[i], _ = judge_on_hold(
+                cells, counted, lines, now, kind, key, units, head, moment_of(now, block.occurred_at_ns[i])
+            )  # fmt: skip
         if end - first > MAX_HOLD_LINES and (status == OK or status > TOO_MANY_LINES):
             status = TOO_MANY_LINES
         if status != OK:
@@ -334,8 +364,8 @@ def judge_parts(
 
 @jit
 def on_parts(
-    cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now,
-    block, first, end, last_line, rows, out_status,
+    cells, touched, counted, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums,
+    traces, now, block, first, end, last_line, rows, out_status,
 ):  # fmt: skip
     """The linked calls [first, end) on parts of one hold: all or none.
 
@@ -344,8 +374,8 @@ def on_parts(
     """
     rows[first:end] = -1
     bad, status = judge_parts(
-        cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, block,
-        first, end, last_line, rows,
+        cells, touched, counted, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces,
+        now, block, first, end, last_line, rows,
     )  # fmt: skip
     if bad >= 0:
         out_status[first:end] = LINKED_REFUSED
@@ -354,10 +384,10 @@ def on_parts(
     for i in range(first, end):
         meta[LINE] = i
         out_status[i], rows[i] = on_hold(
-            cells, touched, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta,
+            cells, touched, counted, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta,
             sums, traces, now, np.int64(block.kind[i]), np.int64(block.flags[i]) & ~LINKED,
             np.int64(block.location[i]) << 32 | np.int64(block.sku[i]), block.quantity[i],
-            block.hold_hi[i], block.hold_lo[i],
+            block.occurred_at_ns[i], block.hold_hi[i], block.hold_lo[i],
         )  # fmt: skip
 
 

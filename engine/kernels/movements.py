@@ -24,6 +24,21 @@ from engine.kernels.layout import (
 
 
 @inlined
+def moment_of(now, occurred_at):
+    """When something happened: 0 is now, and what clocks differ by is not the future."""
+    return now if occurred_at == 0 else min(occurred_at, now)
+
+
+@inlined
+def is_seen(counted, row, now, moment):
+    """Whether a cell's newest count has seen what happened at `moment`, and it moves on_hand no more.
+
+    Nothing of now has been seen, so whatever does not say when it happened looks at no count.
+    """
+    return moment < now and moment < counted[row]
+
+
+@inlined
 def bucket_row(movements, meta, row):
     """The row in `movements` of a cell's bucket; its word there is `row & 3`."""
     room = meta[MOVEMENT_ROOM]

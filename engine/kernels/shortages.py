@@ -11,6 +11,7 @@ from engine.kernels.codes import (
     RETURN,
     SALE,
     SET_SAFETY_STOCK,
+    UNFULFIL,
     WRITE_OFF,
 )
 from engine.kernels.compiled import inlined, jit
@@ -27,13 +28,18 @@ from engine.kernels.layout import (
     SERIALS,
     STATE,
     STATE_MASK,
+    TRACED_LINE,
+    TRACED_ROW,
+    TRACED_UNITS,
+    TRACES,
 )
+from engine.kernels.movements import is_seen, moment_of
 from engine.kernels.scans import is_marked, mark_rows, place_of
 
 
 @inlined
 def may_lower(kind, value):
-    """Whether a fact may leave less available than before.
+    """Whether a fact that names its cell may leave less available than before.
 
     A return does when its goods are set aside and a later count has seen them already.
     """
@@ -44,18 +50,30 @@ def may_lower(kind, value):
 
 
 @jit
-def short_lines(cells, block, rows, status, found):
-    """The facts whose cells have less than nothing available, now that the block is applied.
+def short_cells(cells, counted, meta, traces, now, block, rows, status, found, short):
+    """The facts that have a cell with less than nothing available, now that the block is applied.
 
-    `rows` and `status` are as `apply_block` left them. Writes the lines' indexes to `found` (int64,
-    n) and returns how many there are.
+    `rows` and `status` are as `apply_block` left them. Writes the lines' indexes to `found` and the
+    cells' rows to `short` (int64, n and the traces kept) and returns how many there are. A handover
+    that failed takes stock away from the cells whose newest count has seen the goods; it names none
+    of them, so they are those of its traces, of each of which there may be several.
     """
-    count = 0
+    count = at = 0
+    kept = min(meta[TRACES], len(traces))
     for i in range(len(status)):
-        lowers = status[i] == OK and may_lower(block.kind[i], block.value[i])
-        if lowers and available(cells, rows[i]) < 0:
-            found[count] = i
-            count += 1
+        if status[i] == OK and may_lower(block.kind[i], block.value[i]):
+            if available(cells, rows[i]) < 0:
+                found[count], short[count] = i, rows[i]
+                count += 1
+        elif status[i] == OK and block.kind[i] == UNFULFIL:
+            moment = moment_of(now, block.occurred_at_ns[i])
+            while at < kept and traces[at, TRACED_LINE] <= i:
+                row = traces[at, TRACED_ROW]
+                is_own = traces[at, TRACED_LINE] == i and traces[at, TRACED_UNITS] > 0
+                at += 1
+                if is_own and is_seen(counted, row, now, moment) and available(cells, row) < 0:
+                    found[count], short[count] = i, row
+                    count += 1
     return count
 
 

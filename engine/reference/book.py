@@ -100,6 +100,14 @@ class Book:
             self.forgotten_ns = max(self.forgotten_ns, forgotten.moment_ns)
         self.movements.append(movement)
 
+    def moment_ns(self, occurred_at_ns: int) -> int:
+        """When something happened: 0 is now, and what clocks differ by is not the future."""
+        return min(occurred_at_ns or self.now_ns, self.now_ns)
+
+    def is_seen(self, key: Key, moment_ns: int) -> bool:
+        """Whether the newest count of a cell has seen what happened then."""
+        return moment_ns < self.counted_at_ns.get(key, 0)
+
     def moved_since(self, key: Key, moment_ns: int) -> int:
         """What the movements of a cell since a moment, those of that very moment too, add up to."""
         return sum(

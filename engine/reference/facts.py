@@ -6,7 +6,7 @@ from typing import Final
 from engine import limits
 from engine.operations import Disposition, Flag, Kind
 from engine.reference.book import Book, Movement, key_of
-from engine.reference.lines import NO_HOLD, Answer, Line, check_quantity
+from engine.reference.lines import NO_HOLD, Answer, Line, check_moment, check_quantity
 from engine.reference.places import check_place
 from engine.reference.returns import judge_return, take_back
 from engine.status import Status
@@ -34,14 +34,9 @@ def record_fact(book: Book, line: Line) -> Answer:
     return status, line.key
 
 
-def _moment_ns(book: Book, line: Line) -> int:
-    """When it happened; what clocks differ by is not the future."""
-    return min(line.occurred_at_ns or book.now_ns, book.now_ns)
-
-
 def _is_late(book: Book, line: Line) -> bool:
     """Whether the newest count of the cell has seen it already."""
-    return _moment_ns(book, line) < book.counted_at_ns.get(line.key, 0)
+    return book.is_seen(line.key, book.moment_ns(line.occurred_at_ns))
 
 
 def _judge(book: Book, line: Line, after: Cell) -> Status:
@@ -49,7 +44,8 @@ def _judge(book: Book, line: Line, after: Cell) -> Status:
     status = _judge_named(book, line)
     if status != Status.OK:
         return status
-    is_old = line.occurred_at_ns and _moment_ns(book, line) <= book.forgotten_ns
+    moment_ns = book.moment_ns(line.occurred_at_ns)
+    is_old = line.occurred_at_ns and moment_ns <= book.forgotten_ns
     if line.kind == Kind.COUNT and is_old and not _is_late(book, line):
         return Status.MOMENT_TOO_OLD
     if min(after.damaged, after.quality_control) < 0:
@@ -64,10 +60,12 @@ def _change(book: Book, line: Line, after: Cell) -> None:
     moved = after.on_hand - book.cells.get(line.key, Cell()).on_hand
     book.cells[line.key] = after
     if line.kind == Kind.COUNT:
-        counted_at_ns = max(_moment_ns(book, line), book.counted_at_ns.get(line.key, 0))
+        counted_at_ns = max(
+            book.moment_ns(line.occurred_at_ns), book.counted_at_ns.get(line.key, 0)
+        )
         book.counted_at_ns[line.key] = counted_at_ns
     elif moved:
-        book.note_movement(Movement(line.key, moved, _moment_ns(book, line)))
+        book.note_movement(Movement(line.key, moved, book.moment_ns(line.occurred_at_ns)))
     if line.kind == Kind.SALE and line.hold_id != NO_HOLD:
         sold = HoldLine(line.sku, line.location, pending=0, fulfilled=line.quantity)
         book.holds[line.hold_id] = Hold(HoldState.FULFILLED, 0, [sold])
@@ -110,9 +108,10 @@ def check_fact(book: Book, line: Line) -> Status:
     has_reason = line.kind in (Kind.ADJUST, Kind.WRITE_OFF)
     if has_reason and not 0 <= line.value <= limits.MAX_REASON:
         return Status.INVALID_REASON
-    latest_ns = book.now_ns + limits.MAX_CLOCK_SKEW_MS * limits.NS_PER_MS
-    if line.kind != Kind.INSPECT and not 0 <= line.occurred_at_ns <= latest_ns:
-        return Status.INVALID_MOMENT
+    if line.kind != Kind.INSPECT:
+        status = check_moment(line, book.now_ns)
+        if status != Status.OK:
+            return status
     return check_place(book, line)
 
 
@@ -123,7 +122,7 @@ def _after(book: Book, line: Line) -> Cell:
     if line.kind == Kind.COUNT:
         cell.on_hand = units
         if line.occurred_at_ns:  # otherwise it is of what was heard so far
-            cell.on_hand += book.moved_since(line.key, _moment_ns(book, line))
+            cell.on_hand += book.moved_since(line.key, book.moment_ns(line.occurred_at_ns))
     elif line.kind in (Kind.SALE, Kind.WRITE_OFF):
         cell.on_hand -= units
     elif line.kind != Kind.INSPECT:

@@ -20,7 +20,7 @@ def hand_over(book: Book, lines: list[Line]) -> list[Answer]:
     """
     gives, takes = lines[:2]
     refused, unseen = (Status.LINKED_LINE_REFUSED, None), len(lines) - 2
-    status = check_part(gives, gives, is_last=False, is_dangling=False)
+    status = check_part(book, gives, gives, is_last=False, is_dangling=False)
     if status != Status.OK:
         return [(status, None), *[refused] * (unseen + 1)]
     status, key = judge_part(book, gives, Counter())

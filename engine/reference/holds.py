@@ -3,7 +3,7 @@
 from collections import Counter
 
 from engine import limits
-from engine.operations import Flag, Kind
+from engine.operations import HANDOVER_KINDS, Flag, Kind
 from engine.reference.book import Book, Trace, key_of
 from engine.reference.life import (
     called_hold,
@@ -13,7 +13,7 @@ from engine.reference.life import (
     revive,
     settle,
 )
-from engine.reference.lines import NO_CELL, Answer, Key, Line, check_hold_call
+from engine.reference.lines import NO_CELL, Answer, Key, Line, check_hold_call, check_moment
 from engine.status import Status
 from engine.views import Hold, HoldLine, HoldState
 
@@ -21,6 +21,8 @@ from engine.views import Hold, HoldLine, HoldState
 def on_hold(book: Book, line: Line) -> Answer:
     """COMMIT to CANCEL, UNFULFIL: of the whole hold, or of its lines on one cell."""
     status = check_hold_call(line)
+    if status == Status.OK:
+        status = _check_when(book, line)
     if status != Status.OK:
         return status, None
     hold = called_hold(book, line)
@@ -51,7 +53,7 @@ def on_parts(book: Book, lines: list[Line], is_open: bool) -> list[Answer]:
     demand: Counter[Key] = Counter()  # of lines on one cell, summed
     for number, line in enumerate(lines):
         is_last = number == len(lines) - 1
-        status, key = check_part(line, lines[0], is_last, is_open and is_last), None
+        status, key = check_part(book, line, lines[0], is_last, is_open and is_last), None
         if status == Status.OK:
             status, key = judge_part(book, line, demand)
             is_said_first = Status.OK < status < Status.TOO_MANY_LINES
@@ -96,15 +98,15 @@ def _judge_on_hold(book: Book, line: Line, hold: Hold, called: list[HoldLine]) -
     total = sum(_usable(line.kind, each) for each in called)
     if line.quantity > total:
         return Status.EXCEEDS_HOLD
-    if line.kind == Kind.FULFIL:
-        lowest = min(book.cells[key_of(each)].on_hand for each in called)
-        if lowest - (line.quantity or total) < -limits.MAX_BALANCE:
-            return Status.BALANCE_LIMIT
-    if line.kind == Kind.UNFULFIL:
-        cells = [book.cells[key_of(each)] for each in called]
-        highest = max(max(cell.on_hand, cell.committed) for cell in cells)
-        if highest + (line.quantity or total) > limits.MAX_BALANCE:
-            return Status.BALANCE_LIMIT
+    # All the units against each of the cells, whose on_hand stays if its newest count has seen it.
+    units, moment_ns = line.quantity or total, book.moment_ns(line.occurred_at_ns)
+    moving = [key_of(each) for each in called if not book.is_seen(key_of(each), moment_ns)]
+    on_hand = [book.cells[key].on_hand for key in moving]
+    if line.kind == Kind.FULFIL and min(on_hand, default=0) - units < -limits.MAX_BALANCE:
+        return Status.BALANCE_LIMIT
+    committed = [book.cells[key_of(each)].committed for each in called]
+    if line.kind == Kind.UNFULFIL and max(on_hand + committed) + units > limits.MAX_BALANCE:
+        return Status.BALANCE_LIMIT
     return Status.OK
 
 
@@ -113,13 +115,13 @@ def _move_called(book: Book, line: Line, hold: Hold, called: list[HoldLine]) -> 
     left = line.quantity or sum(_usable(line.kind, each) for each in called)
     for each in called:
         units = min(left, _usable(line.kind, each))
-        move_units(book, line.kind, each, units)
+        move_units(book, line.kind, each, units, book.moment_ns(line.occurred_at_ns))
         book.trace(key_of(each), units)
         left -= units
     if line.flags & Flag.RELEASE_REST:
         for each in hold.lines:
             book.trace(key_of(each), -each.pending)
-            move_units(book, Kind.RELEASE, each, each.pending)
+            move_units(book, Kind.RELEASE, each, each.pending, book.now_ns)
 
 
 def _reserve_again(book: Book, hold_id: bytes, hold: Hold) -> Answer:
@@ -160,7 +162,7 @@ def extend(book: Book, line: Line) -> Answer:
     return status, key_of(hold.lines[0])
 
 
-def check_part(line: Line, first: Line, is_last: bool, is_dangling: bool) -> Status:
+def check_part(book: Book, line: Line, first: Line, is_last: bool, is_dangling: bool) -> Status:
     """The checks of a call on a part of a hold that is linked to others, `first` of them."""
     if line.kind not in set(Kind):
         return Status.INVALID_KIND
@@ -170,7 +172,14 @@ def check_part(line: Line, first: Line, is_last: bool, is_dangling: bool) -> Sta
     if line.flags & ~allowed:
         return Status.INVALID_FLAGS
     status = check_hold_call(line._replace(flags=line.flags & ~Flag.LINKED))
-    return Status.INVALID_QUANTITY if status == Status.OK and line.quantity == 0 else status
+    if status == Status.OK and line.quantity == 0:
+        return Status.INVALID_QUANTITY
+    return _check_when(book, line) if status == Status.OK else status
+
+
+def _check_when(book: Book, line: Line) -> Status:
+    """Whether a call on a hold can be of its moment; only handovers have one."""
+    return check_moment(line, book.now_ns) if line.kind in HANDOVER_KINDS else Status.OK
 
 
 def _called_lines(line: Line, hold: Hold) -> list[HoldLine]:

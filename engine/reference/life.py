@@ -1,7 +1,7 @@
 """How a hold passes from state to state and ends: by a call, by its deadline, by another hold."""
 
 from engine import limits
-from engine.operations import Kind
+from engine.operations import HANDOVER_KINDS, Kind
 from engine.reference.book import Book, Movement, key_of
 from engine.reference.lines import Line
 from engine.status import Status
@@ -75,7 +75,7 @@ def _lapse(book: Book, hold_id: bytes, resolved: HoldState) -> None:
     """Everything that is pending in a hold goes back to available."""
     for line in book.holds[hold_id].lines:
         book.trace(key_of(line), -line.pending)
-        move_units(book, Kind.RELEASE, line, line.pending)
+        move_units(book, Kind.RELEASE, line, line.pending, book.now_ns)
     settle(book, hold_id, resolved)
 
 
@@ -102,8 +102,11 @@ def revive(book: Book, hold_id: bytes) -> None:
     book.holds[hold_id].state = HoldState.COMMITTED
 
 
-def move_units(book: Book, kind: int, line: HoldLine, units: int) -> None:
-    """Move units of one line of a hold to their next state."""
+def move_units(book: Book, kind: int, line: HoldLine, units: int, moment_ns: int) -> None:
+    """Move units of one line of a hold to their next state.
+
+    What was handed over, or came back of it, leaves on_hand as it is when a count has seen it.
+    """
     cell = book.cells[key_of(line)]
     if kind in (Kind.COMMIT, Kind.RELEASE):
         line.pending -= units
@@ -116,16 +119,14 @@ def move_units(book: Book, kind: int, line: HoldLine, units: int) -> None:
         cell.committed -= units
     if kind == Kind.FULFIL:
         line.fulfilled += units
-        cell.on_hand -= units
-        if units:
-            book.note_movement(Movement(key_of(line), -units, book.now_ns))
     if kind == Kind.UNFULFIL:
         line.fulfilled -= units
         line.committed += units
-        cell.on_hand += units
         cell.committed += units
-        if units:
-            book.note_movement(Movement(key_of(line), units, book.now_ns))
+    if kind in HANDOVER_KINDS and units and not book.is_seen(key_of(line), moment_ns):
+        moved = -units if kind == Kind.FULFIL else units
+        cell.on_hand += moved
+        book.note_movement(Movement(key_of(line), moved, moment_ns))
 
 
 def check_hold_state(book: Book, line: Line, hold: Hold) -> Status:

@@ -67,6 +67,12 @@ def check_quantity(line: Line) -> Status:
     return Status.OK if abs(line.quantity) <= limits.MAX_QUANTITY else Status.QUANTITY_TOO_LARGE
 
 
+def check_moment(line: Line, now_ns: int) -> Status:
+    """Whether something can have happened when a line says: since 1970, and not in the future."""
+    latest_ns = now_ns + limits.MAX_CLOCK_SKEW_MS * limits.NS_PER_MS
+    return Status.OK if 0 <= line.occurred_at_ns <= latest_ns else Status.INVALID_MOMENT
+
+
 def check_hold_call(line: Line) -> Status:
     """The checks of an operation on a hold that do not need the hold."""
     allowed = 0

@@ -1,6 +1,7 @@
 """The holds that facts endanger when they leave less than nothing available."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Final
 
 from engine import limits
@@ -21,17 +22,22 @@ def name_endangered(
     book: Book, lines: Iterable[Line], statuses: Iterable[int]
 ) -> Iterable[Endangered]:
     """What the facts of a block endanger, now that all its lines are applied."""
+    return islice(_all_endangered(book, lines, statuses), limits.MAX_SHORTAGES_OF_BLOCK)
+
+
+def _all_endangered(
+    book: Book, lines: Iterable[Line], statuses: Iterable[int]
+) -> Iterator[Endangered]:
     left = limits.MAX_ENDANGERED_OF_BLOCK
     named: dict[Key, tuple[EndangeredHold, ...]] = {}
     for index, (line, status) in enumerate(zip(lines, statuses, strict=True)):
-        if status != Status.OK or not _may_lower(line):
-            continue
-        units = -book.cells[line.key].available
-        if units > 0:
-            if line.key not in named:
-                named[line.key] = _endangered_on(book, line.key, units)[:left]
-                left -= len(named[line.key])
-            yield Endangered(index, *line.key, units, named[line.key])
+        for key in _lowered(book, index, line) if status == Status.OK else ():
+            units = -book.cells[key].available
+            if units > 0:
+                if key not in named:
+                    named[key] = _endangered_on(book, key, units)[:left]
+                    left -= len(named[key])
+                yield Endangered(index, *key, units, named[key])
 
 
 def _endangered_on(book: Book, key: Key, units: int) -> tuple[EndangeredHold, ...]:
@@ -51,7 +57,15 @@ def _endangered_on(book: Book, key: Key, units: int) -> tuple[EndangeredHold, ..
     return tuple(chosen)
 
 
-def _may_lower(line: Line) -> bool:
-    """Whether a fact may leave less available than before."""
+def _lowered(book: Book, index: int, line: Line) -> list[Key]:
+    """The cells of which a fact may leave less available than before, by SKU and location.
+
+    A handover that failed does where the newest count has seen the goods: they are promised again,
+    and no more is there than was counted.
+    """
+    if line.kind == Kind.UNFULFIL:
+        moment_ns = book.moment_ns(line.occurred_at_ns)
+        keys = {each.key for each in book.traces if each.line == index and each.units > 0}
+        return sorted(key for key in keys if book.is_seen(key, moment_ns))
     sets_aside = line.kind == Kind.RETURN and line.value != Disposition.RESTOCK
-    return line.kind in _LOWERING or sets_aside
+    return [line.key] if line.kind in _LOWERING or sets_aside else []

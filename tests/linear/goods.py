@@ -69,17 +69,31 @@ def record_fact(draft: Draft, call: Call, moment: Moment) -> Judged:
     ((key, units),) = call.lines
     status = _judge(draft, call)
     if status == Status.OK:
-        at = moment_of(call, moment)
-        counted = draft.get((COUNTED, key), Moment(0, 0))
-        # What happened before the newest count has been seen by it.
-        is_seen = bool(call.occurred_at_ns) and draft.is_before(at, counted)
         _set_aside(draft, call, key, units)
         if call.kind == Kind.COUNT:
-            _count(draft, call, at, counted, is_seen=is_seen)
-        elif not is_seen and (moved := _MOVES.get(call.kind, 0) * units):
-            draft.move(key, moved, at, moment)
+            _count(draft, call, moment)
+        elif moved := _MOVES.get(call.kind, 0) * units:
+            move_goods(draft, call, key, moved, moment)
         _note(draft, call, key, units)
     return status, key
+
+
+def move_goods(draft: Draft, call: Call, key: Key, units: int, moment: Moment) -> None:
+    """Goods came or went, unless the newest count has seen that already."""
+    at = moment_of(call, moment)
+    if not _is_seen(draft, call, at, _counted(draft, key)):
+        draft.move(key, units, at, moment)
+
+
+def _counted(draft: Draft, key: Key) -> Moment:
+    """When the newest count was made."""
+    counted: Moment = draft.get((COUNTED, key), Moment(0, 0))
+    return counted
+
+
+def _is_seen(draft: Draft, call: Call, at: Moment, counted: Moment) -> bool:
+    """Whether something happened before the newest count, so that this has seen it."""
+    return bool(call.occurred_at_ns) and draft.is_before(at, counted)
 
 
 # How on_hand follows the quantity of a fact.
@@ -136,10 +150,11 @@ def _set_aside(draft: Draft, call: Call, key: Key, units: int) -> None:
         draft.add(key, damaged=-units)
 
 
-def _count(draft: Draft, call: Call, at: Moment, counted: Moment, *, is_seen: bool) -> None:
+def _count(draft: Draft, call: Call, moment: Moment) -> None:
     """So much was there at a moment; what has moved since counts on top of it."""
     ((key, units),) = call.lines
-    if not is_seen:
+    at, counted = moment_of(call, moment), _counted(draft, key)
+    if not _is_seen(draft, call, at, counted):
         since = draft.moved_since(key, at) if call.occurred_at_ns else 0
         draft.put(key, draft.cell(key)._replace(on_hand=units + since))
     draft.put((COUNTED, key), Moment(max(at.ns, counted.ns), max(at.latest_ns, counted.latest_ns)))

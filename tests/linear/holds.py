@@ -6,7 +6,7 @@ from typing import Final
 from engine.operations import Flag, Kind
 from engine.status import Status
 from engine.views import HoldState
-from tests.linear.goods import Judged, facts_in_turn, refused, told
+from tests.linear.goods import Judged, facts_in_turn, move_goods, refused, told
 from tests.linear.history import Answer, Call, Key
 from tests.linear.state import FOREVER, NS_PER_MS, PENDING, Draft, Hold, HoldLine, Moment
 
@@ -201,9 +201,8 @@ def on_hold(draft: Draft, call: Call, moment: Moment) -> Answer:
     if call.flags & _RELEASE_REST:
         hold = draft.hold(call.hold)
         assert hold is not None
-        lines = tuple(
-            _moved(draft, Kind.RELEASE, line, line.pending, moment) for line in hold.lines
-        )
+        rest = call._replace(kind=Kind.RELEASE)
+        lines = tuple(_moved(draft, rest, line, line.pending, moment) for line in hold.lines)
         _settle(draft, call.hold, hold._replace(lines=lines), HoldState.CANCELLED)
     return told(draft, *judged)
 
@@ -259,15 +258,15 @@ def _take(draft: Draft, call: Call, key: Key | None, units: int, moment: Moment)
     for place, line in enumerate(lines):
         if key in (None, line.cell):
             part = min(left, _usable(call.kind, line))
-            lines[place] = _moved(draft, call.kind, line, part, moment)
+            lines[place] = _moved(draft, call, line, part, moment)
             left -= part
     resolved = HoldState.RELEASED if call.kind == Kind.RELEASE else HoldState.CANCELLED
     _settle(draft, call.hold, hold._replace(lines=tuple(lines)), resolved)
 
 
-def _moved(draft: Draft, kind: Kind | str, line: HoldLine, units: int, moment: Moment) -> HoldLine:
+def _moved(draft: Draft, call: Call, line: HoldLine, units: int, moment: Moment) -> HoldLine:
     """Move units of a hold's line to their next state, in the cell and in the line."""
-    pending, committed, fulfilled = line.pending, line.committed, line.fulfilled
+    kind, pending, committed, fulfilled = call.kind, line.pending, line.committed, line.fulfilled
     if not units:
         return line
     if kind == Kind.COMMIT:
@@ -281,8 +280,7 @@ def _moved(draft: Draft, kind: Kind | str, line: HoldLine, units: int, moment: M
         return line._replace(committed=committed - units)
     handed = units if kind == Kind.FULFIL else -units
     draft.add(line.cell, committed=-handed)
-    at = moment if moment.is_told else Moment(0, FOREVER)
-    draft.move(line.cell, -handed, at, moment)
+    move_goods(draft, call, line.cell, -handed, moment)
     return line._replace(committed=committed - handed, fulfilled=fulfilled + handed)
 
 

@@ -24,7 +24,7 @@ from adapters.client.values import (
     Result,
     ReturnLine,
 )
-from engine.operations import PART_KINDS, Disposition, Flag, Kind
+from engine.operations import HANDOVER_KINDS, PART_KINDS, Disposition, Flag, Kind
 from engine.status import Status
 from onhand.v1 import availability_pb2, common_pb2, directory_pb2
 from tests.linear import convert
@@ -336,7 +336,8 @@ async def _on_hold(client: Client, request: Request) -> Result:
             ]
             return await client.move(first.hold, to, leaving, op_id=op_id)
     method = getattr(client, Kind(first.kind).name.lower())
-    result: Result = await method(first.hold, lines, location=at or None, op_id=op_id)
+    when = {"occurred_at_ns": first.occurred_at_ns} if first.kind in HANDOVER_KINDS else {}
+    result: Result = await method(first.hold, lines, location=at or None, op_id=op_id, **when)
     return result
 
 
@@ -396,8 +397,10 @@ async def _transfer(client: Client, request: Request) -> Answered:
     if first.kind == Kind.RESERVE:
         return _answered(await client.request_transfer(at, request.at, lines, op_id=op_id))
     if first.kind == SHIP:
-        to = first.value
-        return _answered(await client.ship_transfer(first.hold, at, to, lines, op_id=op_id))
+        to, when = first.value, first.occurred_at_ns
+        return _answered(
+            await client.ship_transfer(first.hold, at, to, lines, occurred_at_ns=when, op_id=op_id)
+        )
     if first.kind == ARRIVE:
         when = first.occurred_at_ns
         return _answered(

@@ -285,6 +285,25 @@ def test_no_more_comes_back_than_was_handed_over() -> None:
     )
 
 
+def test_a_handover_is_of_its_moment() -> None:
+    order = reserve(4, b"h")._replace(flags=Flag.COMMIT_NOW)
+    before = [
+        receive(9, 0, 1, 9, at=10),
+        does(order, 2, 3, (OK, 5), at=20),
+        does(fact(Kind.COUNT, 5)._replace(occurred_at_ns=150), 4, 5, (OK, 1), at=200),
+    ]
+    for left_at, on_hand in ((149, 5), (150, 1), (0, 1)):
+        left = on_hold(Kind.FULFIL, b"h")._replace(occurred_at_ns=left_at)
+        found = [*before, does(left, 6, 7, (OK, on_hand), at=300)]
+        check([*found, read(8, 9, on_hand=on_hand)])
+        refused([*before, does(left, 6, 7, (OK, 6 - on_hand), at=300)])
+        for back_at, more in ((149, 0), (151, 4), (0, 4)):
+            back = on_hold(Kind.UNFULFIL, b"h")._replace(occurred_at_ns=back_at)
+            told = (OK, on_hand + more - 4)
+            check([*found, does(back, 8, 9, told, at=400)])
+            refused([*found, does(back, 8, 9, (OK, on_hand - more), at=400)])
+
+
 def test_an_exchange_is_one_step() -> None:
     back = fact(Kind.RETURN, 2)
     both = reserve(2, b"h")._replace(returns=(back,))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from adapters.client.ids import new_batch_id, new_op_id
-from engine.operations import PART_KINDS, Disposition, Flag, Kind
+from engine.operations import HANDOVER_KINDS, PART_KINDS, Disposition, Flag, Kind
 from tests.linear import convert
 from tests.linear.history import ARRIVE, HAND_OVER, LOOK_UP_INCOMING, LOSE, SHIP, Call, Key
 from tests.linear.record import Request, Told, Way
@@ -228,13 +228,16 @@ class Traffic:
             return [Call(kind, hold=hold.id, value=rng.choice(TTLS_MS))]
         if kind == Kind.MOVE:
             return self._move(hold)
+        call = Call(kind, hold=hold.id)
+        if kind in HANDOVER_KINDS:
+            call = call._replace(occurred_at_ns=self._moment())
         if rng.random() < 0.5:
             again = kind == Kind.COMMIT and rng.random() < 0.5
-            return [Call(kind, hold=hold.id, flags=int(Flag.RE_RESERVE) if again else 0)]
+            return [call._replace(flags=int(Flag.RE_RESERVE) if again else 0)]
         keys = rng.sample(hold.cells, min(len(hold.cells), rng.choice((1, 1, 2))))
         rest = kind == Kind.COMMIT and rng.random() < 0.5
         lines = tuple((key, rng.randint(1, 2)) for key in keys)
-        return [Call(kind, lines, hold.id, flags=int(Flag.RELEASE_REST) if rest else 0)]
+        return [call._replace(lines=lines, flags=int(Flag.RELEASE_REST) if rest else 0)]
 
     def _move(self, hold: Named) -> list[Call]:
         """The hold goes to one of the places: all of it, or some of its cells."""
@@ -403,7 +406,8 @@ class Traffic:
         lines = transfer.lines
         if not transfer.in_one:
             lines = tuple((cell, 1) for cell, _ in self._some(lines))
-        return [Call(SHIP, lines, transfer.id, transfer.to, other=op_id)]
+        moment = self._moment()
+        return [Call(SHIP, lines, transfer.id, transfer.to, other=op_id, occurred_at_ns=moment)]
 
     def _arrive(self, transfer: Transfer, op_id: bytes) -> list[Call]:
         moment = self._moment()

@@ -25,7 +25,8 @@ def ship(draft: Draft, call: Call, moment: Moment) -> Answer:
     answers: list[tuple[object, ...]] = []
     left = []
     for (sku, at), units in call.lines:
-        part = Call(Kind.FULFIL, (((sku, at), units),), call.hold)
+        moment_ns = call.occurred_at_ns
+        part = Call(Kind.FULFIL, (((sku, at), units),), call.hold, occurred_at_ns=moment_ns)
         (answer,) = holds.on_hold(draft, part, moment)
         answers.append(answer)
         if answer[0] == Status.OK:

@@ -11,7 +11,7 @@ from random import Random
 from typing import TypeVar
 
 from engine import limits
-from engine.operations import PART_KINDS, Disposition, Flag, Kind, line_id
+from engine.operations import HANDOVER_KINDS, PART_KINDS, Disposition, Flag, Kind, line_id
 from engine.reference import Line
 from tests.property.histories import (
     BASES,
@@ -256,17 +256,18 @@ SALES: dict[tuple[int, int], list[Line]] = {}  # by their ids: what one may come
 for sale in NAMED_FACTS:
     if sale.kind == Kind.SALE:
         SALES.setdefault((sale.hold_hi, sale.hold_lo), []).append(sale)
-LATE_FACTS = [
-    Late(fact, ago_ns)
-    for fact in [*FACTS, *NAMED_FACTS[::5], *RECEIPTS[::7]]
-    for ago_ns in [1, 2, MS, MS, 2 * MS, TICK, 45 * MS, 60_000 * MS, 0, -1, -SKEW, -SKEW - 1]
-]
+_ago_ns = [1, 2, MS, MS, 2 * MS, TICK, 45 * MS, 60_000 * MS, 0, -1, -SKEW, -SKEW - 1]
+_datable = [*FACTS, *NAMED_FACTS[::5], *RECEIPTS[::7]]
+LATE_FACTS = [Late(fact, ago_ns) for fact in _datable for ago_ns in _ago_ns]
+HANDED = [each for each in [*CALLS, *UNDONE] if each.line.kind in HANDOVER_KINDS]
+LATE_HANDED = [Late(call, ago_ns) for call in HANDED for ago_ns in _ago_ns]
 COME_BACK: list[Part] = [
     *RETURNS,
     *(fact for fact in [*FACTS, *NAMED_FACTS] if fact.kind == Kind.RETURN),
-    *(late for late in LATE_FACTS if late.fact.kind == Kind.RETURN),
+    *(Late(fact, ago_ns) for fact in _datable if fact.kind == Kind.RETURN for ago_ns in _ago_ns),
 ]
-LATE_COUNTS = [late for late in LATE_FACTS if late.fact.kind == Kind.COUNT]
+COUNTS = [fact for fact in FACTS if fact.kind == Kind.COUNT]
+LATE_COUNTS = [Late(fact, ago_ns) for fact in COUNTS for ago_ns in _ago_ns]
 EXTREMES = [
     *(Extreme(cell, "on_hand", -units) for cell, units in product(CELLS[:3] * 3, _near)),
     *(Extreme(cell, "on_hand", units) for cell, units in product(CELLS[:3], _near)),
@@ -372,6 +373,21 @@ def _sold_again(draw: Random) -> list[Part]:
     return [sale, *draw.choice(became), draw.choice([sale, draw.choice(like)])]
 
 
+def _handed_around_a_count(draw: Random) -> list[Part]:
+    """A count, and what was handed over, or failed to be, before it or after."""
+    parts: list[Part] = [draw.choice(COUNTS), *_some(draw, [*HANDED, *LATE_HANDED * 2], 3)]
+    draw.shuffle(parts)
+    return parts
+
+
+def _handed_together(draw: Random) -> list[Part]:
+    """Linked parts of one hold that were handed over at one moment or at several."""
+    first = draw.choice([each for each in HANDED if each.line.quantity])
+    others = [(draw.choice([1, 1, 2]), draw.randint(0, 2)) for _ in range(draw.randint(1, 2))]
+    parts = [Late(each, draw.choice(_ago_ns)) for each in _together(first, others)]
+    return [draw.choice(COUNTS), *parts]
+
+
 MAKERS: list[_Maker] = [
     *[_of(CALLS)] * 3,
     _of(EXTENDS),
@@ -385,6 +401,9 @@ MAKERS: list[_Maker] = [
     _sold_again,
     _of([*RETURNS, *CLAIMS]),
     _of(LATE_COUNTS),
+    _of(LATE_HANDED),
+    _handed_around_a_count,
+    _handed_together,
     _arrivals,
     _of(CALLS_ON_RECORDS),
     *[_of(RESERVES)] * 2,

@@ -69,9 +69,9 @@ class Call(NamedTuple):
 
 
 class Late(NamedTuple):
-    """A fact that happened so long before the block that it is heard of in."""
+    """A fact, or a handover, that happened so long before the block that it is heard of in."""
 
-    fact: Line
+    fact: Line | Call
     ago_ns: int
 
 
@@ -157,7 +157,8 @@ def _aimed(part: Part, holds: list[tuple[bytes, Hold]], now_ns: int) -> Line:
     if isinstance(part, Line):
         return part
     if isinstance(part, Late):
-        return part.fact._replace(occurred_at_ns=now_ns - part.ago_ns)
+        aimed = _aimed(part.fact, holds, now_ns)
+        return aimed._replace(occurred_at_ns=now_ns - part.ago_ns)
     if not holds:
         return part.line
     if part.hold >= 0:

@@ -129,8 +129,8 @@ def release(name: str, units: int = 0, cell: Key = NO_LINE, *, for_good: bool = 
     return line(Kind.RELEASE, cell, units, hold=hold_id(name), flags=flags)
 
 
-def fulfil(name: str, units: int = 0, cell: Key = NO_LINE) -> Line:
-    return line(Kind.FULFIL, cell, units, hold=hold_id(name))
+def fulfil(name: str, units: int = 0, cell: Key = NO_LINE, **more: Any) -> Line:
+    return line(Kind.FULFIL, cell, units, hold=hold_id(name), **more)
 
 
 def move(name: str, to: int, cell: Key = NO_LINE, units: int = 0) -> Line:
@@ -149,8 +149,8 @@ def hands_over(giver: str, taker: str, units: int, cell: Key = TEA) -> list[Line
     return [gives, add_line(taker, units, cell, ttl_ms=0)]
 
 
-def unfulfil(name: str, units: int = 0, cell: Key = NO_LINE) -> Line:
-    return line(Kind.UNFULFIL, cell, units, hold=hold_id(name))
+def unfulfil(name: str, units: int = 0, cell: Key = NO_LINE, **more: Any) -> Line:
+    return line(Kind.UNFULFIL, cell, units, hold=hold_id(name), **more)
 
 
 def cancel(name: str, units: int = 0, cell: Key = NO_LINE) -> Line:

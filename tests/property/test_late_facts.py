@@ -9,7 +9,20 @@ from hypothesis import strategies as st
 from engine.operations import Disposition, Kind
 from engine.reference import Line
 from tests.property.histories import MS
-from tests.property.shop import TEA, Shop, adjust, comes_back, count, receive, sale, write_off
+from tests.property.shop import (
+    TEA,
+    Shop,
+    adjust,
+    comes_back,
+    commit,
+    count,
+    fulfil,
+    receive,
+    reserve,
+    sale,
+    unfulfil,
+    write_off,
+)
 
 MINUTE = 60_000 * MS
 
@@ -28,6 +41,8 @@ EVENTS = [
     *(Event(comes_back(units, each), units) for units in UNITS for each in Disposition),
     *(Event(adjust(units), units) for units in (-7, -1, 1, 7)),
     *(Event(write_off(units), -units) for units in UNITS),
+    *(Event(fulfil("order", units), -units) for units in UNITS),
+    *(Event(unfulfil("order", units), units) for units in UNITS),
     *(Event(count(units), units) for units in range(0, 40, 2)),
 ]
 # What happened and how many minutes after the one before: none is its very moment.
@@ -42,7 +57,10 @@ def test_the_order_of_arrival_does_not_matter(
 ) -> None:
     """A count is before all else of its moment; of two counts of one moment the later word holds."""
     happened, arrival = day
-    shop = Shop(tea=20)
+    shop = Shop(tea=220)
+    shop.holds("order", reserve(200))
+    shop.does(commit("order"), fulfil("order", 100))  # enough of it for every day
+    shop.does(count(20))
     start = shop.now_ns
     shop.wait(1_000 * MINUTE)
     minutes = list(accumulate((pause for _, pause in happened), initial=1))[1:]

@@ -61,6 +61,7 @@ from onhand.v1 import (
 REQUESTS: dict[str, Any] = {
     "Extend": stock_pb2.ExtendRequest,
     "Move": stock_pb2.MoveRequest,
+    "Fulfil": stock_pb2.HoldRequest,
     "Unfulfil": stock_pb2.HoldRequest,
     "Return": stock_pb2.ReturnRequest,
     "Exchange": stock_pb2.ExchangeRequest,
@@ -937,11 +938,13 @@ async def test_what_an_order_may_ask_for_goes_along(store: Store, client: Client
 async def test_calls_on_a_hold_go_where_all_of_it_is(store: Store, client: Client) -> None:
     held = await client.reserve([(7, 2, 1), (8, 4, 1)])
     await client.extend(held, ttl_ms=500)
-    await client.unfulfil(held)
+    await client.unfulfil(held, occurred_at_ns=13)
+    await client.fulfil(held, occurred_at_ns=14)
     await client.commit(held, re_reserve_if_expired=True)
     (extend,), (unfulfil,) = store.second.requests("Extend"), store.second.requests("Unfulfil")
     assert (extend.hold_id, extend.ttl_ms, extend.location.id) == (held.hold_id, 500, 2)
-    assert unfulfil.hold_id == held.hold_id
+    assert (unfulfil.hold_id, unfulfil.occurred_at_ns) == (held.hold_id, 13)
+    assert store.second.requests("Fulfil")[0].occurred_at_ns == 14
     assert store.second.requests("Commit")[0].re_reserve_if_expired
     spread = await client.reserve([(7, 1, 1), (7, 2, 1)])
     assert spread.location is None
@@ -1032,7 +1035,7 @@ async def test_what_is_on_its_way(store: Store, client: Client) -> None:
 
 async def test_transfers_go_by_the_gateway(store: Store, client: Client) -> None:
     asked = await client.request_transfer(1, 2, [(7, 5)])
-    await client.ship_transfer(asked.hold_id, 1, 2, [(7, 5)], expected_at_ms=11)
+    await client.ship_transfer(asked.hold_id, 1, 2, [(7, 5)], expected_at_ms=11, occurred_at_ns=10)
     await client.receive_transfer(asked.hold_id, 2, [(7, 4)], occurred_at_ns=12)
     await client.lose_transfer(asked.hold_id, 2, [(7, 1)])
     await client.cancel_transfer(asked.hold_id, 1)
@@ -1041,6 +1044,7 @@ async def test_transfers_go_by_the_gateway(store: Store, client: Client) -> None
         assert name == "Request" or request.transfer_id == asked.hold_id
     (ship,) = store.gateway.requests("Ship")
     assert (ship.source.id, ship.destination.id, ship.expected_at_ms) == (1, 2, 11)
+    assert ship.occurred_at_ns == 10
     line = transfer_pb2.TransferLineState(requested=5, shipped=5, received=4, difference=-1)
     store.gateway.usual["Get"] = lambda request: transfer_pb2.Transfer(
         transfer_id=request.transfer_id, found=True, lines=[line]

@@ -116,6 +116,19 @@ def test_calls_on_a_whole_hold_are_told_cell_by_cell() -> None:
     assert told(shop) == [(Kind.ADD_LINE, TEA, 4, b"q")]
 
 
+def test_a_handover_is_told_with_its_moment_whether_a_count_has_seen_it_or_not() -> None:
+    shop = Shop(tea=9, jam=9)
+    shop.holds("o", reserve(2), reserve(3, JAM))
+    shop.does(commit("o"))
+    left = shop.now_ns
+    shop.does(count(7))
+    for call, kind in ((fulfil, Kind.FULFIL), (unfulfil, Kind.UNFULFIL)):
+        shop.does(call("o", occurred_at_ns=left))
+        assert told(shop) == [(kind, TEA, 2, b"o"), (kind, JAM, 3, b"o")]
+        assert [each["occurred_at_ns"] for each in shop.pair.events] == [left, left]
+    assert [shop.cell(key).on_hand for key in (TEA, JAM)] == [7, 9]
+
+
 def test_the_rest_of_a_part_is_told_as_released() -> None:
     shop = Shop(tea=9)
     shop.holds("o", reserve(5))

@@ -392,6 +392,68 @@ async def test_a_count_is_as_of_its_moment(shop: Shop) -> None:
             assert (await call).status == Status.INVALID_MOMENT
 
 
+async def test_a_handover_is_as_of_its_moment(shop: Shop) -> None:
+    """Five of ten had left when the shelf was counted; then one is back, and had been before too."""
+    stock, order = shop.stock, an_id()
+    await shop.receive(10)
+    await stock.Reserve(
+        stock_pb2.ReserveRequest(op_id=order, lines=[line(1, 1, 5)], commit_now=True)
+    )
+    before = shop.shard.now_ns
+    await stock.Count(stock_pb2.CountRequest(op_id=an_id(), lines=[line(1, 1, 5)]))
+
+    async def told(call: Any, **fields: Any) -> common_pb2.OperationReply:
+        request = stock_pb2.HoldRequest(op_id=an_id(), hold_id=order, **fields)
+        reply: common_pb2.OperationReply = await call(request)
+        request.occurred_at_ns += 1  # the same id at another moment is another request
+        assert (await call(request)).status == Status.OP_ID_REUSED
+        return reply
+
+    async def on_hand() -> tuple[int, int]:
+        (cell,) = (await shop.availability.GetCells(cells_request([(1, 1)]))).cells
+        return cell.on_hand, cell.committed
+
+    for ahead in (-1 - before, limits.MAX_CLOCK_SKEW_MS * limits.NS_PER_MS + 10**9):
+        wrong = await told(stock.Fulfil, occurred_at_ns=before + ahead)
+        assert (wrong.status, wrong.message) == (
+            Status.INVALID_MOMENT,
+            MESSAGES[Status.INVALID_MOMENT],
+        )
+    late = await told(stock.Fulfil, occurred_at_ns=before)
+    assert (late.status, late.lines[0].available) == (Status.OK, 5)
+    assert await on_hand() == (5, 0)
+    back = await told(stock.Unfulfil, lines=[line(1, 1, 1)], occurred_at_ns=before)
+    assert (back.status, back.lines[0].available) == (Status.OK, 4)
+    assert await on_hand() == (5, 1)
+    await told(stock.Unfulfil, lines=[line(1, 1, 1), line(1, 1, 1)])
+    assert await on_hand() == (7, 3)
+
+
+async def test_a_handover_that_had_failed_names_what_it_endangers(shop: Shop) -> None:
+    stock, (order, held) = shop.stock, (an_id(), an_id())
+    await shop.receive(5)
+    await stock.Reserve(
+        stock_pb2.ReserveRequest(op_id=order, lines=[line(1, 1, 5)], commit_now=True)
+    )
+    await stock.Fulfil(stock_pb2.HoldRequest(op_id=an_id(), hold_id=order))
+    failed = shop.shard.now_ns
+    await stock.Count(stock_pb2.CountRequest(op_id=an_id(), lines=[line(1, 1, 5)]))
+    await stock.Reserve(stock_pb2.ReserveRequest(op_id=held, lines=[line(1, 1, 2)]))
+    back = stock_pb2.HoldRequest(op_id=an_id(), hold_id=order, occurred_at_ns=failed)
+    (told,) = (await stock.Unfulfil(back)).lines
+    assert (told.available, [each.hold_id for each in told.endangered]) == (-2, [held])
+
+
+async def test_only_handovers_have_a_moment(shop: Shop) -> None:
+    stock = shop.stock
+    for call in (stock.Commit, stock.Release, stock.Cancel):
+        for lines in ([], [line(1, 1, 1)]):
+            wrong = stock_pb2.HoldRequest(
+                op_id=an_id(), hold_id=an_id(), lines=lines, occurred_at_ns=1
+            )
+            assert await refused_field(call(wrong)) == "occurred_at_ns"
+
+
 async def test_what_is_malformed_in_facts_is_told_by_its_field(shop: Shop) -> None:
     stock, names = shop.stock, stock_pb2.ReceiptLine
     two, good = [line(1, 1, 1)] * 2, names(terminal="T", receipt="R", line=1)
@@ -835,6 +897,32 @@ async def test_a_transfer_from_request_to_loss(shop: Shop) -> None:
     assert await state() == (6, 6, 0, 4, -2)
     unknown = await calls.Get(transfer_pb2.GetTransferRequest(transfer_id=an_id()))
     assert not unknown.found
+
+
+async def test_a_transfer_is_shipped_as_of_its_moment(shop: Shop) -> None:
+    transfers, transfer, ends = shop.transfers, an_id(), (a_place(1), a_place(2))
+    await shop.receive(10)
+    sent = [transfer_pb2.TransferLine(sku=a_sku(1), quantity=6)]
+    source, destination = ends
+    asked = transfer_pb2.TransferRequest(
+        op_id=transfer, source=source, destination=destination, lines=sent
+    )
+    assert (await transfers.Request(asked)).status == Status.OK
+    left = shop.shard.now_ns
+    for place, units in ((1, 4), (2, 0)):
+        await shop.stock.Count(stock_pb2.CountRequest(op_id=an_id(), lines=[line(1, place, units)]))
+    ship = transfer_pb2.ShipRequest(
+        op_id=an_id(), transfer_id=transfer, source=source, destination=destination, lines=sent,
+        occurred_at_ns=left,
+    )  # fmt: skip
+    assert (await transfers.Ship(ship)).status == Status.OK
+    ship.occurred_at_ns = 0
+    assert (await transfers.Ship(ship)).status == Status.OP_ID_REUSED
+    cells = (await shop.availability.GetCells(cells_request([(1, 1), (1, 2)]))).cells
+    found = [(cell.on_hand, cell.committed, cell.incoming) for cell in cells]
+    assert found == [(4, 0, 0), (0, 0, 6)]
+    ship.op_id, ship.occurred_at_ns = an_id(), -1
+    assert (await transfers.Ship(ship)).status == Status.INVALID_MOMENT
 
 
 async def test_what_is_malformed_in_transfers_is_told_by_its_field(shop: Shop) -> None:

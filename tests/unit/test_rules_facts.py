@@ -289,6 +289,179 @@ def test_a_moment_that_is_ahead_of_the_clock_is_now() -> None:
         assert on_hand(shop) == left
 
 
+# --- handovers that are heard of late -------------------------------------------------------------
+
+
+def with_order(units: int, *, fulfilled: bool = False, tea: int = 10) -> Shop:
+    """A shop that has promised so much of its tea to an order, or has handed it over."""
+    shop = Shop(tea=tea)
+    shop.holds("order", reserve(units))
+    shop.does(commit("order"), *[fulfil("order")] * fulfilled)
+    shop.wait(MINUTE)
+    return shop
+
+
+def test_goods_that_had_left_when_the_shelf_was_counted_do_not_leave_it_again() -> None:
+    shop = with_order(5)
+    shop.does(safety_stock(0))
+    left = shop.now_ns
+    shop.wait(MINUTE)
+    shop.does(count(5))
+    shop.wait(MINUTE)
+    shop.does(fulfil("order", occurred_at_ns=left))
+    assert (on_hand(shop), shop.cell().committed, shop.available()) == (5, 0, 5)
+    assert (shop.units("order"), shop.state("order")) == ([(0, 0, 5)], HoldState.FULFILLED)
+
+
+def test_a_handover_that_had_failed_when_the_shelf_was_counted_brings_nothing_back() -> None:
+    shop = with_order(5, fulfilled=True)
+    shop.does(safety_stock(0))
+    failed = shop.now_ns
+    shop.wait(MINUTE)
+    shop.does(count(10))
+    shop.wait(MINUTE)
+    shop.does(unfulfil("order", occurred_at_ns=failed))
+    assert (on_hand(shop), shop.cell().committed, shop.available()) == (10, 5, 5)
+    assert (shop.units("order"), shop.state("order")) == ([(0, 5, 0)], HoldState.COMMITTED)
+
+
+HANDED = pytest.mark.parametrize(
+    ("hands", "is_back", "units"), [(fulfil, False, -1), (unfulfil, True, 1)], ids=["out", "back"]
+)
+
+
+@HANDED
+def test_a_handover_is_from_before_a_count_or_not(
+    hands: Callable[..., Line], is_back: bool, units: int
+) -> None:
+    shop = with_order(5, fulfilled=is_back)
+    shop.does(count(7))
+    counted = shop.now_ns
+    shop.wait(MINUTE)
+    for moved, at in ((0, counted - 1), (0, 1), (1, counted + 1), (2, shop.now_ns), (3, 0)):
+        shop.does(hands("order", 1, occurred_at_ns=at))
+        assert on_hand(shop) == 7 + moved * units
+    assert shop.cell().committed == (5 if is_back else 0)
+
+
+@HANDED
+def test_a_handover_is_remembered_at_its_moment(
+    hands: Callable[..., Line], is_back: bool, units: int
+) -> None:
+    """What is heard of late moved when it says, for counts that are heard of later still."""
+    shop = with_order(5, fulfilled=is_back)
+    start = shop.now_ns
+    shop.wait(10 * MINUTE)
+    shop.does(*(hands("order", 1, occurred_at_ns=start + at * MINUTE) for at in (5, 1, 3)))
+    shop.does(count(20, occurred_at_ns=start + 2 * MINUTE))
+    assert on_hand(shop) == 20 + 2 * units
+    shop.does(count(30, occurred_at_ns=start + 4 * MINUTE))
+    assert on_hand(shop) == 30 + units
+
+
+@HANDED
+def test_a_handover_that_a_count_has_seen_is_no_movement(
+    hands: Callable[..., Line], is_back: bool, units: int
+) -> None:
+    shop = with_order(5, fulfilled=is_back)
+    start = shop.now_ns
+    shop.wait(10 * MINUTE)
+    shop.does(count(20, occurred_at_ns=start + 5 * MINUTE))
+    shop.does(hands("order", 1, occurred_at_ns=start + 4 * MINUTE))
+    shop.does(count(20, occurred_at_ns=start + 3 * MINUTE))  # recorded, and older than the other
+    assert on_hand(shop) == 20
+
+
+def test_of_a_whole_order_each_cell_goes_by_its_own_count() -> None:
+    shop = Shop(tea=10, jam=10)
+    shop.does(receive(10, FAR))
+    shop.holds("order", reserve(4), reserve(3, JAM), reserve(2, FAR), reserve(1))
+    shop.does(commit("order"))
+    shop.wait(MINUTE)
+    shop.does(safety_stock(0))
+    left = shop.now_ns
+    shop.wait(MINUTE)
+    shop.does(count(5), count(10, FAR, occurred_at_ns=left - 1))
+    shop.does(fulfil("order", occurred_at_ns=left))
+    cells = [shop.cell(key) for key in (TEA, JAM, FAR)]
+    assert [(cell.on_hand, cell.committed) for cell in cells] == [(5, 0), (7, 0), (8, 0)]
+    shop.wait(MINUTE)
+    shop.does(count(8, FAR))
+    shop.does(unfulfil("order", occurred_at_ns=left))
+    cells = [shop.cell(key) for key in (TEA, JAM, FAR)]
+    assert [(cell.on_hand, cell.committed) for cell in cells] == [(5, 5), (10, 3), (8, 2)]
+
+
+def test_linked_parts_are_handed_over_each_at_its_moment() -> None:
+    shop = Shop(tea=10, jam=10)
+    shop.holds("order", reserve(4), reserve(3, JAM))
+    shop.does(commit("order"))
+    before = shop.now_ns
+    shop.wait(MINUTE)
+    shop.does(count(10), count(10, JAM))
+    parts = linked(
+        [
+            fulfil("order", 1, TEA, occurred_at_ns=before),
+            fulfil("order", 2, TEA),
+            fulfil("order", 3, JAM, occurred_at_ns=before),
+        ]
+    )
+    shop.does(*parts)
+    assert (on_hand(shop), shop.cell(JAM).on_hand) == (8, 10)
+    assert shop.units("order") == [(0, 1, 3), (0, 0, 3)]
+
+
+@pytest.mark.parametrize("kind", [Kind.FULFIL, Kind.UNFULFIL])
+@pytest.mark.parametrize("flags", [0, int(Flag.LINKED)])
+def test_the_moment_of_a_handover_is_looked_at_after_its_quantity_and_before_its_hold(
+    kind: Kind, flags: int
+) -> None:
+    shop = Shop(tea=5)
+    before = shop.pair.machine.state_hash
+    for moment in (-1, -(1 << 63), (1 << 63) - 1, shop.now_ns + MINUTE + SKEW):
+        bad = line(kind, TEA, 1, hold=hold_id("nobody"), occurred_at_ns=moment)
+        first, *_ = shop.answers(bad._replace(flags=flags), bad)
+        assert first is Status.INVALID_MOMENT
+        first, *_ = shop.answers(bad._replace(flags=flags, quantity=-1), bad)
+        assert first is Status.INVALID_QUANTITY
+        first, *_ = shop.answers(bad._replace(flags=flags, quantity=0), bad)
+        assert first is (Status.INVALID_QUANTITY if flags else Status.INVALID_MOMENT)
+    assert shop.pair.machine.state_hash == before
+
+
+def test_a_handover_that_is_ahead_of_the_clock_is_now() -> None:
+    shop = with_order(5)
+    shop.does(fulfil("order", occurred_at_ns=shop.now_ns + SKEW))
+    left = shop.now_ns
+    shop.wait(MINUTE)
+    shop.does(count(9, occurred_at_ns=left + 1))
+    assert on_hand(shop) == 9
+
+
+@pytest.mark.parametrize("call", [commit, release, cancel], ids=lambda each: each.__name__)
+def test_calls_by_which_no_goods_move_have_no_moment(call: Callable[..., Line]) -> None:
+    shop = Shop(tea=5)
+    shop.holds("order", reserve(2))
+    before = [commit("order")] if call is cancel else []
+    shop.does(*before, call("order")._replace(occurred_at_ns=-1))
+
+
+@pytest.mark.parametrize("hands", [fulfil, unfulfil], ids=lambda each: each.__name__)
+def test_a_late_handover_that_leaves_on_hand_as_it_is_passes_no_limit_there(
+    hands: Callable[..., Line],
+) -> None:
+    shop = with_order(5, fulfilled=hands is unfulfil)
+    before = shop.now_ns
+    shop.wait(MINUTE)
+    shop.does(count(5))
+    at_limit = limits.MAX_BALANCE if hands is unfulfil else -limits.MAX_BALANCE
+    shop.pair.force(TEA, "on_hand", at_limit)
+    assert shop.answer(hands("order", 1, TEA)) is Status.BALANCE_LIMIT
+    assert shop.answer(hands("order")) is Status.BALANCE_LIMIT
+    shop.does(hands("order", occurred_at_ns=before))
+    assert on_hand(shop) == at_limit
+
+
 # --- limits ---------------------------------------------------------------------------------------
 
 

@@ -5,11 +5,11 @@ import pytest
 from engine import limits
 from engine.kernels import HOLDS_MADE, SERIALS
 from engine.machine import Machine, Outcome
-from engine.operations import Disposition, Kind, Request
+from engine.operations import Disposition, Flag, Kind, Request, id_to_pair
 from engine.reference import Line, ReferenceMachine
-from engine.shortages import of_request
+from engine.shortages import of_request, packed_endangered, unpacked_endangered
 from engine.views import Endangered, EndangeredHold
-from tests.property.histories import BERLIN, LOCATIONS, request
+from tests.property.histories import BERLIN, LOCATIONS, MS, line, linked, request
 from tests.property.shop import (
     JAM,
     TEA,
@@ -27,6 +27,7 @@ from tests.property.shop import (
     reserve,
     safety_stock,
     sale,
+    unfulfil,
 )
 
 
@@ -72,6 +73,77 @@ def test_goods_that_come_back_and_are_set_aside_help_nobody() -> None:
     shop.does(sale(1))
     shop.does(comes_back(1, Disposition.DAMAGED))
     assert shop.endangered() == [[("b", 2, 0)]]
+
+
+MINUTE = 60_000 * MS
+
+
+def test_what_had_left_before_a_count_is_promised_no_more() -> None:
+    shop = busy("a")
+    shop.does(commit("a"), receive(2))
+    shop.holds("b", reserve(2, ttl_ms=900_000))
+    shop.wait(MINUTE)
+    shop.does(count(2))  # the order has left by now, but nobody has said so
+    assert shop.endangered() == [[("b", 2, 0)]]
+    shop.does(fulfil("a", occurred_at_ns=shop.now_ns - MINUTE), count(3, JAM))
+    assert (shop.available(), shop.endangered()) == (0, [])
+
+
+def handed_over(**units: int) -> tuple[Shop, int]:
+    """A shop that has handed over two each of tea and jam; when; the rest is counted, and held."""
+    shop = Shop(tea=4, jam=4)
+    shop.holds("order", reserve(1, JAM), reserve(1), reserve(1), reserve(1, JAM))
+    shop.does(commit("order"), fulfil("order"))
+    handed = shop.now_ns
+    shop.wait(MINUTE)
+    for name, held in units.items():
+        shop.holds(name, reserve(held, {"jam": JAM, "tea": TEA}[name], ttl_ms=900_000))
+    shop.does(count(2), count(2, JAM))
+    return shop, handed
+
+
+def test_a_handover_that_had_failed_before_a_count_names_what_it_endangers() -> None:
+    """The goods were on the shelf when it was counted: promised again, and no more than there was."""
+    shop, handed = handed_over(jam=2, tea=2)
+    shop.does(sale(1, (3, BERLIN)), unfulfil("order", occurred_at_ns=handed))
+    found = shop.pair.endangered
+    assert [(each.line, each.sku, each.units) for each in found] == [
+        (0, 3, 1),
+        (1, 1, 2),
+        (1, 2, 2),
+    ]
+    assert shop.endangered() == [[], [("tea", 2, 0)], [("jam", 2, 0)]]
+    assert unpacked_endangered(packed_endangered(found)) == found
+
+
+def test_a_handover_that_failed_names_nobody_where_the_goods_are_back_on_the_shelf() -> None:
+    for occurred_at_ns in (0, 1):
+        shop, _ = handed_over(jam=2, tea=2)
+        shop.does(sale(1), sale(1, JAM))
+        shop.does(unfulfil("order", occurred_at_ns=occurred_at_ns and shop.now_ns))
+        assert (shop.available(), shop.available(JAM), shop.endangered()) == (-1, -1, [])
+
+
+def test_a_handover_that_failed_names_the_cells_alone_that_it_leaves_short() -> None:
+    shop, handed = handed_over(jam=2)
+    shop.does(unfulfil("order", 1, TEA, occurred_at_ns=handed))
+    assert (shop.available(), shop.endangered()) == (1, [])
+    shop.does(unfulfil("order", occurred_at_ns=handed))
+    assert (shop.available(), shop.endangered()) == (0, [[("jam", 2, 0)]])
+
+
+def test_each_failed_handover_of_a_block_is_told_of_its_own_cells() -> None:
+    shop, handed = handed_over(jam=2, tea=2)
+    shop.does(
+        unfulfil("order", 1, JAM, occurred_at_ns=handed),
+        receive(1, (3, BERLIN)),
+        fulfil("order", 1, JAM, occurred_at_ns=handed),
+        unfulfil("order", 1, TEA, occurred_at_ns=handed),
+        unfulfil("order", 2, JAM, occurred_at_ns=handed),
+    )
+    assert [(each.line, each.sku, each.units) for each in shop.pair.endangered] == [
+        (0, 2, 2), (3, 1, 1), (4, 2, 2),
+    ]  # fmt: skip
 
 
 def test_pending_holds_come_before_committed_ones_and_new_before_old() -> None:
@@ -195,6 +267,29 @@ def test_the_facts_of_one_block_name_so_many_at_most() -> None:
     named = [len(each.holds) for each in outcome.endangered]
     assert named == [limits.MAX_ENDANGERED] * (cells - 2) + [0, 0]
     assert [each.sku for each in outcome.endangered] == list(range(cells, 0, -1))
+
+
+def test_the_failed_handovers_of_one_block_leave_so_many_cells_short_at_most() -> None:
+    cells = limits.MAX_HOLD_LINES
+    ids = [bytes([at, *bytes(15)]) for at in range(1, limits.MAX_SHORTAGES_OF_BLOCK // cells + 2)]
+    now = [reserve(1, (sku, BERLIN), flags=int(Flag.COMMIT_NOW)) for sku in range(1, cells + 1)]
+    named = [dict(zip(("hold_hi", "hold_lo"), id_to_pair(each), strict=True)) for each in ids]
+    handed = [line(Kind.FULFIL)._replace(**each) for each in named]
+    failed = [line(Kind.UNFULFIL, occurred_at_ns=1)._replace(**each) for each in named]
+    asked = [
+        [request(each, linked(now)) for each in ids],
+        [request(b"handed" + bytes(10), handed)],
+        [request(b"count" + bytes(11), [count(0, (sku, BERLIN)) for sku in range(1, cells + 1)])],
+        [request(b"failed" + bytes(10), failed)],
+    ]
+    machine, reference = stocked(Machine(), cells), stocked(ReferenceMachine(), cells)
+    for at, requests in enumerate(asked):
+        outcome, expected = machine.apply(2 + at, requests), reference.apply(2 + at, requests)
+        assert outcome.endangered == expected.endangered
+    assert len(ids) * cells > len(outcome.endangered) == limits.MAX_SHORTAGES_OF_BLOCK
+    assert sum(
+        len(holds) for holds in {each.sku: each.holds for each in expected.endangered}.values()
+    ) == (limits.MAX_ENDANGERED_OF_BLOCK)
 
 
 def test_a_shortage_ends_when_stock_returns() -> None:

@@ -18,7 +18,7 @@ from engine.operations import Answer, Flag, Kind, Request
 from engine.status import Status
 from engine.views import Cell, DatedIncoming, Hold, HoldState, Incoming
 from tests.fakes.shard import FakeShard
-from tests.unit.test_router import MAP, SPLIT, TTL, Town, call, on, order, town
+from tests.unit.test_router import MAP, SPLIT, TTL, Town, batch_id, call, on, order, town
 
 __all__ = ["town"]
 
@@ -357,6 +357,36 @@ async def test_a_call_that_is_repeated_is_about_no_part_that_has_come_since(
     for _ in range(2):
         assert not any((await town.router.on_hold(request))[1].status)
         assert state_of(town) == there
+
+
+@pytest.mark.parametrize("kind", [Kind.FULFIL, Kind.UNFULFIL])
+@pytest.mark.parametrize("in_parts", [False, True])
+async def test_a_handover_is_from_before_the_counts_of_one_shard_and_after_those_of_another(
+    kind: Kind, in_parts: bool
+) -> None:
+    """Three are held on the first shard, which counted too early to see them, two on the other."""
+    is_back, at = kind == Kind.UNFULFIL, 2 * 10**18
+
+    async def paid(town: Town) -> None:
+        await hold_five(town)
+        for step in [Kind.COMMIT, *[Kind.FULFIL] * is_back]:
+            _, answer = await town.router.on_hold(call(os.urandom(16), step, HELD))
+            assert not any(answer.status)
+        for shard in town.shards:
+            shard.now_ns = at + 10
+        counts = {"sku": [1, 2], "location": [1, 2], "quantity": [7, 8]}
+        moments = {"occurred_at_ns": [at - 1, at + 1]}
+        request = Request.of(batch_id(), 2, kind=Kind.COUNT, **counts, **moments)
+        _, answer = await town.router.submit(request)
+        assert not any(answer.status)
+
+    parts = {"sku": [1, 2], "location": [1, 2], "quantity": [3, 2], "flags": [Flag.LINKED, 0]}
+    request = call(OP, kind, HELD, 1 + in_parts, **parts if in_parts else {}, occurred_at_ns=at)
+    town, answer = await check_deaths(paid, lambda router: router.on_hold(request))
+    assert not any(answer.status)
+    cells = await town.router.cells([(1, 1), (2, 2)])
+    assert [cell and cell.on_hand for cell in cells] == [10 if is_back else 4, 8]
+    assert [cell and cell.committed for cell in cells] == ([3, 2] if is_back else [0, 0])
 
 
 @pytest.mark.parametrize("kind", [Kind.FULFIL, Kind.CANCEL])

@@ -24,7 +24,9 @@ TO_OTHER_SHARD, TO_SAME_SHARD, TO_BOTH_SHARDS = 2, 3, 5
 both_ways = pytest.mark.parametrize("to", [TO_OTHER_SHARD, TO_SAME_SHARD])
 
 
-def on_transfer(kind: Kind, at: int, *lines: tuple[int, int], op_id: bytes = b"") -> Request:
+def on_transfer(
+    kind: Kind, at: int, *lines: tuple[int, int], op_id: bytes = b"", moment_ns: int = 0
+) -> Request:
     skus, quantities = zip(*lines, strict=True)
     return Request.of(
         op_id or os.urandom(16),
@@ -34,6 +36,7 @@ def on_transfer(kind: Kind, at: int, *lines: tuple[int, int], op_id: bytes = b""
         sku=skus,
         location=at,
         quantity=quantities,
+        occurred_at_ns=moment_ns,
         **on(TRANSFER),
     )
 
@@ -48,8 +51,10 @@ async def asked_for(town: Town, *lines: tuple[int, int]) -> None:
     assert not any(answer.status)
 
 
-def shipping(to: int, *lines: tuple[int, int], op_id: bytes = b"", at_ms: int = 0) -> Operation:
-    request = on_transfer(Kind.FULFIL, SOURCE, *lines, op_id=op_id)
+def shipping(
+    to: int, *lines: tuple[int, int], op_id: bytes = b"", at_ms: int = 0, moment_ns: int = 0
+) -> Operation:
+    request = on_transfer(Kind.FULFIL, SOURCE, *lines, op_id=op_id, moment_ns=moment_ns)
     return lambda router: transfers.ship(router, request, to, at_ms)
 
 
@@ -156,6 +161,32 @@ async def test_a_shipment_that_is_refused_takes_nothing_back_of_an_earlier_one(
     for sku in (1, 2):
         here, there = await cell(town, sku, SOURCE), await cell(town, sku, to)
         assert (here.on_hand, here.committed, there.incoming) == (8, 1, 2)
+
+
+@both_ways
+async def test_what_had_left_when_the_source_was_counted_leaves_it_once(to: int) -> None:
+    """Also what cannot be expected, and is taken back as of the same moment."""
+    left = 10**18
+
+    async def setting(town: Town) -> None:
+        await asked_for(town, (1, 5), (2, 5))
+        full = Request.of(
+            batch_id(), 1, kind=Kind.EXPECT, sku=1, location=to, quantity=limits.MAX_QUANTITY,
+            **on(transfers.record_id(TRANSFER, 0)),
+        )  # fmt: skip
+        assert not any((await town.router.submit(full))[1].status)
+        for at in (SOURCE, to):
+            columns = {"kind": Kind.COUNT, "sku": [1, 2], "location": at, "quantity": 6}
+            _, answer = await town.router.submit(Request.of(batch_id(), 2, **columns))
+            assert not any(answer.status)
+
+    operation = shipping(to, (1, 4), (2, 4), op_id=OP, moment_ns=left)
+    town, answer = await check_deaths(setting, operation)
+    assert list(answer.status) == [Status.BALANCE_LIMIT, Status.OK]
+    here = [await cell(town, sku, SOURCE) for sku in (1, 2)]
+    assert [(each.on_hand, each.committed) for each in here] == [(6, 5), (6, 1)]
+    there = await cell(town, 2, to)
+    assert (there.on_hand, there.incoming) == (6, 4)
 
 
 every_way = pytest.mark.parametrize("to", [TO_OTHER_SHARD, TO_SAME_SHARD, TO_BOTH_SHARDS])
