@@ -61,7 +61,7 @@ def test_scenario_13_of_an_order_that_was_fulfilled_in_part_only_the_rest_comes_
 
 
 def lives(shop: Shop, ordered: int, shipped: int, returned: int, disposition: Disposition) -> None:
-    """Order, ship, cancel the rest, return: each counter after each step."""
+    """Order, ship, cancel the rest, return of the shipped: each counter after each step."""
     stock = shop.cell().on_hand
 
     def counters() -> tuple[int, int, int, int]:
@@ -77,7 +77,11 @@ def lives(shop: Shop, ordered: int, shipped: int, returned: int, disposition: Di
     if shipped < ordered:
         shop.does(cancel("order"))
     assert counters() == (stock - shipped, 0, 0, stock - shipped)
-    shop.does(comes_back(returned, disposition))
+    shop.does(comes_back(returned, disposition, hold=hold_id("order")))
+    too_many = comes_back(shipped - returned + 1, disposition, hold=hold_id("order"))
+    assert shop.answer(too_many) is Status.EXCEEDS_HOLD
+    assert shop.returned("order") == [returned]
+    assert shop.units("order") == [(0, 0, shipped)]
     back = returned if disposition is RESTOCK else 0
     assert counters() == (stock - shipped + returned, 0, 0, stock - shipped + back)
     cell = shop.cell()

@@ -1,7 +1,9 @@
 """The hub: nobody misses the last value of a cell, nobody sees half a block, memory is bounded."""
 
 import asyncio
+import gc
 import random
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -525,3 +527,28 @@ async def test_one_frame_of_the_most_cells_is_below_what_clients_take() -> None:
     cells = np.full((MAX_FRAME_CELLS, 10), 1 << 40, np.int64)
     frame = DeltaFrame(FrameKind.DELTA, b"t" * 100, ((0, 1, 2),), cells)
     assert len(packed(frame, Fields.ALL, 1)) < 4 << 20
+
+
+async def test_ten_thousand_subscriptions_that_are_cancelled_leave_nothing() -> None:
+    stage = Stage()
+    stage.write(0, {(1, 1): {ON_HAND: 1}})
+    left = []
+    for n in range(10_000):
+        subscription = await stage.hub.subscribe(Filter.of([1 + n % 50], [1] if n % 3 else []))
+        waiting = asyncio.create_task(subscription.next(60))
+        if n % 2:
+            await asyncio.sleep(0)
+        waiting.cancel()
+        stage.hub.unsubscribe(subscription)
+        if n % 1_000 == 0:
+            left.append(weakref.ref(waiting))
+    del subscription, waiting
+    await asyncio.sleep(0)
+    gc.collect()
+    assert not [task for task in left if task() is not None]
+    hub = stage.hub
+    assert not (hub._subscriptions)
+    assert not (hub._subscriptions.by_location)
+    assert not (hub._subscriptions.by_sku)
+    assert not (hub._subscriptions.of_all)
+    assert len(asyncio.all_tasks()) == 1
