@@ -704,6 +704,38 @@ def an_order_that_is_paid_is_held_only() -> Iterator[None]:
         yield
 
 
+@mutation
+def an_order_over_shards_is_told_the_latest_time() -> Iterator[None]:
+    def latest(request: Request, parts: Sequence[Part], answers: Sequence[Answer]) -> Any:
+        shard, told = joined(request, parts, answers)
+        return shard, replace(told, now_ns=max(answer.now_ns for answer in answers))
+
+    with replaced(spanning, "joined", latest):
+        yield
+
+
+@mutation(found_by=22)
+def what_is_granted_over_shards_is_not_told() -> Iterator[None]:
+    def without(request: Request, parts: Sequence[Part], answers: Sequence[Answer]) -> Any:
+        shard, told = joined(request, parts, answers)
+        return shard, replace(told, granted=b"")
+
+    with replaced(spanning, "joined", without):
+        yield
+
+
+@mutation(found_by=28)
+def more_time_is_given_to_one_part_of_a_hold_only() -> Iterator[None]:
+    original = calls.make_time
+
+    async def make_time(shards: Shards, request: Request, asked: Sequence[int], *how: Any) -> Any:
+        told = await original(shards, request, asked[:1], *how)
+        return {shard: answer for answer in told.values() for shard in asked}
+
+    with replaced(calls, "make_time", make_time):
+        yield
+
+
 @mutation(found_by=1)
 def the_old_place_of_a_move_is_not_given_up() -> Iterator[None]:
     async def leave(*args: Any) -> Answer:

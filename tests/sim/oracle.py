@@ -456,8 +456,35 @@ def judge_call(
             expected = _with_claims(ledgers, shard_map, request, expected)
         told_other = f"{name}: told {told.status!r}, the shards said {expected!r}"
         demand(told.status == expected, told_other)
+        if method in {"reserve", "submit"}:
+            _judge_joined(ledgers, shard_map, call)
     if method == "reserve" and all(told.status) and _REUSED not in told.status:
         _judge_gone(ledgers, call, request.op_id, "refused")
+
+
+def _judge_joined(ledgers: Mapping[int, Ledger], shard_map: ShardMap, call: Call) -> None:
+    """Of what several shards answer the earliest time is told, and of each line what it was granted."""
+    method, request, told = call.method, call.request, call.answer
+    name = f"{method} {request.op_id.hex()}"
+    granted = np.zeros(request.lines, "<i8")
+    times_ns, is_partial = [], False
+    for shard, lines in _places(shard_map, method, request).items():
+        digest, answer = _said(ledgers[shard], request.op_id)
+        if digest != request.digest:
+            return
+        times_ns.append(answer.now_ns)
+        if answer.granted:
+            is_partial = True
+            own = np.frombuffer(answer.granted, "<i8")
+            for line, place in lines:
+                granted[line] = own[place]
+    if method == "reserve" and set(told.status) - _harmless(request):
+        granted[:] = 0  # it is held nowhere
+    earliest_ns = min(times_ns)
+    demand(told.now_ns == earliest_ns, f"{name}: told {told.now_ns}, the earliest is {earliest_ns}")
+    expected = granted.tobytes() if is_partial else b""
+    told_other = f"{name}: told {told.granted!r} as granted, the shards said {expected!r}"
+    demand(told.granted == expected, told_other)
 
 
 def _judge_gone(ledgers: Mapping[int, Ledger], call: Call, hold_id: bytes, why: str) -> None:
@@ -512,6 +539,10 @@ def _judge_whole_hold(ledgers: Mapping[int, Ledger], call: Call) -> None:
         told = f"{kind.name} of hold {hold_id.hex()}: was told {Status(status).name}"
         left = hold is not None and not status and hold.state in _LEFT_BEHIND[kind]
         demand(not left, f"{told}, and left shard {shard} out")
+        if kind == Kind.EXTEND and not status and hold and hold.state == HoldState.PENDING:
+            least_ns = call.answer.now_ns + int(columns["value"][0]) * limits.NS_PER_MS
+            until = f"{told}, and shard {shard} has it until {hold.deadline_ns} only"
+            demand(hold.deadline_ns >= least_ns, until)
         if kind == Kind.COMMIT and status in _UNCOMMITTED:
             is_left = hold is not None and any(line.committed for line in hold.lines)
             demand(not is_left, f"{told}, and is committed on shard {shard}")
@@ -549,21 +580,26 @@ def _expected_lines(
     ledgers: Mapping[int, Ledger], shard_map: ShardMap, method: str, request: Request
 ) -> bytes:
     """Line by line, the status in the journal of the shard that the line belongs to."""
+    expected = bytearray(request.lines)
+    for shard, lines in _places(shard_map, method, request).items():
+        digest, answer = _said(ledgers[shard], request.op_id)
+        for line, place in lines:
+            expected[line] = answer.status[place] if digest == request.digest else _REUSED
+    if method != "reserve":
+        return bytes(expected)
+    return _as_one_order(ledgers, request, expected, _owners(shard_map, method, request))
+
+
+def _places(shard_map: ShardMap, method: str, request: Request) -> dict[int, list[tuple[int, int]]]:
+    """Of each shard its lines, with the places that they have in the part it is asked for."""
     owners = _owners(shard_map, method, request)
     named = np.isin(request.columns["kind"], (Kind.RESERVE, Kind.EXPECT)).any()
     keeps_places = method != "reserve" and named
-    expected = bytearray(request.lines)
-    for shard in set(owners):
-        lines = [i for i, owner in enumerate(owners) if owner == shard]
-        places = lines if keeps_places else range(len(lines))
-        digest, answer = _said(ledgers[shard], request.op_id)
-        for line, place in zip(lines, places, strict=True):
-            expected[line] = answer.status[place] if digest == request.digest else _REUSED
-    return (
-        _as_one_order(ledgers, request, expected, owners)
-        if method == "reserve"
-        else bytes(expected)
-    )
+    found: dict[int, list[tuple[int, int]]] = {}
+    for line, owner in enumerate(owners):
+        lines = found.setdefault(owner, [])
+        lines.append((line, line if keeps_places else len(lines)))
+    return found
 
 
 def _said(ledger: Ledger, op_id: bytes) -> tuple[bytes, Answer]:
@@ -577,7 +613,7 @@ def _as_one_order(
 ) -> bytes:
     """What the lines of an order are told, when the shards said this of their own."""
     flags = int(request.columns["flags"][0]) if "flags" in request.columns else 0
-    harmless = {0, Status.INSUFFICIENT_STOCK} if flags & Flag.PARTIAL else {0}
+    harmless = _harmless(request)
     held = {owner for owner, status in zip(owners, said, strict=True) if not status}
     uncommitted: dict[int, int] = {}  # shards that held it and then would not commit it
     if len(set(owners)) > 1 and flags & Flag.COMMIT_NOW and set(said) <= harmless:
@@ -593,6 +629,12 @@ def _as_one_order(
             why = uncommitted.get(owner, Status.LINKED_LINE_REFUSED)
             expected[i] = why if is_first else Status.LINKED_LINE_REFUSED
     return bytes(expected)
+
+
+def _harmless(request: Request) -> set[int]:
+    """What a line of an order may be told without any other being refused for it."""
+    flags = int(request.columns["flags"][0]) if "flags" in request.columns else 0
+    return {_OK, int(Status.INSUFFICIENT_STOCK)} if flags & Flag.PARTIAL else {_OK}
 
 
 def _with_claims(
