@@ -124,7 +124,7 @@ async def _supersede(
     # Those that an earlier attempt has asked to let the older hold go.
     letting_go = [shard for shard, sight in sights.items() if sight.digests[0] is not None]
     is_paid = any(map(_is_order, older.values()))
-    if len(pending) > 1:
+    if len(pending) + len(run_out) > 1:
         await give_up(shards, hold_id_of(request))
     replacement = Replacement(shards, request, older)
     answers: dict[int, Answer] = {}

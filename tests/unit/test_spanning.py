@@ -916,6 +916,30 @@ async def test_an_order_stays_when_the_older_one_that_had_run_out_is_to_be_paid_
         assert await pending_of(town, NEW) == dict.fromkeys(cells, 1)
 
 
+@pytest.mark.parametrize("run_out", [[0, 1], [0], [1]])
+async def test_of_one_that_had_run_out_no_part_is_paid_while_an_order_takes_its_place(
+    run_out: list[int],
+) -> None:
+    """The router died between two shards: a late payment got the rest, and was told that it was all."""
+    ends = set()
+    for lives in range(12):
+        town = await Town().stocked()
+        await holds_all(town)
+        await time_goes_by(town, run_out)
+        left = [lives]
+        links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
+        operation = an_order([(3, 1), (3, 2)], older=HELD)
+        with suppress(Died):
+            await operation(Router(links, lambda: MAP))
+        late = call(OP, Kind.COMMIT, HELD, flags=Flag.RE_RESERVE)
+        _, paid = await town.router.on_hold(late)
+        assert town.counted("committed") == (0 if any(paid.status) else 12)
+        _, answer = await operation(town.router)
+        assert any(answer.status) or any(paid.status)
+        ends.add((bool(answer.status[0]), bool(paid.status[0])))
+    assert ends >= {(True, False), (False, True)}
+
+
 async def time_goes_by(town: Town, shards: Sequence[int]) -> None:
     """Some shards' holds run out."""
     for number in shards:
