@@ -25,8 +25,10 @@ from engine.shortages import packed_endangered, unpacked_endangered
 from engine.traces import NO_TRACES, Traces
 from engine.views import Endangered
 
-FORMAT: Final = 3
-READABLE: Final = (2, FORMAT)  # 2 had no traces, and is the same otherwise
+FORMAT: Final = 4
+# Before 4 all of an after-image was told, however large. 2 had no traces. All is the same otherwise.
+READABLE: Final = (2, 3, FORMAT)
+_FIRST_WITH_TRACES: Final = 3
 _IMAGE_WORDS: Final = range(ON_HAND, CELL_WORDS)
 
 
@@ -88,13 +90,14 @@ class AfterImage:
     `rows` (int32, k) are rows of the shard's cell table, each once. Rows from `first_new` on were
     made by this block: their keys (location << 32 | sku) are `new_keys`, in order of row. `words`
     maps a word of the cell's row (`engine.kernels.ON_HAND` .. `VERSION`) to its k new values; a
-    word that is missing has not changed for any of the rows.
+    word that is missing has not changed for any of the rows. It is None when there are more than
+    MAX_IMAGE_CELLS rows: then their values are not told.
     """
 
     rows: NDArray[np.int32]
     first_new: int
     new_keys: NDArray[np.int64]
-    words: dict[int, NDArray[np.int64]]
+    words: dict[int, NDArray[np.int64]] | None
 
 
 @dataclass(slots=True)
@@ -185,7 +188,7 @@ def _add_image(columns: _Columns, image: AfterImage | None) -> None:
         return
     columns.add("rows", image.rows)
     columns.add_raw("new_keys", image.new_keys.tobytes())
-    for word, values in image.words.items():
+    for word, values in (image.words or {}).items():
         columns.add(f"w{word}", values)
 
 
@@ -199,7 +202,10 @@ def _add_traces(columns: _Columns, traces: Traces) -> None:
 
 
 def encode(block: Block) -> tuple[bytes, int]:
-    """The bytes of a block, and their CRC32C (the next block's `previous_crc`)."""
+    """The bytes of a block, and their CRC32C (the next block's `previous_crc`).
+
+    ValueError when they are more than MAX_BLOCK_BYTES, which no one could read back.
+    """
     body = _single(block) or _general(block)
     return sealed(body)
 
@@ -207,7 +213,7 @@ def encode(block: Block) -> tuple[bytes, int]:
 def _single(block: Block) -> bytes:
     """The body of a block of one line, in the form for those; nothing when it is none."""
     requests, image = block.requests, block.image
-    if len(requests) != 1 or image is None or not requests[0].packed:
+    if len(requests) != 1 or not requests[0].packed or image is None or image.words is None:
         return b""
     if block.places or block.endangered or block.nonce or len(image.rows) > single.MAX_ROWS:
         return b""
@@ -250,7 +256,8 @@ def _general(block: Block) -> bytes:
     if block.image is not None:
         header["first_new"] = block.image.first_new
         header["touched"] = len(block.image.rows)
-        header["words"] = list(block.image.words)
+        words = block.image.words
+        header["words"] = None if words is None else list(words)
     if block.traces is None:
         header["untold"] = True
     elif block.traces:
@@ -298,11 +305,12 @@ def _decode(body: memoryview) -> Block:
         new_keys = (
             packed["new_keys"].view(np.int64) if "new_keys" in packed else np.zeros(0, np.int64)
         )
+        words, wide = header["words"], np.dtype(np.int64)
         image = AfterImage(
             _full(packed, "rows", touched, np.dtype(np.int32)),
             header["first_new"],
             new_keys,
-            {w: _full(packed, f"w{w}", touched, np.dtype(np.int64)) for w in header["words"]},
+            None if words is None else {w: _full(packed, f"w{w}", touched, wide) for w in words},
         )
     return Block(
         header["shard"], header["epoch"], header["seq"], header["now_ns"], header["prev"],
@@ -328,7 +336,7 @@ def _decode_single(found: dict[str, Any]) -> Block:
 def _traces(
     packed: dict[str, NDArray[Any]], header: dict[str, Any], image: AfterImage | None
 ) -> Traces | None:
-    if header["v"] < FORMAT or "untold" in header:
+    if header["v"] < _FIRST_WITH_TRACES or "untold" in header:
         return None
     if "traces" not in header:
         return NO_TRACES

@@ -12,10 +12,9 @@ from typing import Any, Final
 
 import msgpack
 
-from engine import limits
 from engine.changes import Asked
 from engine.entries import Channel, Component, Location, Rename, Sku
-from engine.framing import CRC_BYTES, LENGTH, BlockDamaged, sealed, unsealed
+from engine.framing import LENGTH, BlockDamaged, sealed, unsealed
 
 FORMAT: Final = 4  # 1 knew neither channels nor bundles
 READABLE: Final = (2, 3, FORMAT)  # 2 knew no new codes of SKUs, 3 no op_ids; the same otherwise
@@ -88,8 +87,6 @@ def encode(block: CatalogueBlock) -> bytes:
         ]
     )
     body = b"".join((LENGTH.pack(len(header)), header, columns))
-    if len(body) + CRC_BYTES > limits.MAX_BLOCK_BYTES:
-        raise ValueError(f"a block is at most {limits.MAX_BLOCK_BYTES} bytes, not {len(body)}")
     return sealed(body)[0]
 
 

@@ -24,7 +24,12 @@ class BlockDamaged(ValueError):  # noqa: N818 - a condition of the bytes
 
 
 def sealed(body: bytes) -> tuple[bytes, int]:
-    """A block of a body: its bytes, and the CRC32C that they end with."""
+    """A block of a body: its bytes, and the CRC32C that they end with.
+
+    ValueError when they are more than MAX_BLOCK_BYTES, which no one could read back.
+    """
+    if len(body) + CRC_BYTES > limits.MAX_BLOCK_BYTES:
+        raise ValueError(f"a block is at most {limits.MAX_BLOCK_BYTES} bytes, not {len(body)}")
     crc = crc32c(body)
     return body + LENGTH.pack(crc), crc
 

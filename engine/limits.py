@@ -47,13 +47,21 @@ MAX_BLOCK_LINES: Final = MAX_BATCH_LINES
 MAX_SHORTAGES_OF_BLOCK: Final = MAX_BLOCK_LINES
 MAX_BLOCK_REQUESTS: Final = 4_096
 MAX_BLOCK_PLACES: Final = 8_192  # locations whose news one block carries
-MAX_BLOCK_BYTES: Final = 16 << 20
+MAX_BLOCK_BYTES: Final = 64 << 20  # more than any block can come to: see the sum below
+# Cells whose state one block tells. Of a block that changed more it is not told: whoever keeps a copy
+# loads it anew.
+MAX_IMAGE_CELLS: Final = 1 << 19
 MAX_CELLS: Final = (1 << 31) - 2
 MAX_HOLDS: Final = (1 << 31) - 2
 
 # Cells that the operations of one block change without naming them (those of a hold, or of one that
 # runs out). Of a block with more, subscribers to events are told which cells it changed besides.
 MAX_TRACES_OF_BLOCK: Final = 1 << 17
+
+# Cells that one block can change. Most has a MOVE: what all lines of a hold leave, and where they go.
+MAX_CELLS_OF_BLOCK: Final = (
+    MAX_BLOCK_LINES * 2 * MAX_HOLD_LINES + EXPIRIES_PER_BLOCK + MAX_HOLD_LINES - 1
+)
 
 # What may wait in a shard for the next block; more is refused as overload.
 MAX_QUEUED_LINES: Final = 64 * MAX_BLOCK_LINES
@@ -101,11 +109,7 @@ assert 8 * MAX_BALANCE < 1 << 63, "sums of counters must not wrap"
 assert MAX_BATCH_LINES <= MAX_BLOCK_LINES
 assert MAX_ENDANGERED <= MAX_ENDANGERED_OF_BLOCK
 assert MAX_BLOCK_LINES <= MAX_SHORTAGES_OF_BLOCK
-assert 64 * (MAX_ENDANGERED_OF_BLOCK + MAX_SHORTAGES_OF_BLOCK) < MAX_BLOCK_BYTES // 4, (
-    "they are in blocks"
-)
 assert MAX_TRACES_OF_BLOCK >= 8 * (MAX_BLOCK_LINES + EXPIRIES_PER_BLOCK) // 2
-assert 16 * MAX_TRACES_OF_BLOCK < MAX_BLOCK_BYTES // 4, "they are in blocks"
 assert MAX_HOLD_LINES <= MAX_BATCH_LINES
 assert MAX_HOLD_LINES < 1 << 16, "a line's number in its hold is uint16"
 assert EXPIRIES_PER_BLOCK >= MAX_HOLD_LINES, "a hold's lines expire together"
@@ -124,4 +128,17 @@ assert (
     )
     < MAX_BLOCK_BYTES
 ), "one request's entries fit one block, in whatever script they are written"
-assert MAX_BLOCK_PLACES * (32 + 5 * MAX_CHANNELS) < MAX_BLOCK_BYTES // 8, "places leave room"
+assert MAX_BLOCK_LINES + EXPIRIES_PER_BLOCK + MAX_HOLD_LINES < MAX_IMAGE_CELLS, "others are rare"
+# What a block is made of (`engine.block`), each part as long as it can be: a block that was written
+# must be readable, or nothing that comes after it is.
+assert (
+    (1 << 12)  # the header, without what follows
+    + MAX_BLOCK_PLACES * (32 + 5 * MAX_CHANNELS)
+    + 64 * (MAX_ENDANGERED_OF_BLOCK + MAX_SHORTAGES_OF_BLOCK)
+    + 40 * MAX_BLOCK_REQUESTS
+    + 64 * MAX_BLOCK_LINES
+    + 16 * MAX_TRACES_OF_BLOCK
+    + 8 * MAX_BLOCK_LINES  # keys of new cells
+    + max(4 * MAX_CELLS_OF_BLOCK, (4 + 9 * 8) * MAX_IMAGE_CELLS)  # rows, and nine words of each
+    < MAX_BLOCK_BYTES
+), "whatever the lines and the holds that they call on, a block can be read back"

@@ -467,6 +467,8 @@ class Machine:
         if len(rows) == 1:  # the latency of single calls: a row by its number is much quicker
             row = cells[rows[0]].copy()
             return AfterImage(rows, known, new_keys, {word: row[word : word + 1] for word in words})
+        if len(rows) > limits.MAX_IMAGE_CELLS:
+            return AfterImage(rows, known, new_keys, None)
         return AfterImage(rows, known, new_keys, {word: cells[rows, word] for word in words})
 
 

@@ -36,7 +36,10 @@ _T = TypeVar("_T", bound=np.generic)
 
 
 class MirrorBroken(ValueError):  # noqa: N818 - a condition of the mirror
-    """The block does not follow what the mirror holds; nothing was changed. Load it anew."""
+    """What the mirror holds and the block do not lead to what follows; nothing was changed.
+
+    Load it anew.
+    """
 
 
 def stamp_of(epoch: int, seq: int) -> int:
@@ -137,16 +140,21 @@ class Mirror:
 
         `crc` is the block's own (`engine.framing.crc_of`). Raises MirrorBroken when the block is not
         the next one: the next `seq` with the CRC of the block before, or the opening of a later
-        epoch.
+        epoch. And when it changed so many cells that it does not tell their state.
         """
         stamp = self._check_follows(block)
         image = block.image
         rows = _NO_ROWS
         if image is not None and len(image.rows):
+            if image.words is None:
+                raise MirrorBroken(
+                    f"shard {self.shard}: {block.epoch}-{block.seq} does not tell the"
+                    f" {len(image.rows)} cells that it changed"
+                )
             self._check_image(image)
             self._append_rows(image.new_keys)
             promised = self._promised(image.rows)
-            self._set(image, stamp)
+            self._set(image, image.words, stamp)
             rows = image.rows
             self._forget_names(block, promised)
         self._note_endangered(block, rows)
@@ -222,7 +230,7 @@ class Mirror:
         if int(image.rows.min()) < 0 or int(image.rows.max()) >= limit:
             raise MirrorBroken(f"shard {self.shard}: a row beyond the {limit} that there are")
 
-    def _set(self, image: AfterImage, stamp: int) -> None:
+    def _set(self, image: AfterImage, words: dict[int, NDArray[np.int64]], stamp: int) -> None:
         """Assign the words.
 
         A row that was touched and shows no change counts as stock: something was sold and restocked
@@ -230,7 +238,7 @@ class Mirror:
         """
         rows, cells = image.rows, self._cells
         changed = np.zeros((len(rows), 2), bool)
-        for word, values in image.words.items():
+        for word, values in words.items():
             here = changed[:, _PRICE if word in {PRICE, VERSION} else _STOCK]
             here |= cells[rows, word] != values
             cells[rows, word] = values

@@ -15,8 +15,10 @@ from engine import limits
 from engine.block import NOT_SOLD, AfterImage, Block, Place, check_place, decode, encode
 from engine.framing import BlockDamaged, crc_of
 from engine.kernels import ON_HAND, RESERVED
-from engine.operations import COLUMNS, LINE, Kind, Request
+from engine.machine import Machine
+from engine.operations import COLUMNS, LINE, Flag, Kind, Request, id_to_pair
 from engine.single import MAX_ROWS, MAX_TRACES
+from engine.status import Status
 from engine.traces import NO_TRACES, Traces
 from engine.views import Endangered, EndangeredHold
 
@@ -98,7 +100,7 @@ def blocks(draw: st.DrawFn) -> Block:
         np.array(rows, np.int32),
         draw(st.integers(0, 2**31)),
         np.array(draw(st.lists(st.integers(0, 2**52), max_size=4)), np.int64),
-        {word: np.array(draw(values), np.int64) for word in words},
+        draw(st.just({word: np.array(draw(values), np.int64) for word in words}) | st.none()),
     )
     buffers = st.lists(st.integers(-1, 10**9), max_size=31).map(tuple)
     places = st.builds(
@@ -140,9 +142,11 @@ def same(one: Block, other: Block) -> bool:
         assert np.array_equal(one.image.rows, other.image.rows)
         assert one.image.first_new == other.image.first_new
         assert np.array_equal(one.image.new_keys, other.image.new_keys) or not len(one.image.rows)
-        assert one.image.words.keys() == other.image.words.keys()
-        for word, column in one.image.words.items():
-            assert np.array_equal(column, other.image.words[word])
+        assert (one.image.words is None) == (other.image.words is None)
+        mine_told, its_told = one.image.words or {}, other.image.words or {}
+        assert mine_told.keys() == its_told.keys()
+        for word, values_told in mine_told.items():
+            assert np.array_equal(values_told, its_told[word])
     return True
 
 
@@ -213,12 +217,24 @@ def test_a_record_carries_traces(swept: int) -> None:
         single(endangered=(Endangered(0, 5, 1, 2, ()),)),
         single(nonce=b"n" * 16),
         single(image=None),
+        single(image=replace(single().image, words=None)),
         single(traces=None),
         single(traces=Traces(*np.zeros((3, MAX_TRACES + 1), np.int64))),
         single(requests=[Request.of(bytes(16), 1, kind=Kind.SALE, sku=1, location=1, quantity=1)]),
         single(requests=[*single().requests] * 2, status=np.zeros(2, np.uint8)),
     ],
-    ids=["rows", "places", "endangered", "nonce", "image", "untold", "traces", "not packed", "two"],
+    ids=[
+        "rows",
+        "places",
+        "endangered",
+        "nonce",
+        "image",
+        "words",
+        "untold",
+        "traces",
+        "not packed",
+        "two",
+    ],
 )
 def test_what_does_not_fit_the_record_is_written_with_a_header(block: Block) -> None:
     payload, _ = encode(block)
@@ -250,11 +266,17 @@ def test_what_was_written_before_there_were_traces_is_read_as_it_was() -> None:
     old = body[:4] + b"\x01" + body[5:-2]
     assert same(single(traces=None), decode(old + crc32c(old).to_bytes(4, "little")))
     block = single(places=[Place(1, owned=True, currency=978)])
+    assert same(replace(block, traces=None), decode(rewritten(encode(block)[0], as_of(2))))
 
-    def as_of_2(header: dict[str, Any]) -> None:
-        header["v"] = 2
 
-    assert same(replace(block, traces=None), decode(rewritten(encode(block)[0], as_of_2)))
+def as_of(format_: int) -> Callable[[dict[str, Any]], None]:
+    return lambda header: header.update(v=format_)
+
+
+def test_what_was_written_before_large_images_were_not_told_is_read_as_it_was() -> None:
+    told = Traces(*np.array([[0], [7], [9]], np.int64))
+    block = single(2, traces=told, places=[Place(1, owned=True, currency=978)])
+    assert same(block, decode(rewritten(encode(block)[0], as_of(3))))
 
 
 def test_a_batch_of_reserves_is_small() -> None:
@@ -294,8 +316,103 @@ def test_what_a_block_may_endanger_at_most_fits_it() -> None:
     )
     block = Block(0, 1, 1, 1, 0, 0, 1, endangered=entries)
     payload, _ = encode(block)
-    assert len(payload) < limits.MAX_BLOCK_BYTES // 4
+    assert len(payload) < 64 * (limits.MAX_ENDANGERED_OF_BLOCK + limits.MAX_BLOCK_LINES)
     assert decode(payload).endangered == entries
+
+
+def longest(image: AfterImage) -> Block:
+    """All that a block may have besides its image, each number as wide as it can be."""
+    lines, count = limits.MAX_BLOCK_LINES, limits.MAX_BLOCK_REQUESTS
+    widest = {
+        name: np.where(np.arange(2) % 2, np.iinfo(dtype).max, np.iinfo(dtype).min).astype(dtype)
+        for name, dtype in COLUMNS.items()
+    }
+    requests = [
+        Request(b"\xff" * 16, 2, widest, bool(at % 2), b"\xff" * 8) for at in range(count - 1)
+    ]
+    assert sum(each.lines for each in requests) == lines
+    at = np.arange(limits.MAX_TRACES_OF_BLOCK, dtype=np.int64)
+    wide = Traces(at * lines // len(at), 2**31 - 2 - at, 10**15 - at)
+    hold = EndangeredHold(b"\xff" * 16, 10**9, 10**9)
+    most = limits.MAX_ENDANGERED
+    endangered = tuple(
+        Endangered(line, 2**31 - 2 - line, 2**20, 10**15, (hold,) * (most * (line < 128)))
+        for line in range(lines)
+    )
+    assert sum(len(each.holds) for each in endangered) == limits.MAX_ENDANGERED_OF_BLOCK
+    buffers = (limits.MAX_QUANTITY,) * limits.MAX_CHANNELS
+    places = [Place(2**20, True, 999, 256, 255, buffers)] * limits.MAX_BLOCK_PLACES
+    return Block(
+        limits.MAX_SHARDS, 2**63, 2**63, 2**63, 2**32 - 1, 2**64 - 1, 2**31, places, requests,
+        np.arange(lines).astype(np.uint8), image, expired=2**40, endangered=endangered, traces=wide,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "has_words"),
+    [(limits.MAX_CELLS_OF_BLOCK, False), (limits.MAX_IMAGE_CELLS, True)],
+    ids=["of most cells", "of most that are told"],
+)
+def test_the_longest_block_can_be_read_back(rows: int, has_words: bool) -> None:
+    values = np.arange(rows, dtype=np.int64) - 10**15
+    words = dict.fromkeys(range(1, 10), values) if has_words else None
+    keys = np.arange(limits.MAX_BLOCK_LINES, dtype=np.int64) << 40
+    image = AfterImage(np.arange(rows, dtype=np.int32) + 2**30, 2**31, keys, words)
+    block = longest(image)
+    payload, _ = encode(block)
+    assert 4 * rows < len(payload) < limits.MAX_BLOCK_BYTES
+    found = decode(payload)
+    assert found.image is not None
+    assert np.array_equal(found.image.rows, image.rows)
+    assert (found.image.words is not None) == has_words
+    assert found.endangered == block.endangered
+
+
+def test_no_line_changes_more_cells_than_a_block_has_room_for() -> None:
+    """The widest: a hold of most lines goes to other cells."""
+    most = limits.MAX_HOLD_LINES
+    machine, skus = Machine(), np.arange(1, most + 1)
+    machine.set_sku_limit(most)
+    for location in (1, 2):
+        machine.set_location(location, owned=True, currency=978)
+        received = Request.of(
+            bytes((location,) * 16),
+            most,
+            kind=Kind.RECEIVE,
+            sku=skus,
+            location=location,
+            quantity=1,
+        )
+        machine.apply(location, [received])
+    flags = np.full(most, Flag.LINKED, np.uint8)
+    flags[-1] = 0
+    order = Request.of(
+        b"o" * 16,
+        most,
+        kind=Kind.RESERVE,
+        sku=skus,
+        location=1,
+        quantity=1,
+        value=1000,
+        flags=flags,
+    )
+    high, low = id_to_pair(order.op_id)
+    moves = Request.of(b"m" * 16, 1, kind=Kind.MOVE, location=2, hold_hi=high, hold_lo=low)
+    machine.apply(3, [order])
+    found = machine.apply(4, [moves])
+    assert found.status.tolist() == [Status.OK]
+    assert len(found.image.rows) == 2 * most
+    of_lines = limits.MAX_BLOCK_LINES * len(found.image.rows)
+    assert of_lines + limits.EXPIRIES_PER_BLOCK + most - 1 == limits.MAX_CELLS_OF_BLOCK
+
+
+def test_a_block_that_could_not_be_read_back_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    payload, _ = encode(single())
+    monkeypatch.setattr(limits, "MAX_BLOCK_BYTES", len(payload))
+    assert same(single(), decode(encode(single())[0]))
+    monkeypatch.setattr(limits, "MAX_BLOCK_BYTES", len(payload) - 1)
+    with pytest.raises(ValueError, match=f"a block is at most {len(payload) - 1} bytes"):
+        encode(single())
 
 
 def rewritten(payload: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:

@@ -459,6 +459,20 @@ async def test_whoever_was_told_of_a_journal_that_was_lost_hears_that_it_has_beg
                 await each.read()
 
 
+async def test_events_of_a_block_that_does_not_tell_its_cells_are_told_as_of_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with Stage.open() as stage:
+        found = await reader(stage)
+        monkeypatch.setattr(limits, "MAX_IMAGE_CELLS", 1)
+        await stage.does(sale(1), sale(2, JAM))
+        monkeypatch.undo()
+        await stage.does(sale(3))
+        await found.read()
+        assert found.quantities == [1, 2, 3]
+        assert stage.feeds[0].health.loads == 2
+
+
 # --- ends -------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from actors.mirror import MirrorFeed
 from actors.ports import Entry, Overloaded, Position, Unavailable
 from actors.recovery import Recovery
 from actors.shard import (
@@ -23,9 +24,9 @@ from engine import limits
 from engine.block import decode, encode
 from engine.machine import Machine, Outcome
 from engine.memory import AnswerMemory
-from engine.operations import Answer, Kind, Request
+from engine.operations import Answer, Flag, Kind, Request, id_to_pair
 from engine.status import Status
-from engine.views import Endangered, EndangeredHold, HoldState
+from engine.views import Cell, Endangered, EndangeredHold, HoldState
 from tests.fakes.journal import FakeJournal, MemoryStream
 from tests.fakes.stores import FakeCatalogue, FakeSnapshots
 
@@ -559,6 +560,60 @@ async def test_a_journal_that_was_tampered_with_is_not_served(world: World) -> N
     world.stream.entries[1] = (position, encode(block)[0])
     with pytest.raises(Recovery, match="hash"):
         await world.shard().start()
+
+
+async def test_a_block_that_could_not_be_read_back_is_never_written(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ends before the journal has it, and the next one goes on without."""
+    shard = world.shard()
+    await shard.start()
+    await shard.submit(receive(1, 10))
+    written = list(world.stream.entries)
+    with monkeypatch.context() as smaller:
+        smaller.setattr(limits, "MAX_BLOCK_BYTES", 100)
+        unanswered = asyncio.create_task(shard.submit(receive(1, 5)))
+        await asyncio.sleep(0.05)
+        assert not unanswered.done()
+        unanswered.cancel()
+    assert "a block is at most 100 bytes" in world.stopped[0]
+    assert world.stream.entries == written
+    async with world.serving() as shard:
+        found = await shard.cells([(1, 1)])
+        assert found[0] is not None
+        assert found[0].on_hand == 10
+
+
+async def test_a_block_that_changes_very_many_cells_is_read_back_by_a_restart_and_by_copies(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not tell their state: a copy is loaded anew, once."""
+    monkeypatch.setattr(limits, "MAX_IMAGE_CELLS", 4)
+    skus = [1, 2, 3, 4, 5]
+    many = {"sku": skus, "location": 1}
+    flags = [Flag.LINKED | Flag.COMMIT_NOW] * 4 + [Flag.COMMIT_NOW]
+    order = Request.of(new_id(), 5, kind=Kind.RESERVE, flags=flags, quantity=2, **many)
+    hi, lo = id_to_pair(order.op_id)
+    async with world.serving() as shard:
+        feed = MirrorFeed(shard, FakeJournal(world.stream), retry_min_s=0.001, gap_s=0.0)
+        follows = asyncio.create_task(feed.run())
+        for at in range(5):
+            await shard.submit(receive(skus[at], 9))
+        assert await feed.reached(shard.at, 5.0)
+        assert feed.health.loads == 1
+        for request in (order, Request.of(new_id(), 1, kind=Kind.FULFIL, hold_hi=hi, hold_lo=lo)):
+            assert set((await shard.submit(request)).status) == {0}
+        await shard.submit(receive(1, 1))
+        assert await feed.reached(shard.at, 5.0)
+        assert feed.health.loads in {2, 3}
+        names = [(sku, 1) for sku in skus]
+        assert feed.cells(names) == await shard.cells(names) == [Cell(8)] + [Cell(7)] * 4
+        follows.cancel()
+        state_hash = shard.machine.state_hash
+    images = [decode(payload).image for _, payload in world.stream.entries]
+    assert [len(image.rows) for image in images if image and image.words is None] == [5, 5]
+    async with world.serving() as shard:
+        assert shard.machine.state_hash == state_hash
 
 
 async def test_a_missing_block_is_noticed(world: World) -> None:
