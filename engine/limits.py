@@ -22,6 +22,10 @@ DEFAULT_TTL_MS: Final = 15 * 60 * 1000  # what a caller gets who names none
 MAX_HOLD_LINES: Final = 512  # lines of one hold (one order at one location)
 MAX_ENDANGERED: Final = 64  # holds that one fact names when it leaves a shortage
 MAX_ENDANGERED_OF_BLOCK: Final = 1 << 13  # holds that the facts of one block name, all in all
+# Which lines are promised of a cell that was left short is noted, by shard, for so many such cells;
+# not by a block that leaves more short than this at once, for which one scan is cheap.
+REMEMBERED_SHORT_CELLS: Final = 1 << 12
+SHORT_CELLS_NOTED: Final = 64
 # Late calls on them get the precise status; per shard, so many that came to nothing and as many by
 # which goods have moved: orders handed over, sales with an id, incoming records.
 RESOLVED_HOLDS_REMEMBERED: Final = 1 << 20
@@ -109,6 +113,7 @@ assert 8 * MAX_BALANCE < 1 << 63, "sums of counters must not wrap"
 assert MAX_BATCH_LINES <= MAX_BLOCK_LINES
 assert MAX_ENDANGERED <= MAX_ENDANGERED_OF_BLOCK
 assert MAX_BLOCK_LINES <= MAX_SHORTAGES_OF_BLOCK
+assert SHORT_CELLS_NOTED <= REMEMBERED_SHORT_CELLS
 assert MAX_TRACES_OF_BLOCK >= 8 * (MAX_BLOCK_LINES + EXPIRIES_PER_BLOCK) // 2
 assert MAX_HOLD_LINES <= MAX_BATCH_LINES
 assert MAX_HOLD_LINES < 1 << 16, "a line's number in its hold is uint16"

@@ -21,7 +21,7 @@ from engine.block import AfterImage, Place, check_place, concatenated
 from engine.columns import Columns
 from engine.kernels import CELL_WORDS, KEY, ON_HAND
 from engine.operations import LINE, Flag, Kind, Request, id_to_pair
-from engine.shortages import name_endangered
+from engine.shortages import Promises, name_endangered
 from engine.status import Status
 from engine.traces import NO_TRACES, Traces, taken
 from engine.views import (
@@ -72,6 +72,7 @@ class Machine:
             )
         self._columns = Columns(resolved_remembered, movements_remembered)
         self._budget = expiries_per_block
+        self._promises = Promises()
         self._places: dict[int, Place] = {}
         self._scratch = np.zeros((2, limits.MAX_BATCH_LINES), np.int64)
         self._scratch_rows = tuple(self._scratch)
@@ -339,7 +340,7 @@ class Machine:
             status, available, int(expired), self._image(known), granted, traces=taken(state)
         )
         if names_endangered and meta[kernels.SHORTAGES]:
-            outcome.endangered = name_endangered(state, block, rows, status)
+            outcome.endangered = name_endangered(state, block, rows, status, self._promises)
         return outcome
 
     def _lines_to_split(self, block: kernels.Block) -> int:

@@ -1,7 +1,8 @@
 """The holds that facts endanger when they leave less than nothing available.
 
 Computed once a block, after all of its lines, by one scan of the hold lines for all short cells; from
-then on it is data: in the block's header, in the answers, in their memory.
+then on it is data: in the block's header, in the answers, in their memory. What a scan has found is
+looked at first when a cell is left short again (`Promises`).
 """
 
 from bisect import bisect_left
@@ -20,13 +21,51 @@ _LOW_SKU: Final = 0xFFFFFFFF
 _line: Final = attrgetter("line")
 
 
+class Promises:
+    """On which slots lines of live holds were found, for cells that were left short, by row.
+
+    While a cell is short nobody can reserve of it, so what was found once mostly is all that there
+    is later, too; and that is seen exactly: the lines make up what the cell says is promised. So it
+    needs no upkeep, and no answer depends on what stands here.
+    """
+
+    def __init__(self) -> None:
+        self._slots: dict[int, NDArray[np.int32]] = {}  # the one noted last is the last
+
+    def known(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+        """All slots that were noted for these rows, each once; none when there is a row without."""
+        found = [self._slots.get(row) for row in rows.tolist()]
+        noted = [slots for slots in found if slots is not None]
+        if len(noted) < len(found):
+            return _NO_SLOTS
+        # A line that has moved may have been noted for both of its cells.
+        return np.unique(np.concatenate(noted))
+
+    def note(
+        self, rows: NDArray[np.int64], slots: NDArray[np.int32], counts: NDArray[np.int64]
+    ) -> None:
+        """Keep the first `counts[c]` slots (c, k) of each row (c,)."""
+        for at, (row, count) in enumerate(zip(rows.tolist(), counts.tolist(), strict=True)):
+            self._slots.pop(row, None)
+            self._slots[row] = slots[at, :count].copy()
+        while len(self._slots) > limits.REMEMBERED_SHORT_CELLS:
+            del self._slots[next(iter(self._slots))]
+
+
+_NO_SLOTS: Final = np.zeros(0, np.int32)
+
+
 def name_endangered(
-    state: kernels.State, block: kernels.Block, rows: NDArray[np.int64], status: NDArray[np.uint8]
+    state: kernels.State,
+    block: kernels.Block,
+    rows: NDArray[np.int64],
+    status: NDArray[np.uint8],
+    promises: Promises,
 ) -> tuple[Endangered, ...]:
     """What the facts of a block that was applied endanger, in order of their lines.
 
     `rows` (int64, n) are the rows of the lines' cells as `kernels.apply_block` left them, `status`
-    (uint8, n) its answers.
+    (uint8, n) its answers. `promises` are those of this state.
     """
     lines, at = _short_cells(state, block, rows, status)
     if not len(lines):
@@ -34,7 +73,7 @@ def name_endangered(
     short, first, which = np.unique(at, return_index=True, return_inverse=True)
     kept = state.cells[short, RESERVED:INCOMING].sum(axis=1)
     units = kept - state.cells[short, ON_HAND]
-    slots, counts = _scan(state, short, units)
+    slots, counts = _scan(state, short, units, promises)
     # Those whose line comes first are named first, as long as the block has room for names.
     order = np.argsort(first)
     named = np.minimum(np.cumsum(counts[order]), limits.MAX_ENDANGERED_OF_BLOCK)
@@ -72,19 +111,32 @@ def _short_cells(
 
 
 def _scan(
-    state: kernels.State, short: NDArray[np.int64], units: NDArray[np.int64]
+    state: kernels.State, short: NDArray[np.int64], units: NDArray[np.int64], promises: Promises
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """The slots of the hold lines that c short cells endanger: (c, k) in order, and (c,) how many."""
-    # Each line has a unit at least, so no cell needs more of them than units.
-    wanted = np.minimum(units, limits.MAX_ENDANGERED)
+    is_few = len(short) <= limits.SHORT_CELLS_NOTED
+    # Each line has a unit at least, so no cell needs more of them than units. Of few cells all that
+    # may be named are worth noting.
+    most = limits.MAX_ENDANGERED
+    wanted = np.full(len(short), most) if is_few else np.minimum(units, most)
     slots = np.zeros((len(short), int(wanted.max())), np.int32)
     counts = np.zeros(len(short), np.int64)
     promised = int(state.cells[short, RESERVED : COMMITTED + 1].sum())
-    if promised:
+
+    def left(known: NDArray[np.int32]) -> int:
         marks, ranks = np.zeros(kernels.MARK_WORDS, np.uint64), np.empty(slots.shape, np.int64)
-        kernels.find_endangered(
-            state.lines, state.meta, short, wanted, promised, marks, ranks, slots, counts
+        return int(
+            kernels.find_endangered(
+                state.lines, state.meta, short, wanted, promised, marks, ranks, slots, counts, known
+            )
         )
+
+    known = promises.known(short) if promised and is_few else _NO_SLOTS
+    if promised and (not len(known) or left(known)):
+        counts[:] = 0
+        left(_NO_SLOTS)
+        if is_few:
+            promises.note(short, slots, counts)
     # The first ones whose units cover the shortage.
     amounts = state.lines[slots, kernels.PENDING : kernels.FULFILLED].sum(axis=2, dtype=np.int64)
     covered = np.cumsum(amounts, axis=1) - amounts

@@ -107,17 +107,20 @@ def enter_ranked(ranks, slots, counts, cell, most, rank, slot):
 
 
 @jit
-def find_endangered(lines, meta, short, wanted, promised, marks, ranks, slots, counts):
+def find_endangered(lines, meta, short, wanted, promised, marks, ranks, slots, counts, known):
     """The lines of live holds on the rows `short` (int64, sorted) that come first by `rank_of`.
 
     Of row `short[c]` at most `wanted[c]` (int64, 1 at least): their ranks in `ranks[c, :counts[c]]`
     (int64), in order, and their slots in `slots` (int32). `counts` (int64) and `marks` (uint64,
     MARK_WORDS) come as zeros. `promised` are the units that live holds have on all of these rows:
-    the scan ends when it has met them.
+    the scan ends when it has met them. It looks at the slots `known` (int32, each once) and no
+    others; when there are none, at all lines. Returns how many of the units it has not met.
     """
     mark_rows(marks, short)
-    slot = meta[HOLDS_USED] - 1
-    while promised > 0 and slot >= 0:
+    at = len(known) if len(known) > 0 else meta[HOLDS_USED]
+    while promised > 0 and at > 0:
+        at -= 1
+        slot = np.int64(known[at]) if len(known) > 0 else np.int64(at)
         row = np.int64(lines[slot, CELL])
         units = np.int64(lines[slot, PENDING]) + np.int64(lines[slot, POSTED])
         if units > 0 and is_marked(marks, row):
@@ -127,4 +130,4 @@ def find_endangered(lines, meta, short, wanted, promised, marks, ranks, slots, c
                 promised -= units
                 rank = rank_of(lines, meta, slot)
                 enter_ranked(ranks, slots, counts, cell, wanted[cell], rank, slot)
-        slot -= 1
+    return promised

@@ -1,8 +1,10 @@
 """Which holds a fact endangers that leaves less than nothing. Both machines name the same ones."""
 
+from typing import Any
+
 import pytest
 
-from engine import limits
+from engine import kernels, limits
 from engine.kernels import HOLDS_MADE, SERIALS
 from engine.machine import Machine, Outcome
 from engine.operations import Disposition, Flag, Kind, Request, id_to_pair
@@ -11,6 +13,7 @@ from engine.shortages import of_request, packed_endangered, unpacked_endangered
 from engine.views import Endangered, EndangeredHold
 from tests.property.histories import BERLIN, LOCATIONS, MS, line, linked, request
 from tests.property.shop import (
+    FAR,
     JAM,
     TEA,
     Shop,
@@ -20,7 +23,9 @@ from tests.property.shop import (
     count,
     expect,
     fulfil,
+    hands_over,
     hold_id,
+    move,
     receive,
     receive_of,
     release,
@@ -229,6 +234,75 @@ def test_the_newest_are_named_however_the_slots_are_used() -> None:
     assert shop.endangered() == [[(f"new {number}", 1, 0) for number in range(98, 98 - most, -1)]]
     shop.does(count(97))
     assert shop.endangered() == [[("new 98", 1, 0), ("new 97", 1, 0)]]
+
+
+@pytest.fixture
+def scans(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each look for endangered holds, whether it was at all lines there are."""
+    seen: list[bool] = []
+    original = kernels.find_endangered
+
+    def find(*given: Any) -> int:
+        seen.append(not len(given[-1]))
+        return int(original(*given))
+
+    monkeypatch.setattr(kernels, "find_endangered", find)
+    return seen
+
+
+def test_a_cell_that_stays_short_is_looked_for_once(scans: list[bool]) -> None:
+    """Whatever becomes of what is promised on it, as long as nothing is promised anew."""
+    shop = busy("abcd")
+    shop.does(sale(3))
+    assert (shop.endangered(), scans) == ([[("d", 2, 0), ("c", 2, 0)]], [True])
+    scans.clear()
+    shop.does(sale(1), sale(1))
+    shop.does(commit("d", 1, TEA))
+    shop.does(release("c"))
+    shop.does(sale(1))
+    assert shop.endangered() == [[("d", 1, 1), ("b", 2, 0)]]
+    shop.does(fulfil("d", 1, TEA))
+    shop.does(sale(3))
+    assert shop.endangered() == [[("d", 1, 0), ("b", 2, 0), ("a", 2, 0)]]
+    assert scans == [False] * 3
+
+
+def test_what_is_promised_anew_on_a_short_cell_is_found(scans: list[bool]) -> None:
+    shop = busy("abc")
+    shop.does(sale(1))
+    shop.does(*hands_over("a", "new", 1))
+    scans.clear()
+    shop.does(sale(1))
+    assert (shop.endangered(), scans) == ([[("new", 1, 0), ("c", 2, 0)]], [False, True])
+    shop.does(sale(1))
+    assert shop.endangered() == [[("new", 1, 0), ("c", 2, 0)]]
+    assert scans == [False, True, False]
+
+
+def test_a_line_that_was_found_on_two_cells_is_one(scans: list[bool]) -> None:
+    shop = busy("ab")
+    shop.does(receive(2, FAR))
+    shop.does(sale(1))
+    shop.does(move("b", FAR[1]))
+    shop.does(sale(1, FAR))
+    scans.clear()
+    shop.does(sale(3), sale(1, FAR))
+    assert shop.endangered() == [[("a", 2, 0)], [("b", 2, 0)]]
+    assert scans == [False]
+
+
+def test_only_the_cells_that_were_short_last_are_remembered(
+    scans: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = busy("ab")
+    shop.holds("of jam", reserve(5, JAM))
+    monkeypatch.setattr(limits, "REMEMBERED_SHORT_CELLS", 1)
+    for cell in (TEA, JAM, JAM, TEA):
+        shop.does(sale(1, cell))
+    assert scans == [True, True, False, True]
+    monkeypatch.setattr(limits, "SHORT_CELLS_NOTED", 0)
+    shop.does(sale(1))
+    assert scans == [True, True, False, True, True]
 
 
 def test_age_is_told_across_the_wrap_of_the_serial_numbers() -> None:
