@@ -72,7 +72,9 @@ REFUSED: dict[Kind, set[Status]] = {
     Kind.SET_SAFETY_STOCK: set(),
     Kind.SET_PRICE: {Status.CURRENCY_MISMATCH},
     Kind.CLAIM_RETURN: _CLAIM,
-    Kind.EXPECT: {Status.WRONG_SHARD, Status.HOLD_EXISTS, Status.HOLD_NOT_PENDING},
+    Kind.EXPECT: {
+        Status.WRONG_SHARD, Status.HOLD_EXISTS, Status.HOLD_NOT_PENDING, Status.BALANCE_LIMIT,
+    },
     Kind.CANCEL_INCOMING: {
         Status.UNKNOWN_HOLD, Status.HOLD_NOT_PENDING, Status.NOT_IN_HOLD, Status.EXCEEDS_HOLD,
     },
