@@ -573,7 +573,9 @@ async def test_a_block_that_could_not_be_read_back_is_never_written(
     with monkeypatch.context() as smaller:
         smaller.setattr(limits, "MAX_BLOCK_BYTES", 100)
         unanswered = asyncio.create_task(shard.submit(receive(1, 5)))
-        await asyncio.sleep(0.05)
+        assert shard._task is not None
+        with pytest.raises(Stopped):
+            await shard._task
         assert not unanswered.done()
         unanswered.cancel()
     assert "a block is at most 100 bytes" in world.stopped[0]
