@@ -368,7 +368,9 @@ def test_the_longest_block_can_be_read_back(rows: int, has_words: bool) -> None:
     assert found.endangered == block.endangered
 
 
-def test_no_line_changes_more_cells_than_a_block_has_room_for() -> None:
+def test_no_line_changes_more_cells_than_a_block_has_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The widest: a hold of most lines goes to other cells."""
     most = limits.MAX_HOLD_LINES
     machine, skus = Machine(), np.arange(1, most + 1)
@@ -404,6 +406,10 @@ def test_no_line_changes_more_cells_than_a_block_has_room_for() -> None:
     assert len(found.image.rows) == 2 * most
     of_lines = limits.MAX_BLOCK_LINES * len(found.image.rows)
     assert of_lines + limits.EXPIRIES_PER_BLOCK + most - 1 == limits.MAX_CELLS_OF_BLOCK
+    monkeypatch.setattr(limits, "MAX_IMAGE_CELLS", 2 * most - 1)
+    back = Request.of(b"b" * 16, 1, kind=Kind.MOVE, location=1, hold_hi=high, hold_lo=low)
+    untold = machine.apply(5, [back])
+    assert (len(untold.image.rows), untold.image.words) == (2 * most, None)
 
 
 def test_a_block_that_could_not_be_read_back_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,6 +153,9 @@ def test_broken_continuity_is_refused_and_changes_nothing() -> None:
     apart = dataclasses.replace(block.image, first_new=5, new_keys=np.array([77]))
     with pytest.raises(MirrorBroken, match="new rows from 5"):
         mirror.apply(dataclasses.replace(block, image=apart), 0)
+    untold = dataclasses.replace(block.image, words=None)
+    with pytest.raises(MirrorBroken, match="1-2 does not tell the 1 cells that it changed"):
+        mirror.apply(dataclasses.replace(block, image=untold), 0)
     assert mirror.cells[0, ON_HAND] == 5
     follow(mirror, missed)
     follow(mirror, ahead)
