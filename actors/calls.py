@@ -299,9 +299,10 @@ async def _committed(
 
 def _again(request: Request, number: int) -> Request:
     """The commit of a whole hold as a step of its own."""
-    flags = int(column_of(request, "flags")[0])
+    flags, channel = (int(column_of(request, name)[0]) for name in ("flags", "channel"))
     hold = on(hold_id_of(request))
-    return step_of(request, f"again {number}", kind=Kind.COMMIT, flags=flags, **hold)
+    again = {"kind": Kind.COMMIT, "flags": flags, "channel": channel}
+    return step_of(request, f"again {number}", **again, **hold)
 
 
 async def extend(shards: Shards, request: Request, sights: Mapping[int, Sight]) -> Told:

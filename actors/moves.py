@@ -131,6 +131,11 @@ class _Move:
     def hold_id(self) -> bytes:
         return hold_id_of(self.request)
 
+    @property
+    def channel(self) -> int:
+        """The one that the stock is for which is taken where the lines go; 0: none."""
+        return int(column_of(self.request, "channel")[0])
+
     def pending(self) -> Counter[tuple[int, int, int]]:
         """How much is pending of each (shard, SKU, location) that the hold has lines of."""
         units: Counter[tuple[int, int, int]] = Counter()
@@ -158,12 +163,12 @@ class _Move:
         sku, to, quantity, leaves = self._named(place)
         source, target = (self.shards.map.shard_of(sku, at) for at in (leaves, to))
         if source == target:
-            return await self._within(target, sku, to, quantity, leaves)
+            return await self._within(target, sku, to, quantity, leaves, self.channel)
         there = self.pending()[source, sku, leaves]
         lines = [(sku, leaves, quantity or there)] if max(quantity, 1) <= there else []
         placed = await self._take_place(_Way(f"line {place}", source, target, to, lines))
         if placed.is_empty:
-            # The shard that has too little says so, asked to move it to where it is.
+            # The shard that has too little says so, asked to move it to where it is, for no channel.
             return await self._within(source, sku, leaves, quantity or 1, leaves)
         return _one_line(await self._go(placed))
 
@@ -252,6 +257,7 @@ class _Move:
             f"{name} {places[0]}",
             len(places),
             kind=Kind.MOVE,
+            channel=self.channel if to == "location" else 0,
             flags=[Flag.LINKED] * (len(places) - 1) + [0],
             **{name: column_of(self.request, of)[list(places)] for name, of in names.items()},
             **on(self.hold_id),
@@ -350,7 +356,9 @@ class _Move:
         shard_map, is_split = self.shards.map, self._is_split(to)
         skus = [sku for _, sku, _ in self.pending()]
         asked = list(dict.fromkeys((shard_map.shard_of(sku, to), sku * is_split) for sku in skus))
-        moved = await every(self._within(shard, sku, to, 0, 0) for shard, sku in asked)
+        moved = await every(
+            self._within(shard, sku, to, 0, 0, self.channel) for shard, sku in asked
+        )
         is_any = is_any or any(not answer.status[0] for answer in moved)
         without_say = _NOT_HERE if is_any else _NEVER_HERE
         told = [(shard, answer) for (shard, _), answer in zip(asked, moved, strict=True)]
@@ -412,7 +420,9 @@ class _Move:
         while True:
             place = place_id(self.hold_id, number)
             ttl_ms = self._ttl_ms()
-            answer = await take_place(self.shards, way.target, place, digest, kept, ttl_ms)
+            answer = await take_place(
+                self.shards, way.target, place, digest, kept, ttl_ms, self.channel
+            )
             if answer.status[0] not in _TAKEN:
                 waits = await self.shards.link(way.target).hold(place, sure=True)
                 return _Placed(way, answer, place, waits, is_new=True)
@@ -454,7 +464,9 @@ class _Move:
                 have_left = not any(told.status)
                 await arrive(self.shards, target, place, self.hold_id, waits, have_left=have_left)
 
-    async def _within(self, shard: int, sku: int, to: int, quantity: int, leaves: int) -> Answer:
+    async def _within(
+        self, shard: int, sku: int, to: int, quantity: int, leaves: int, channel: int = 0
+    ) -> Answer:
         """Move lines in one step, by the shard that has both ends."""
         step = step_of(
             self.request,
@@ -464,6 +476,7 @@ class _Move:
             location=to,
             quantity=quantity,
             value=leaves,
+            channel=channel,
             **on(self.hold_id),
         )
         return await self.shards.submit(shard, step)

@@ -212,7 +212,11 @@ class _Exchange:
         if not column_of(self.request, "flags")[self.places[-1]] & Flag.COMMIT_NOW:
             return []
         hold = on(self.request.op_id)
-        commit = self._step("commit", kind=Kind.COMMIT, flags=Flag.RE_RESERVE, **hold)
+        again = {
+            "flags": Flag.RE_RESERVE,
+            "channel": column_of(self.request, "channel")[self.places[-1]],
+        }
+        commit = self._step("commit", kind=Kind.COMMIT, **again, **hold)
         cancel = self._step("cancel", kind=Kind.CANCEL, **hold)
         told = await self.shards.submit_each({part.shard: commit for part in self.held})
         done = [shard for shard, answer in told.items() if not answer.status[0]]

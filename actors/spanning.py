@@ -88,7 +88,12 @@ async def _commit_held(
     """
     held = {part.shard: place for place, part in enumerate(parts) if _holds(answers[place])}
     commit = step_of(
-        request, "commit", kind=Kind.COMMIT, flags=Flag.RE_RESERVE, **on(request.op_id)
+        request,
+        "commit",
+        kind=Kind.COMMIT,
+        flags=Flag.RE_RESERVE,
+        channel=column_of(request, "channel")[0],
+        **on(request.op_id),
     )
     told = await shards.submit_each(dict.fromkeys(held, commit))
     refused = {held[shard]: answer.status[0] for shard, answer in told.items() if answer.status[0]}

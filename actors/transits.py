@@ -67,12 +67,17 @@ async def take_place(
     digest: bytes,
     lines: Sequence[Line],
     ttl_ms: int,
+    channel: int = 0,
 ) -> Answer:
     """Keep the stock for units at their target; `digest` says whose they are.
 
+    `channel`, if not 0, is the one that they are for: it must be able to have the stock there.
+
     Without lines it takes the place for nothing, and is answered ENDED.
     """
-    columns = {"kind": Kind.RESERVE, "value": ttl_ms, **_linked(lines)} if lines else {}
+    columns: dict[str, Any] = {}
+    if lines:
+        columns = {"kind": Kind.RESERVE, "value": ttl_ms, "channel": channel, **_linked(lines)}
     step = Request.of(place, max(len(lines), 1), want_available=True, **columns)
     step.digest = digest
     return await shards.submit(target, step)

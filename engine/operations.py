@@ -22,7 +22,9 @@ class Kind(IntEnum):
     """What a line does. The numbers are part of the wire format and of the journal."""
 
     RESERVE = 1  # request: sku, location, quantity, channel, value = ttl_ms
-    COMMIT = 2  # request: hold, quantity (0 = all that is pending, of all its lines)
+    # request: hold, quantity (0 = all that is pending, of all its lines), channel = for which RE_RESERVE
+    # reserves
+    COMMIT = 2
     RELEASE = 3  # request: hold, quantity (0 = all that is pending)
     FULFIL = 4  # fact: hold, quantity (0 = all that is committed), occurred_at_ns
     CANCEL = 5  # request: hold, quantity (0 = all that is committed)
@@ -35,7 +37,8 @@ class Kind(IntEnum):
     SET_PRICE = 12  # sku, location, value = price_minor, currency
     EXTEND = 13  # request: hold, value = ttl_ms from now (an earlier deadline changes nothing)
     # request: hold, sku (0 = every one), location = destination, quantity (0 = all that is pending
-    # of those lines and not there yet), value = location it leaves (0 = any)
+    # of those lines and not there yet), value = location it leaves (0 = any), channel = for which it is
+    # reserved there
     MOVE = 14
     # request: hold, sku, location, quantity, channel, value = ttl_ms, which counts if the hold is new
     # or was released, and is pending again with this line. Behind a RELEASE of the same cell and

@@ -75,9 +75,17 @@ class Holds(Operations):
         return await self._operate(lambda peer: peer.stock.Extend, request, named(place))
 
     async def move(
-        self, hold: bytes | Result, to: Name, lines: Lines = (), *, op_id: bytes | None = None
+        self,
+        hold: bytes | Result,
+        to: Name,
+        lines: Lines = (),
+        *,
+        channel: str = "",
+        op_id: bytes | None = None,
     ) -> Result:
         """Hold the same at another location instead; refused when that has not the stock.
+
+        `channel` is the code of the one that the hold is for: what that may not sell there is not stock.
 
         `lines` name what is moved by its SKU, the location that it leaves, and a quantity (0: all);
         without them everything that is pending moves. The hold's id stays, and this Result stands
@@ -89,6 +97,7 @@ class Holds(Operations):
             hold_id=hold_id,
             lines=messages.lines_of(lines),
             to=messages.location_of(to),
+            channel=channel,
         )
         place = place_of(hold, None)
         cells = [] if place is None else [(0, to), (0, place)]
@@ -106,17 +115,20 @@ class Holds(Operations):
         *,
         release_rest: bool = False,
         re_reserve_if_expired: bool = False,
+        channel: str = "",
         location: Name | None = None,
         op_id: bytes | None = None,
     ) -> Result:
         """Post a hold, or the parts of it that `lines` name, to an order.
 
         `release_rest` gives up what the parts leave. With `re_reserve_if_expired` a whole hold that
-        has run out is reserved again, if the stock is still there, and committed in one step.
+        has run out is reserved again, if the stock is still there, and committed in one step; `channel`
+        is the code of the one that it is reserved again for, and is for nothing else.
         """
         request = hold_request(hold, lines, location, op_id)
         request.release_rest = release_rest
         request.re_reserve_if_expired = re_reserve_if_expired
+        request.channel = channel
         if release_rest and place_of(hold, location) is None:
             # The rest may be on other shards than the parts.
             return await self._operate(lambda peer: peer.stock.Commit, request, [])

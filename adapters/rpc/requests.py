@@ -157,8 +157,9 @@ def move(message: stock_pb2.MoveRequest, catalogue: Catalogue) -> Request:
     hold, to = id_to_pair(message.hold_id), location_id("to", message.to, catalogue)
     if not to:
         raise InvalidField("to", "not given")
+    channel = channel_number(message.channel, catalogue)
     if not message.lines:
-        return one(message.op_id, Kind.MOVE, 0, to, _WHOLE_HOLD, hold=hold)
+        return one(message.op_id, Kind.MOVE, 0, to, _WHOLE_HOLD, hold=hold, channel=channel)
     lines = lines_of(message.op_id, message.lines, catalogue)
     for number, (sku, leaves, _) in enumerate(lines):
         # To the machine, no SKU means all of them, and no location anywhere.
@@ -172,7 +173,8 @@ def move(message: stock_pb2.MoveRequest, catalogue: Catalogue) -> Request:
         raise InvalidField(f"lines[{number}]", "the same cell as a line before it")
     there = [(sku, to, quantity) for sku, _, quantity in lines]
     leaves_column = [leaves for _, leaves, _ in lines]
-    return facts(message.op_id, Kind.MOVE, there, leaves_column, holds=[hold] * len(lines))
+    holds = [hold] * len(lines)
+    return facts(message.op_id, Kind.MOVE, there, leaves_column, holds=holds, channel=channel)
 
 
 def on_hold(
@@ -185,7 +187,7 @@ def on_hold(
     Also tells where all of it is (0: the call does not say).
     """
     check_id("op_id", message.op_id)
-    flags = moment = 0
+    flags = moment = channel = 0
     if isinstance(message, stock_pb2.HoldRequest):
         check_id("hold_id", message.hold_id)
         hold = id_to_pair(message.hold_id)
@@ -195,13 +197,24 @@ def on_hold(
         moment = message.occurred_at_ns
         if moment and kind not in HANDOVER_KINDS:
             raise InvalidField("occurred_at_ns", "of Fulfil and Unfulfil alone")
+        channel = channel_number(message.channel, catalogue)
+        if channel and not message.re_reserve_if_expired:
+            raise InvalidField("channel", "nothing is reserved without re_reserve_if_expired")
     else:
         check_id("incoming_id", message.incoming_id)
         hold = id_to_pair(message.incoming_id)
     location = location_hint("location", message.location, catalogue)
     if not message.lines:
         request = one(
-            message.op_id, kind, 0, 0, _WHOLE_HOLD, flags=flags, occurred_at_ns=moment, hold=hold
+            message.op_id,
+            kind,
+            0,
+            0,
+            _WHOLE_HOLD,
+            flags=flags,
+            occurred_at_ns=moment,
+            hold=hold,
+            channel=channel,
         )
         return _placed(request, location), location
     lines = lines_of(message.op_id, message.lines, catalogue)
@@ -414,6 +427,7 @@ def facts(
     flags: int = 0,
     occurred_at_ns: int = 0,
     holds: list[tuple[int, int]] | None = None,
+    channel: int = 0,
 ) -> Request:
     """Lines that are judged one by one, each with its value and with the id of its hold."""
     if len(lines) == 1:
@@ -429,6 +443,7 @@ def facts(
             currency=currency,
             occurred_at_ns=occurred_at_ns,
             hold=holds[0] if holds else _NO_HOLD,
+            channel=channel,
         )
     return many(
         op_id,
@@ -438,6 +453,7 @@ def facts(
         flags=flags,
         currency=currency,
         occurred_at_ns=occurred_at_ns,
+        channel=channel,
         **(_holds(holds) if holds else {}),
     )
 
@@ -460,10 +476,11 @@ def one(
     currency: int = 0,
     occurred_at_ns: int = 0,
     hold: tuple[int, int] = _NO_HOLD,
+    channel: int = 0,
 ) -> Request:
     """One line."""
     return Request.one(
-        op_id, quantity, value, *hold, occurred_at_ns, sku, location, currency, 0, kind, flags
+        op_id, quantity, value, *hold, occurred_at_ns, sku, location, currency, channel, kind, flags
     )
 
 

@@ -47,7 +47,8 @@ class StockServicer(stock_pb2_grpc.StockServicer):
     async def Move(self, request: stock_pb2.MoveRequest, context: Any) -> _Reply:
         """Hold the same at another location instead."""
         operation = requests.move(request, self._catalogue)
-        return replies.operation(*await self._lines.move(operation), texts.MOVE)
+        told = texts.MOVE_IN_CHANNEL if request.channel else texts.MOVE
+        return replies.operation(*await self._lines.move(operation), told)
 
     async def Commit(self, request: stock_pb2.HoldRequest, context: Any) -> _Reply:
         """Post a hold to an order."""
@@ -166,7 +167,8 @@ class StockServicer(stock_pb2_grpc.StockServicer):
     async def _on_hold(self, kind: Kind, message: stock_pb2.HoldRequest) -> _Reply:
         operation, location = requests.on_hold(kind, message, self._catalogue)
         answered = await self._lines.on_hold(operation, location)
-        return replies.operation(*answered, texts.ON_HOLD[kind])
+        told = texts.COMMIT_IN_CHANNEL if message.channel else texts.ON_HOLD[kind]
+        return replies.operation(*answered, told)
 
     async def _record(self, operation: Request, told: Texts = texts.GENERAL) -> _Reply:
         return replies.operation(*await self._lines.submit(operation), told)

@@ -33,6 +33,10 @@ GENERAL: Final = _texts()
 
 _CHANNELS: Final = {Status.INSUFFICIENT_STOCK: "quantity: more than is available to the channel"}
 _PENDING: Final = {Status.EXCEEDS_HOLD: "quantity: more than the hold has pending"}
+_MOVED: Final = {
+    Status.EXCEEDS_HOLD: "quantity: more than the hold has pending that is not there yet",
+    Status.UNKNOWN_LOCATION: "to: not in the catalogue",
+}
 _COMMITTED: Final = {Status.EXCEEDS_HOLD: "quantity: more than the hold has committed"}
 _NOT_BACK: Final = {
     Status.EXCEEDS_HOLD: "quantity: more than was handed over and is not back yet",
@@ -44,12 +48,9 @@ _FLAGS: Final = {
 
 RESERVE: Final = _texts(hold="supersedes")
 RESERVE_IN_CHANNEL: Final = _texts(_CHANNELS, hold="supersedes")
-MOVE: Final = _texts(
-    {
-        Status.EXCEEDS_HOLD: "quantity: more than the hold has pending that is not there yet",
-        Status.UNKNOWN_LOCATION: "to: not in the catalogue",
-    }
-)
+MOVE: Final = _texts(_MOVED)
+MOVE_IN_CHANNEL: Final = _texts(_MOVED, _CHANNELS)
+COMMIT_IN_CHANNEL: Final = _texts(_PENDING, _FLAGS, _CHANNELS)
 ON_HOLD: Final[Mapping[Kind, Texts]] = {
     Kind.COMMIT: _texts(_PENDING, _FLAGS),
     Kind.RELEASE: _texts(_PENDING, _FLAGS),

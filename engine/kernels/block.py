@@ -9,6 +9,7 @@ from engine.kernels.codes import (
     ADD_LINE,
     CANCEL_INCOMING,
     CLAIM_RETURN,
+    COMMIT,
     COUNT,
     EXPECT,
     EXTEND,
@@ -16,6 +17,7 @@ from engine.kernels.codes import (
     INVALID_KIND,
     LINKED,
     MOVE,
+    RE_RESERVE,
     RECEIVE,
     RELEASE,
     RESERVE,
@@ -29,7 +31,7 @@ from engine.kernels.compiled import jit
 from engine.kernels.exchanges import exchange
 from engine.kernels.facts import fact
 from engine.kernels.handover import hand_over
-from engine.kernels.holds import extend, is_of_parts, on_hold, on_parts
+from engine.kernels.holds import commit_late, extend, is_of_parts, on_hold, on_parts
 from engine.kernels.incoming import cancel_incoming, expect, receive_expected
 from engine.kernels.layout import CHANGED, DIRTY, LINE, NONE, NOW_NS
 from engine.kernels.life import sweep
@@ -126,7 +128,8 @@ def apply_block(state, now, budget, most, block, rows, units, out_status, out_av
                 elif kind == MOVE:
                     move_parts(
                         cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits,
-                        ring, places, meta, sums, traces, now, block, i, after, end - 1, rows, out_status,
+                        ring, places, buffers, meta, sums, traces, now, block, i, after, end - 1, rows,
+                        out_status,
                     )  # fmt: skip
                 elif kind != RETURN:
                     on_parts(
@@ -147,6 +150,12 @@ def apply_block(state, now, budget, most, block, rows, units, out_status, out_av
                 status, row = reserve_one(
                     cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, places,
                     meta, sums, now, sku, location, quantities[i], values[i], hi, lo,
+                )  # fmt: skip
+            elif kind == COMMIT and flags & RE_RESERVE:
+                status, row = commit_late(
+                    cells, touched, counted, movements, holds, lines, hold_index, wheel, wheel_bits, ring,
+                    places, buffers, meta, sums, traces, now, flags, quantities[i],
+                    np.int64(channels[i]), hold_hi[i], hold_lo[i],
                 )  # fmt: skip
             elif is_of_parts(kind):
                 status, row = on_hold(
@@ -197,8 +206,8 @@ def apply_block(state, now, budget, most, block, rows, units, out_status, out_av
             elif kind == MOVE:
                 status, row = move(
                     cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring,
-                    places, meta, sums, traces, now, flags, sku, location, quantities[i], values[i],
-                    hold_hi[i], hold_lo[i],
+                    places, buffers, meta, sums, traces, now, flags, sku, location, quantities[i],
+                    values[i], np.int64(channels[i]), hold_hi[i], hold_lo[i],
                 )  # fmt: skip
             elif kind == EXTEND:
                 status, row = extend(

@@ -72,6 +72,7 @@ from engine.kernels.layout import (
 )
 from engine.kernels.life import add_hash, drop_hash, end_for_good, expire, is_short, revive, settle
 from engine.kernels.movements import is_seen, moment_of, note_movement
+from engine.kernels.reserving import buffer_of
 from engine.kernels.wheel import wheel_put, wheel_take
 
 
@@ -245,8 +246,6 @@ def on_hold(
     )  # fmt: skip
     if head < 0:
         return UNKNOWN_HOLD, np.int64(-1)
-    if flags & RE_RESERVE and lines[head, STATE] == H_EXPIRED:
-        return reserve_again(cells, touched, holds, lines, ring, meta, sums, traces, head)
     if flags & SUPERSEDE and lines[head, STATE] == H_EXPIRED:
         end_for_good(lines, head)
         return OK, np.int64(lines[head, CELL])
@@ -392,16 +391,22 @@ def on_parts(
 
 
 @jit
-def reserve_again(cells, touched, holds, lines, ring, meta, sums, traces, head):
-    """Commit an expired hold if all that lapsed is still to be had. Returns (status, row).
+def reserve_again(
+    cells, touched, holds, lines, ring, places, buffers, meta, sums, traces, channel, head
+):  # fmt: skip
+    """Commit an expired hold if the channel can have all that lapsed. Returns (status, row).
 
     As in an order, what one line takes is not there for the next.
     """
-    short = np.int64(-1)
+    short, status = np.int64(-1), OK
     slot = head
     while slot >= 0 and short < 0:
         row, units = np.int64(lines[slot, CELL]), np.int64(lines[slot, NEXT])
-        if units > 0 and available(cells, row) < units:
+        if units > 0:
+            status, kept = buffer_of(places, buffers, cells[row, KEY] >> 32, channel)
+            if status == OK and available(cells, row) - kept < units:
+                status = INSUFFICIENT
+        if status != OK:
             short = row
         else:
             cells[row, RESERVED] += units
@@ -411,7 +416,7 @@ def reserve_again(cells, touched, holds, lines, ring, meta, sums, traces, head):
         cells[lines[behind, CELL], RESERVED] -= lines[behind, NEXT]
         behind = np.int64(lines[behind, NEXT_LINE])
     if short >= 0:
-        return INSUFFICIENT, short
+        return status, short
     revive(lines, ring, meta, head)
     lines[head, PREV] = NONE  # all of it is committed then
     trace(traces, meta, np.int64(lines[head, CELL]), 0)  # says that nothing was pending
@@ -427,6 +432,26 @@ def reserve_again(cells, touched, holds, lines, ring, meta, sums, traces, head):
     meta[CHANGED] |= 1 << COMMITTED
     add_hash(holds, lines, sums, head)
     return OK, np.int64(lines[head, CELL])
+
+
+@jit
+def commit_late(
+    cells, touched, counted, movements, holds, lines, hold_index, wheel, wheel_bits, ring, places,
+    buffers, meta, sums, traces, now, flags, quantity, channel, hi, lo,
+):  # fmt: skip
+    """COMMIT of a whole hold that is reserved again for the channel if it has run out: (status, row)."""
+    if check_hold_call(COMMIT, flags, quantity) == OK:
+        head = called_hold(
+            cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, hi, lo
+        )  # fmt: skip
+        if head >= 0 and lines[head, STATE] == H_EXPIRED:
+            return reserve_again(
+                cells, touched, holds, lines, ring, places, buffers, meta, sums, traces, channel, head
+            )  # fmt: skip
+    return on_hold(
+        cells, touched, counted, movements, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums,
+        traces, now, COMMIT, flags, np.int64(0), quantity, np.int64(0), hi, lo,
+    )  # fmt: skip
 
 
 @jit

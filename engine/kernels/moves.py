@@ -48,7 +48,7 @@ from engine.kernels.layout import (
 )
 from engine.kernels.life import add_hash, drop_hash
 from engine.kernels.lines import tail_of
-from engine.kernels.reserving import hold_line
+from engine.kernels.reserving import buffer_of, hold_line
 
 
 @inlined
@@ -79,12 +79,9 @@ def destination(cells, cell_index, lines, slot, location):
     return find_cell(cells, cell_index, location << 32 | cells[lines[slot, CELL], KEY] & LOW32)
 
 
-@jit
-def check_move(places, meta, flags, sku, location, quantity):
-    """The checks of a MOVE that do not need the hold; SKU 0 is every one."""
-    status = check_hold_call(MOVE, flags, quantity)
-    if status != OK:
-        return status
+@inlined
+def check_destination(places, meta, sku, location):
+    """Where a MOVE goes: `check_place`, but SKU 0 is every one."""
     if sku != 0:
         return check_place(places, meta, sku, location)
     if location <= 0 or location >= len(places) or places[location, OWNED] == LOCATION_UNKNOWN:
@@ -93,11 +90,25 @@ def check_move(places, meta, flags, sku, location, quantity):
 
 
 @jit
-def judge_move(cells, cell_index, lines, places, head, sku, location, quantity, source, more):
+def check_move(places, buffers, meta, flags, sku, location, quantity, channel):
+    """The checks of a MOVE that do not need the hold: (status, what is kept there from the channel)."""
+    status = check_hold_call(MOVE, flags, quantity)
+    if status == OK:
+        status = check_destination(places, meta, sku, location)
+    if status != OK:
+        return status, np.int64(0)
+    return buffer_of(places, buffers, location, channel)
+
+
+@jit
+def judge_move(
+    cells, cell_index, lines, places, head, sku, location, quantity, source, kept, more
+):  # fmt: skip
     """Whether a pending hold's units can be at another location.
 
     Returns (status, row, units to move, lines that split): the row is that of the first line's
-    destination, or of the one that has too little. The hold will have `more` lines than it has.
+    destination, or of the one that has too little, where so much of each is `kept` from the channel. The
+    hold will have `more` lines than it has.
     """
     pending, total, elsewhere, row = np.int64(0), np.int64(0), False, np.int64(-1)
     first, count, splits = np.int64(-1), np.int64(more), np.int64(0)
@@ -132,7 +143,7 @@ def judge_move(cells, cell_index, lines, places, head, sku, location, quantity, 
             left -= units
             splits += 1 if must_split(lines, slot, units) else 0
             to = destination(cells, cell_index, lines, slot, location)
-            if not is_short and (to < 0 or available(cells, to) < units):
+            if not is_short and (to < 0 or available(cells, to) - kept < units):
                 short, is_short = to, True
             if to >= 0:
                 cells[to, RESERVED] += units
@@ -155,14 +166,14 @@ def judge_move(cells, cell_index, lines, places, head, sku, location, quantity, 
 
 @jit
 def move(
-    cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places, meta,
-    sums, traces, now, flags, sku, location, quantity, source, hi, lo,
+    cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places, buffers, meta,
+    sums, traces, now, flags, sku, location, quantity, source, channel, hi, lo,
 ):  # fmt: skip
     """MOVE: what a hold has pending is held at another location. Returns (status, row or -1).
 
     A line that moves whole changes its cell; of another one a part becomes a line of its own.
     """
-    status = check_move(places, meta, flags, sku, location, quantity)
+    status, kept = check_move(places, buffers, meta, flags, sku, location, quantity, channel)
     if status != OK:
         return status, np.int64(-1)
     head = called_hold(
@@ -174,7 +185,7 @@ def move(
     if status != OK:
         return status, np.int64(lines[head, CELL])
     status, row, left, _ = judge_move(
-        cells, cell_index, lines, places, head, sku, location, quantity, source, 0
+        cells, cell_index, lines, places, head, sku, location, quantity, source, kept, 0
     )  # fmt: skip
     if status != OK:
         return status, row
@@ -240,16 +251,18 @@ def check_linked_move(block, first, i, last_line):
 
 @jit
 def judge_moves(
-    cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places, meta,
+    cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places, buffers, meta,
     sums, traces, now, block, first, end, last_line, rows,
 ):  # fmt: skip
     """Find the first of the linked moves [first, end) that must be refused: (line or -1, its status)."""
     more, head = np.int64(0), np.int64(-1)
     for i in range(first, end):
         sku, location = np.int64(block.sku[i]), np.int64(block.location[i])
-        status = check_linked_move(block, first, i, last_line)
+        status, kept = check_linked_move(block, first, i, last_line), np.int64(0)
         if status == OK:
-            status = check_move(places, meta, 0, sku, location, block.quantity[i])
+            status, kept = check_move(
+                places, buffers, meta, 0, sku, location, block.quantity[i], np.int64(block.channel[i])
+            )  # fmt: skip
         if status != OK:
             return i, status
         if i == first:
@@ -264,7 +277,7 @@ def judge_moves(
         if status == OK:
             status, rows[i], _, splits = judge_move(
                 cells, cell_index, lines, places, head, sku, location, block.quantity[i],
-                block.value[i], more,
+                block.value[i], kept, more,
             )  # fmt: skip
             more += splits
         if status != OK:
@@ -274,14 +287,14 @@ def judge_moves(
 
 @jit
 def move_parts(
-    cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places, meta,
+    cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places, buffers, meta,
     sums, traces, now, block, first, end, last_line, rows, out_status,
 ):  # fmt: skip
     """The linked moves [first, end) of SKUs of one hold: all or none."""
     rows[first:end] = -1
     bad, status = judge_moves(
-        cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places, meta,
-        sums, traces, now, block, first, end, last_line, rows,
+        cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places, buffers,
+        meta, sums, traces, now, block, first, end, last_line, rows,
     )  # fmt: skip
     if bad >= 0:
         out_status[first:end] = LINKED_REFUSED
@@ -291,8 +304,9 @@ def move_parts(
         meta[LINE] = i
         out_status[i], rows[i] = move(
             cells, cell_index, touched, holds, lines, hold_index, wheel, wheel_bits, ring, places,
-            meta, sums, traces, now, 0, np.int64(block.sku[i]), np.int64(block.location[i]),
-            block.quantity[i], block.value[i], block.hold_hi[i], block.hold_lo[i],
+            buffers, meta, sums, traces, now, 0, np.int64(block.sku[i]), np.int64(block.location[i]),
+            block.quantity[i], block.value[i], np.int64(block.channel[i]), block.hold_hi[i],
+            block.hold_lo[i],
         )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from engine.reference.life import (
     settle,
 )
 from engine.reference.lines import NO_CELL, Answer, Key, Line, check_hold_call, check_moment
+from engine.reference.places import check_channel, kept_from
 from engine.status import Status
 from engine.views import Hold, HoldLine, HoldState
 
@@ -29,7 +30,7 @@ def on_hold(book: Book, line: Line) -> Answer:
     if hold is None:
         return Status.UNKNOWN_HOLD, None
     if line.flags & Flag.RE_RESERVE and hold.state == HoldState.EXPIRED:
-        return _reserve_again(book, line.hold_id, hold)
+        return _reserve_again(book, line, hold)
     if line.flags & Flag.SUPERSEDE and hold.state == HoldState.EXPIRED:
         end_for_good(book, line.hold_id)
         return Status.OK, key_of(hold.lines[0])
@@ -124,13 +125,20 @@ def _move_called(book: Book, line: Line, hold: Hold, called: list[HoldLine]) -> 
             move_units(book, Kind.RELEASE, each, each.pending, book.now_ns)
 
 
-def _reserve_again(book: Book, hold_id: bytes, hold: Hold) -> Answer:
-    """Commit an expired hold if all that lapsed is still to be had."""
+def _reserve_again(book: Book, line: Line, hold: Hold) -> Answer:
+    """Commit an expired hold if the channel of the line can have all that lapsed."""
+    hold_id = line.hold_id
     lapsed = book.lapsed[hold_id]
     demand: Counter[Key] = Counter()
     for each, units in zip(hold.lines, lapsed, strict=True):
+        if not units:
+            continue
+        status = check_channel(book, line._replace(location=each.location))
+        if status != Status.OK:
+            return status, key_of(each)
         demand[key_of(each)] += units
-        if units and book.cells[key_of(each)].available < demand[key_of(each)]:
+        kept = kept_from(book, line.channel, each.location)
+        if book.cells[key_of(each)].available - kept < demand[key_of(each)]:
             return Status.INSUFFICIENT_STOCK, key_of(each)
     revive(book, hold_id)
     book.short.discard(hold_id)

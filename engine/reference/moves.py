@@ -7,7 +7,7 @@ from engine.operations import Flag, Kind
 from engine.reference.book import Book, key_of
 from engine.reference.life import called_hold, check_hold_state
 from engine.reference.lines import Answer, Key, Line, check_hold_call
-from engine.reference.places import check_destination, is_elsewhere
+from engine.reference.places import check_channel, check_destination, is_elsewhere, kept_from
 from engine.reference.reserving import check_reserve, free_for
 from engine.status import Status
 from engine.views import Hold, HoldLine, HoldState
@@ -110,6 +110,8 @@ def _judged(
     status = check_hold_call(line)
     if status == Status.OK:
         status = check_destination(book, line)
+    if status == Status.OK:
+        status = check_channel(book, line)
     if status != Status.OK:
         return status, None, []
     hold = called_hold(book, line)
@@ -146,18 +148,19 @@ def _judge_move(
         return Status.EXCEEDS_HOLD, key
     if lines + sum(_must_split(*part) for part in parts) > limits.MAX_HOLD_LINES:
         return Status.TOO_MANY_LINES, key
-    short = _short_of(book, parts, line.location)
+    short = _short_of(book, line, parts)
     return (Status.OK, key) if short is None else (Status.INSUFFICIENT_STOCK, short)
 
 
-def _short_of(book: Book, parts: list[tuple[HoldLine, int]], location: int) -> Key | None:
-    """The first cell there that has too little; demand on one cell is summed."""
+def _short_of(book: Book, line: Line, parts: list[tuple[HoldLine, int]]) -> Key | None:
+    """The first cell there that has too little for the channel; demand on one cell is summed."""
+    kept = kept_from(book, line.channel, line.location)
     demand: Counter[Key] = Counter()
     for each, units in parts:
-        key = each.sku, location
+        key = each.sku, line.location
         demand[key] += units
         cell = book.cells.get(key)
-        if cell is None or cell.available < demand[key]:
+        if cell is None or cell.available - kept < demand[key]:
             return key
     return None
 

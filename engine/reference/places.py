@@ -30,6 +30,11 @@ def check_channel(book: Book, line: Line) -> Status:
     return Status.OK
 
 
+def kept_from(book: Book, channel: int, location: int) -> int:
+    """How much of each cell of a location is kept from a channel that sells there."""
+    return book.places[location].buffers[channel] if channel else 0
+
+
 def check_destination(book: Book, line: Line) -> Status:
     """Where a MOVE goes: `check_place`, but SKU 0 is every one."""
     if line.sku:

@@ -7,7 +7,7 @@ from engine.operations import Flag, Kind
 from engine.reference.book import Book, key_of
 from engine.reference.life import give_up, is_overdue
 from engine.reference.lines import Answer, Key, Line
-from engine.reference.places import check_channel, check_place
+from engine.reference.places import check_channel, check_place, kept_from
 from engine.status import Status
 from engine.views import Hold, HoldLine, HoldState
 
@@ -93,7 +93,7 @@ def free_for(book: Book, line: Line, demand: Counter[Key]) -> int:
     cell = book.cells.get(line.key)
     if cell is None:
         return 0
-    kept = book.places[line.location].buffers[line.channel] if line.channel else 0
+    kept = kept_from(book, line.channel, line.location)
     return max(0, min(line.quantity, cell.available - kept - demand[line.key]))
 
 

@@ -131,17 +131,21 @@ UNDONE = [
     Call(each, hold, named)
     for each in (
         *(line(Kind.UNFULFIL, (0, 0), units) for units in (0, 0, 0, 1, 2)),
-        *(line(Kind.COMMIT, flags=int(Flag.RE_RESERVE)) for _ in range(5)),
+        *(
+            line(Kind.COMMIT, flags=int(Flag.RE_RESERVE), channel=channel)
+            for channel in (0, 0, 1, 1, 2, 3)
+        ),
     )
     for hold in (0, 0, 0, 1, 1, 2, -1, -2, -3)
     for named in (None, 0)
 ]
 PART_CALLS = [each for each in [*CALLS, *UNDONE] if each.line.quantity]
 MOVES = [
-    Call(line(Kind.MOVE, (sku, to), units, value=source), hold)
+    Call(line(Kind.MOVE, (sku, to), units, value=source, channel=channel), hold)
     for sku in (0, 0, 0, 1, 2)
     for to in (*(BERLIN, BOSTON) * 4, SPLIT, ELSEWHERE, UNKNOWN)
     for units in (0, 0, 1, 2, 3)
+    for channel in (0, 0, 0, 1, 2, 3)
     for source in (0, 0, BERLIN, BOSTON)
     for hold in (0, 0, 1, 2, -1, -4)
 ]

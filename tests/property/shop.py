@@ -114,10 +114,16 @@ def instead_of(old: str, reserved: Line, *, again: bool = False) -> Line:
 
 
 def commit(
-    name: str, units: int = 0, cell: Key = NO_LINE, *, rest: bool = False, again: bool = False
+    name: str,
+    units: int = 0,
+    cell: Key = NO_LINE,
+    *,
+    rest: bool = False,
+    again: bool = False,
+    channel: int = 0,
 ) -> Line:
     flags = int(Flag.RELEASE_REST) * rest | int(Flag.RE_RESERVE) * again
-    return line(Kind.COMMIT, cell, units, hold=hold_id(name), flags=flags)
+    return line(Kind.COMMIT, cell, units, hold=hold_id(name), flags=flags, channel=channel)
 
 
 def extend(name: str, ttl_ms: int) -> Line:
@@ -133,10 +139,10 @@ def fulfil(name: str, units: int = 0, cell: Key = NO_LINE, **more: Any) -> Line:
     return line(Kind.FULFIL, cell, units, hold=hold_id(name), **more)
 
 
-def move(name: str, to: int, cell: Key = NO_LINE, units: int = 0) -> Line:
+def move(name: str, to: int, cell: Key = NO_LINE, units: int = 0, *, channel: int = 0) -> Line:
     """`cell` names a SKU and the location it leaves; 0 is every one."""
     sku, source = cell
-    return line(Kind.MOVE, (sku, to), units, source, hold=hold_id(name))
+    return line(Kind.MOVE, (sku, to), units, source, hold=hold_id(name), channel=channel)
 
 
 def add_line(name: str, units: int, cell: Key = TEA, *, ttl_ms: int = 1000, **more: Any) -> Line:

@@ -916,6 +916,15 @@ def of(message: Any) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name not in ("op_id", "lines")}
 
 
+async def test_for_which_channel_stock_is_taken_goes_along(store: Store, client: Client) -> None:
+    hold = await client.reserve([(7, 2, 1)])
+    await client.move(hold, 2, channel="web")
+    assert of(store.second.requests("Move")[0])["channel"] == "web"
+    await client.commit(hold, re_reserve_if_expired=True, channel="web")
+    request = of(store.second.requests("Commit")[0])
+    assert (request["re_reserve_if_expired"], request["channel"]) == (True, "web")
+
+
 async def test_what_an_order_may_ask_for_goes_along(store: Store, client: Client) -> None:
     older = await client.reserve([(7, 2, 1)])
     await client.reserve(

@@ -24,6 +24,7 @@ from tests.unit.test_spanning import (
     Died,
     Mortal,
     Operation,
+    channel_rules,
     check_deaths,
     hold_five,
     nothing,
@@ -35,11 +36,17 @@ LINKED = Status.LINKED_LINE_REFUSED
 
 
 def a_move(
-    to: int, *lines: tuple[int, int, int], op_id: bytes = OP, hold: bytes = HELD
+    to: int,
+    *lines: tuple[int, int, int],
+    op_id: bytes = OP,
+    hold: bytes = HELD,
+    channel: int = 0,
+    flags: Any = 0,
 ) -> Operation:
     """Lines of (SKU, location that it leaves, quantity); none: all of the hold."""
     skus, leaves, quantities = zip(*(lines or [(0, 0, 0)]), strict=True)
     columns = {"sku": skus, "location": to, "quantity": quantities, "value": leaves}
+    columns |= {"channel": channel, "flags": flags}
     request = call(op_id, Kind.MOVE, hold, len(skus), **columns)
     return lambda router: router.move(request)
 
@@ -79,6 +86,57 @@ async def test_a_hold_moves_to_another_shard(
     _, answer = await town.router.on_hold(call(NEW, Kind.COMMIT, HELD))
     assert list(answer.status) == [Status.OK]
     assert (town.counted("committed"), town.reserved) == (5, 0)
+
+
+@pytest.mark.parametrize("to", [2, 3, 4, SPLIT])
+@pytest.mark.parametrize(
+    ("lines", "flags"),
+    [
+        ([], 0),
+        ([(1, 1, 3)], 0),
+        ([(1, 1, 3), (2, 1, 1)], 0),
+        ([(1, 1, 3), (2, 1, 1)], [Flag.LINKED, 0]),
+    ],
+)
+@pytest.mark.parametrize(
+    ("channel", "status"),
+    [
+        (1, Status.INSUFFICIENT_STOCK),  # eight of ten are kept from it
+        (2, Status.NOT_IN_CHANNEL),
+        (3, Status.UNKNOWN_CHANNEL),
+    ],
+)
+async def test_what_moves_takes_no_stock_that_is_kept_from_its_channel(
+    to: int, lines: list[tuple[int, int, int]], flags: Any, channel: int, status: Status
+) -> None:
+    """By line, the first one is refused, or all are where they are linked."""
+
+    async def setting(town: Town) -> None:
+        channel_rules(town, (0, 0, 0))
+        channel_rules(town, (0, 8, -1), range(2, 9))
+        await town.router.reserve(order(HELD, [(1, 1), (2, 1)], [3, 1]))
+
+    operation = a_move(to, *lines, channel=channel, flags=flags)
+    town, answer = await check_deaths(setting, operation, at_least=0)
+    assert answer.status[0] == status
+    by_line = len(lines) == 2 and not flags and status is Status.INSUFFICIENT_STOCK
+    moved = [(2, 1, 0), (2, to, 1)] if by_line else [(2, 1, 1)]
+    expected = [(1, 1, 3), *((sku, at, units) for sku, at, units in moved if units)]
+    assert sorted(await lines_of(town)) == expected
+    town, answer = await check_deaths(setting, a_move(to, *lines, flags=flags), at_least=0)
+    assert not any(answer.status)
+
+
+async def test_what_moves_for_a_channel_is_told_what_it_is_short_of(town: Town) -> None:
+    """The shard that has too little for a line says so, though the channel does not sell there."""
+    await hold_five(town)
+    channel_rules(town, (0, 0, 0))
+    channel_rules(town, (0, 8, -1), [1])
+    lines = [(1, 1, 4), (2, 2, 1)]
+    _, answer = await a_move(4, *lines, channel=2)(town.router)
+    assert list(answer.status) == [Status.EXCEEDS_HOLD, Status.OK]
+    _, answer = await a_move(4, *lines, op_id=NEW, channel=2, flags=[Flag.LINKED, 0])(town.router)
+    assert list(answer.status) == [Status.EXCEEDS_HOLD, LINKED]
 
 
 @pytest.mark.parametrize("lines", [[], [(1, 1, 2)], [(1, 1, 3), (2, 2, 1)]])

@@ -20,6 +20,7 @@ from tests.unit.test_spanning import (
     Died,
     Mortal,
     Operation,
+    channel_rules,
     check_deaths,
     hold_five,
     state_of,
@@ -244,6 +245,7 @@ def an_exchange(
     flags: int = 0,
     sold_at: int = 0,
     op_id: bytes = OP,
+    channel: int = 0,
 ) -> Operation:
     skus, locations, quantities = zip(*back, *out, strict=True)
     lines, returns = len(skus), len(back)
@@ -253,6 +255,7 @@ def an_exchange(
         "flags": np.where(np.arange(lines) < lines - 1, Flag.LINKED, 0)
         | np.where(is_back, 0, flags),
         "value": np.where(is_back, disposition, TTL),
+        "channel": np.where(is_back, 0, channel),
     }
     for name, half in on(against).items() if against else ():
         columns[name] = np.where(is_back, half, np.uint64(0))
@@ -447,6 +450,37 @@ async def test_an_exchange_that_is_repeated_late_is_done_or_is_not() -> None:
         _, answer = await operation(town.router)
         assert not any(answer.status)
         assert (town.counted("committed"), town.reserved) == (6, 0)
+
+
+@pytest.mark.parametrize("channel", [0, 1])
+async def test_an_exchange_that_is_repeated_late_takes_nothing_that_is_kept_from_its_channel(
+    town: Town, channel: int
+) -> None:
+    """It was held when its router died; then it ran out, and some of it was sold."""
+    channel_rules(town, (0, 6))
+    operation = an_exchange(
+        [(1, 1, 2)],
+        [(3, 1, 2), (3, 2, 4)],
+        flags=Flag.COMMIT_NOW,
+        against=HELD,
+        channel=channel,
+    )
+    await handed_over(town)
+    for lives in range(20):
+        left = [lives]
+        links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
+        with suppress(Died):
+            await operation(Router(links, lambda: MAP))
+        if town.reserved == 6:
+            break
+    assert town.reserved == 6
+    for shard in town.shards:
+        shard.now_ns += 2 * TTL * limits.NS_PER_MS
+    sale = Request.of(os.urandom(16), 1, kind=Kind.SALE, sku=3, location=2, quantity=2)
+    await town.router.submit(sale)
+    _, answer = await operation(town.router)
+    assert any(answer.status) == bool(channel)
+    assert (town.counted("committed"), town.reserved) == (0 if channel else 6, 0)
 
 
 def brought_back(town: Town, shard: int, units: int) -> Awaitable[Answer]:

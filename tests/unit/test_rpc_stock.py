@@ -758,6 +758,40 @@ async def test_a_channel_that_is_unknown_is_a_value(shop: Shop) -> None:
     assert (await shop.stock.Reserve(order)).status == Status.UNKNOWN_CHANNEL
 
 
+async def test_what_moves_or_is_reserved_again_is_for_a_channel(shop: Shop) -> None:
+    await shop.receive(5)
+    order, late = an_id(), an_id()
+    lines = [line(1, 1, 1), line(2, 1, 1)]
+    for _ in range(2):
+        await shop.stock.Receive(stock_pb2.ReceiveRequest(op_id=an_id(), lines=lines))
+    for op_id, ttl_ms in ((order, 60_000), (late, 1)):
+        held = stock_pb2.ReserveRequest(op_id=op_id, lines=lines, ttl_ms=ttl_ms)
+        assert (await shop.stock.Reserve(held)).status == Status.OK
+    for moved in ([], lines[:1], lines):
+        move = stock_pb2.MoveRequest(hold_id=order, lines=moved, to=a_place(2), channel="web")
+        move.op_id = an_id()
+        assert (await shop.stock.Move(move)).status == Status.UNKNOWN_CHANNEL
+        move.op_id, move.channel = an_id(), ""
+        assert (await shop.stock.Move(move)).status == Status.INSUFFICIENT_STOCK
+    shop.shard.now_ns += 2 * limits.NS_PER_MS
+    again = stock_pb2.HoldRequest(hold_id=late, re_reserve_if_expired=True, channel="web")
+    again.op_id = an_id()
+    assert (await shop.stock.Commit(again)).status == Status.UNKNOWN_CHANNEL
+    again.op_id, again.hold_id = an_id(), order
+    assert (await shop.stock.Commit(again)).status == Status.OK  # nothing is reserved
+
+
+@pytest.mark.parametrize("method", ["Commit", "Release", "Fulfil", "Unfulfil", "Cancel"])
+async def test_a_call_that_reserves_nothing_is_for_no_channel(shop: Shop, method: str) -> None:
+    call = stock_pb2.HoldRequest(op_id=an_id(), hold_id=an_id(), channel="web")
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await getattr(shop.stock, method)(call)
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "channel: nothing is reserved without re_reserve_if_expired" in str(
+        refused.value.details()
+    )
+
+
 # --- what is on its way ---------------------------------------------------------------------------
 
 

@@ -786,6 +786,48 @@ def test_a_payment_in_time_commits_as_always() -> None:
     assert shop.answer(commit("released", again=True)) is Status.HOLD_RELEASED
 
 
+@pytest.mark.parametrize(
+    ("channel", "answer"),
+    [
+        (0, Status.OK),
+        (1, Status.INSUFFICIENT_STOCK),  # two of each are kept from it
+        (2, Status.NOT_IN_CHANNEL),
+        (3, Status.UNKNOWN_CHANNEL),
+    ],
+)
+def test_a_late_payment_takes_no_stock_that_is_kept_from_its_channel(
+    channel: int, answer: Status
+) -> None:
+    shop = Shop(tea=10, jam=4)
+    expired(shop, "order", reserve(3), reserve(3, JAM))
+    assert shop.answer(reserve(3, JAM, channel=channel), name="as new") is answer
+    shop.answers(release("as new"))
+    before = shop.pair.machine.state_hash
+    assert shop.answer(commit("order", again=True, channel=channel)) is answer
+    if answer is not Status.OK:
+        assert shop.pair.machine.state_hash == before
+        assert shop.state("order") is HoldState.EXPIRED
+    shop.does(receive(1, JAM))
+    if answer is Status.INSUFFICIENT_STOCK:
+        shop.does(commit("order", again=True, channel=channel))
+
+
+def test_what_is_not_reserved_again_is_for_any_channel() -> None:
+    shop = Shop(tea=5, jam=2)
+    shop.holds("in time", reserve(5))
+    shop.does(commit("in time", channel=2))
+    shop.holds("part, late", reserve(1, JAM), reserve(1, JAM))
+    shop.does(release("part, late", 2, JAM))
+    assert shop.answer(commit("part, late", again=True, channel=2)) is Status.HOLD_RELEASED
+    shop = Shop(tea=5, jam=2)
+    shop.pair.set_location(BOSTON, buffers=(0, 0, 0))
+    shop.does(receive(1, FAR))
+    shop.holds("order", reserve(1, JAM), reserve(1, FAR))
+    shop.does(release("order", 1, JAM))
+    shop.wait(2000 * MS)
+    shop.does(commit("order", again=True, channel=2))  # nothing of it is in Berlin by now
+
+
 def test_a_late_payment_that_meets_an_overdue_hold_before_the_sweep_is_late_too() -> None:
     shop = Shop(tea=10, expiries_per_block=1)
     shop.holds("swept", reserve(1, ttl_ms=5))

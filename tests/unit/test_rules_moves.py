@@ -95,3 +95,58 @@ def test_the_lines_that_split_off_in_linked_moves_are_summed() -> None:
     assert shop.answers(*linked(lines)) == [REFUSED, Status.TOO_MANY_LINES]
     shop.does(*linked([part(JAM, 1), part(TEA, 2)]))
     assert len(shop.hold("order").lines) == most
+
+
+# --- for a channel --------------------------------------------------------------------------------
+
+# In Berlin two of each are kept from channel 1, and channel 2 does not sell.
+CHANNELS = [
+    (0, 3, Status.OK),
+    (1, 1, Status.OK),
+    (1, 2, Status.INSUFFICIENT_STOCK),
+    (2, 1, Status.NOT_IN_CHANNEL),
+    (3, 1, Status.UNKNOWN_CHANNEL),
+    (limits.MAX_CHANNELS, 1, Status.UNKNOWN_CHANNEL),
+]
+
+
+@pytest.mark.parametrize(("channel", "units", "answer"), CHANNELS)
+def test_what_moves_takes_no_stock_that_is_kept_from_its_channel(
+    channel: int, units: int, answer: Status
+) -> None:
+    shop = Shop(tea=3, jam=3)
+    shop.pair.set_location(BOSTON, buffers=(0, 0, 0))
+    shop.does(receive(3, FAR), receive(1, FAR_JAM))
+    assert shop.answer(reserve(units, channel=channel)) is answer  # as for a new order
+    shop = Shop(tea=3, jam=3)
+    shop.pair.set_location(BOSTON, buffers=(0, 0, 0))
+    shop.does(receive(3, FAR), receive(1, FAR_JAM))
+    shop.holds("order", reserve(3, FAR, channel=1), reserve(1, FAR_JAM, channel=1))
+    lines = [
+        move("order", BERLIN, FAR_JAM, 1, channel=channel),
+        move("order", BERLIN, FAR, units, channel=channel),
+    ]
+    is_judged_first = answer in (Status.OK, Status.INSUFFICIENT_STOCK)
+    both = [answer] * 2 if answer is Status.OK else [REFUSED, answer]
+    assert shop.answers(*linked(lines)) == (both if is_judged_first else [answer, REFUSED])
+    if answer is not Status.OK:
+        assert shop.answer(lines[1]) is answer
+        assert [(each.location, each.pending) for each in shop.hold("order").lines] == [
+            (BOSTON, 3), (BOSTON, 1),
+        ]  # fmt: skip
+
+
+def test_all_of_a_hold_moves_for_a_channel() -> None:
+    shop = Shop(tea=5, jam=3)
+    shop.pair.set_location(BOSTON, buffers=(0, 0, 0))
+    shop.does(receive(3, FAR), receive(2, FAR_JAM))
+    shop.holds("order", reserve(3, FAR), reserve(2, FAR_JAM))
+    answers = {
+        channel: shop.answer(move("order", BERLIN, channel=channel)) for channel in (1, 2, 3)
+    }
+    assert answers == {
+        1: Status.INSUFFICIENT_STOCK, 2: Status.NOT_IN_CHANNEL, 3: Status.UNKNOWN_CHANNEL,
+    }  # fmt: skip
+    assert shop.available(TEA) == 5
+    shop.does(receive(1, JAM), move("order", BERLIN, channel=1))
+    assert (shop.available(TEA), shop.available(JAM)) == (2, 2)

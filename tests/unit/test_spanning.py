@@ -17,7 +17,7 @@ from engine.history import History
 from engine.operations import Answer, Flag, Kind, Request
 from engine.status import Status
 from engine.views import Cell, DatedIncoming, Hold, HoldState, Incoming
-from tests.fakes.shard import FakeShard
+from tests.fakes.shard import USD, FakeShard
 from tests.unit.test_router import MAP, SPLIT, TTL, Town, batch_id, call, on, order, town
 
 __all__ = ["town"]
@@ -523,6 +523,57 @@ async def test_a_release_that_was_done_gives_up_nothing_that_came_since(town: To
     assert not any((await town.router.submit(added))[1].status)
     assert await town.router.on_hold(request) == first
     assert town.reserved == 2
+
+
+def channel_rules(
+    town: Town, buffers: tuple[int, ...], locations: Sequence[int] = range(1, 9)
+) -> None:
+    """What is kept of each cell of some locations from the channels 0, 1, ..."""
+    for shard in town.shards:
+        for location in locations:
+            owned, split, part = MAP.place(location, shard.number)
+            shard.machine.set_location(
+                location, owned=owned, currency=USD, split=split, part=part, buffers=buffers
+            )
+
+
+async def test_a_late_payment_takes_no_stock_that_is_kept_from_its_channel() -> None:
+    """Of the part that ran out: three of ten."""
+
+    async def one_part_expired(town: Town) -> None:
+        channel_rules(town, (0, 8))
+        await hold_five(town)
+        await time_goes_by(town, [0])
+
+    request = call(OP, Kind.COMMIT, HELD, flags=Flag.RE_RESERVE, channel=1)
+    town, answer = await check_deaths(one_part_expired, lambda router: router.on_hold(request))
+    assert list(answer.status) == [Status.INSUFFICIENT_STOCK]
+    assert (town.counted("committed"), town.reserved) == (0, 0)
+    request = call(OP, Kind.COMMIT, HELD, flags=Flag.RE_RESERVE)
+    town, answer = await check_deaths(one_part_expired, lambda router: router.on_hold(request))
+    assert (answer.status, town.counted("committed")) == (b"\0", 5)
+
+
+@pytest.mark.parametrize("channel", [0, 1])
+async def test_a_paid_order_that_is_repeated_late_takes_no_stock_that_is_kept_from_its_channel(
+    town: Town, channel: int
+) -> None:
+    """It was held when its router died; then it ran out, and a unit of it was sold."""
+    channel_rules(town, (0, 8))
+    request = order(NEW, [(1, 1), (2, 2)], 2)
+    request.columns["flags"] = request.columns["flags"] | np.uint8(Flag.COMMIT_NOW)
+    request.columns["channel"] = np.full(2, channel, "<u2")
+    left = [2]
+    links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
+    with pytest.raises(Died):
+        await Router(links, lambda: MAP).reserve(request)
+    assert town.reserved == 4
+    await time_goes_by(town, [0, 1])
+    sale = Request.of(os.urandom(16), 1, kind=Kind.SALE, sku=2, location=2, quantity=1)
+    await town.router.submit(sale)
+    _, answer = await town.router.reserve(request)
+    assert any(answer.status) == bool(channel)
+    assert (town.counted("committed"), town.reserved) == (0 if channel else 4, 0)
 
 
 # --- extend ---------------------------------------------------------------------------------------
