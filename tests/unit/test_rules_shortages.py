@@ -236,6 +236,17 @@ def test_the_newest_are_named_however_the_slots_are_used() -> None:
     assert shop.endangered() == [[("new 98", 1, 0), ("new 97", 1, 0)]]
 
 
+def test_a_pending_hold_takes_the_place_of_a_committed_one_when_there_are_too_many() -> None:
+    most = limits.MAX_ENDANGERED
+    shop = Shop(tea=most + 1)
+    for number in range(most + 1):
+        shop.holds(f"{number}", reserve(1))
+    shop.does(*[commit(f"{number}") for number in range(1, most + 1)])
+    shop.does(count(0))
+    committed = [(f"{number}", 0, 1) for number in range(most, 1, -1)]
+    assert shop.endangered() == [[("0", 1, 0), *committed]]
+
+
 @pytest.fixture
 def scans(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Of each look for endangered holds, whether it was at all lines there are."""
