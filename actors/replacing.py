@@ -1,28 +1,36 @@
-"""An order in place of an older hold that has parts on several shards: what is freed can be given back.
+"""An order in place of an older hold that has parts on several shards: all that is taken can be given back.
 
-Where an order needs the stock of the older hold, one step frees that and holds the order's part. It
-holds as much of each cell as the older hold had, at least: what the order does not need is in lines
-behind its own, and is given up when the order is held on all shards. When the order is refused, the
-units are handed over to the older hold again, for which no stock is judged. How many they were is
-noted first by each shard, so that a repetition knows.
+Units of the older hold are taken by handovers, for which no stock is judged and which are refused when
+there are no longer so many: so what was taken is known, whoever repeats it, and nobody can buy it
+meanwhile. All of a shard's part goes at once, so that no commit takes what is left for the whole: it
+is *kept* by a hold of the order's own. What a part of the order needs is *lent* by that to another
+one, whose place and stock the order's part takes in one step. When the order is held everywhere, the
+rest of the older hold is kept too, and then given up. When it is refused, all is handed over to the
+older hold again.
 """
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from actors.notes import note_of, number_of
+from actors.calls import give_up, holders_of
+from actors.notes import keeper_of, noted, number_of
 from actors.parts import Part, hold_id_of, on, step_id, step_of
+from actors.ports import Sight, Unavailable
 from actors.shards import Shards, every
+from actors.transits import ROUNDS, at_rest
 from engine import limits
 from engine.operations import Answer, Flag, Kind, Request, column_of
-from engine.views import Hold
+from engine.status import Status
+from engine.views import Hold, HoldState
 
 Units = Counter[tuple[int, int]]
 """How many of each (SKU, location)."""
+
+_DIGEST_BYTES: Final = 8
 
 
 def wanted_of(request: Request) -> Units:
@@ -34,12 +42,18 @@ def wanted_of(request: Request) -> Units:
     return wanted
 
 
-def pending_of(hold: Hold) -> Units:
+def pending_of(hold: Hold | None) -> Units:
     """What is pending of a hold."""
     units: Units = Counter()
-    for line in hold.lines:
+    for line in hold.lines if hold else ():
         units[line.sku, line.location] += line.pending
     return +units
+
+
+def is_order(hold: Hold) -> bool:
+    """Whether a hold is or was committed, wholly or in part."""
+    was = (HoldState.COMMITTED, HoldState.FULFILLED, HoldState.CANCELLED)
+    return hold.state in was or any(line.committed or line.fulfilled for line in hold.lines)
 
 
 def own_lines(part: Part, answer: Answer) -> Answer:
@@ -53,91 +67,223 @@ def own_lines(part: Part, answer: Answer) -> Answer:
     )
 
 
+class Taken(NamedTuple):
+    """What was taken of the older hold on a shard: what is kept, and what was lent to the order.
+
+    `is_rest` says whether the older hold was left something on other shards then.
+    """
+
+    kept: Units
+    lent: Units
+    is_rest: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """An order, and the parts of the older hold as they were seen.
+    """An order, and how it gets the place of an older hold.
 
-    With one part nothing is to be given back: the step that frees it is the last that can be refused.
+    Its steps go by the order's content too: an id that is used for another one is refused as such.
     """
 
     shards: Shards
     request: Request
-    older: Mapping[int, Hold]
 
-    async def hold(self, part: Part) -> Answer:
-        """Hold a part of the order in place of the older hold's part on that shard.
+    # --- what is decided ---
 
-        When that has run out meanwhile it may still be paid late, as long as another shard may refuse.
+    async def look(self) -> tuple[dict[int, Sight], int | None, dict[int, Taken]]:
+        """See the older hold, what was decided of it (a status), if anything, and what was taken."""
+        older = hold_id_of(self.request)
+        asked, op_ids = self.shards.asked_for(0), [self._id("superseded")]
+        sights = await self.shards.sights(older, asked, op_ids)
+        digest = sights[keeper_of(self.shards, older)].digests[0]
+        decided = None if digest is None else number_of(digest)
+        return sights, decided, await self._taken()
+
+    async def decide(self, status: int) -> int:
+        """Have the older hold be superseded (OK), or not; what was decided first."""
+        older = hold_id_of(self.request)
+        return await noted(self.shards, older, self._id("superseded"), status)
+
+    # --- taking ---
+
+    async def hold(self, part: Part, needed: Units, older: Units, *, is_rest: bool) -> Answer:
+        """Hold a part of the order with what it needs of what the older hold has on that shard.
+
+        `is_rest` says whether something is left to the older hold on others. What the part was lent
+        beyond its own lines, where a cell is short, stands in lines behind these.
         """
-        request = part.request
-        if len(self.older) > 1:
-            request = _with_rest(request, await self._note(part.shard))
-            flags = column_of(request, "flags").copy()
-            flags[0] |= np.uint8(Flag.RE_RESERVE)
-            request = request.with_lines(request.lines, request.columns | {"flags": flags})
-        return own_lines(part, await self.shards.submit(part.shard, request))
+        shards, shard = self.shards, part.shard
+        if older:
+            await give_up(shards, hold_id_of(self.request))
+            take = self._handover("take", hold_id_of(self.request), self._id("kept"), older)
+            await shards.submit(shard, take)
+        kept = pending_of(await shards.link(shard).hold(self._id("kept"), sure=True))
+        steps = [self._lending(*each, is_rest=is_rest) for each in (needed & kept).items()]
+        await every(shards.submit(shard, step) for step in steps)
+        lent = (await self._taken())[shard].lent
+        request = in_place_of(part.request, self._id("lent"))
+        request = _with_rest(request, lent - wanted_of(request))
+        return own_lines(part, await shards.submit(shard, request))
 
-    async def give_back(self) -> None:
-        """Hand what was freed over to the older hold, which then lives as long as it did, or longer."""
-        deadline_ns = max((hold.deadline_ns for hold in self.older.values()), default=0)
-        older = on(hold_id_of(self.request))
-        for shard, (units, _) in (await self._freed()).items():
-            givers = on(self.request.op_id)
-            holds = {half: [givers[half], older[half]] * len(units) for half in older}
-            columns = _columns_of(units, 2)
-            columns["kind"] = [Kind.RELEASE, Kind.ADD_LINE] * len(units)
-            columns["flags"] = [Flag.LINKED, 0] * len(units)
-            back = step_of(self.request, "give back", 2 * len(units), **columns, **holds)
-            answer = await self.shards.submit(shard, back)
-            left_ms = (deadline_ns - answer.now_ns) // limits.NS_PER_MS
-            if left_ms >= limits.MIN_TTL_MS:
-                keep = step_of(self.request, "keep", kind=Kind.EXTEND, value=left_ms, **older)
-                await self.shards.submit(shard, keep)
+    async def keep(self) -> bool:
+        """Take all that is pending of the older hold, wherever it is; no: it is an order by now.
 
-    async def give_up_rest(self, parts: Mapping[int, Part]) -> None:
-        """Give up what is held beyond the order; less than was to be kept, if that had run out."""
-        steps = {}
-        for shard, (_, held) in (await self._freed()).items():
-            if rest := pending_of(held) - wanted_of(parts[shard].request):
-                columns = {"kind": Kind.RELEASE, **_columns_of(rest), **on(self.request.op_id)}
-                steps[shard] = step_of(self.request, "give up rest", len(rest), **columns)
-        await self.shards.submit_each(steps)
+        What is on its way arrives first. What has run out of it is over for good, so that a late payment
+        does not commit it beside its successor. Raises Unavailable when others move it again and again.
+        """
+        older = hold_id_of(self.request)
+        for number in range(ROUNDS):
+            sights, _ = await at_rest(self.shards, older)
+            holders = holders_of(sights)
+            if any(map(is_order, holders.values())):
+                return False
+            pending = {
+                shard: units for shard, hold in holders.items() if (units := pending_of(hold))
+            }
+            if not pending:
+                return await self._end_for_good(holders)
+            if len(holders) > 1:
+                await give_up(self.shards, older)
+            kept = self._id("kept")
+            steps = {
+                shard: self._handover(f"keep {number}", older, kept, units)
+                for shard, units in pending.items()
+            }
+            await self.shards.submit_each(steps)
+        raise Unavailable("the hold is moved again and again")
 
-    # --- what the older hold had ---
+    async def _end_for_good(self, holders: Mapping[int, Hold]) -> bool:
+        older = hold_id_of(self.request)
+        run_out = [shard for shard, hold in holders.items() if hold.state == HoldState.EXPIRED]
+        if run_out and len(holders) > 1:
+            await give_up(self.shards, older)
+        columns = {"kind": Kind.RELEASE, "flags": Flag.SUPERSEDE, **on(older)}
+        step = step_of(self.request, "supersede", **columns)
+        told = await self.shards.submit_each(dict.fromkeys(run_out, step))
+        return all(each.status[0] != Status.HOLD_NOT_PENDING for each in told.values())
 
-    async def _note(self, shard: int) -> Units:
-        """What is pending of the older hold on a shard, as it is noted there from now on."""
-        units, held = await self._noted(shard)
-        notes = []
-        for cell, pending in pending_of(self.older[shard]).items():
-            if cell not in units and held is None:
-                notes.append(self.shards.submit(shard, note_of(self._note_id(cell), pending)))
-        await every(notes)
-        return (await self._noted(shard))[0]
+    # --- and giving up, or back ---
 
-    async def _freed(self) -> dict[int, tuple[Units, Hold]]:
-        """What the older hold had on each shard where a part of the order took its place, and that."""
-        asked = self.older if len(self.older) > 1 else {}
-        found = await every(map(self._noted, asked))
-        return {
-            shard: (units, held)
-            for shard, (units, held) in zip(asked, found, strict=True)
-            if units and held is not None
-        }
+    async def give_up(self, parts: Mapping[int, Part]) -> None:
+        """Give up what was taken beyond the order, whose parts are told by shard."""
+        for shard, taken in (await self._taken()).items():
+            # No more than was lent: what has come to the order since is its own.
+            if shard in parts and (rest := taken.lent - wanted_of(parts[shard].request)):
+                held = await self.shards.link(shard).hold(self.request.op_id, sure=True)
+                rest &= pending_of(held) - wanted_of(parts[shard].request)
+                if rest:
+                    columns = {"kind": Kind.RELEASE, **_columns_of(rest), **on(self.request.op_id)}
+                    step = step_of(self.request, "give up rest", len(rest), **columns)
+                    await self.shards.submit(shard, step)
+        await self._end()
 
-    async def _noted(self, shard: int) -> tuple[Units, Hold | None]:
-        """What was noted on a shard, and the part of the order that is held there."""
-        cells = list(dict.fromkeys((line.sku, line.location) for line in self.older[shard].lines))
-        notes = [self._note_id(cell) for cell in cells]
-        sight = await self.shards.link(shard).sight(self.request.op_id, notes)
-        units: Units = Counter()
-        for cell, digest in zip(cells, sight.digests, strict=True):
-            if digest is not None:
-                units[cell] = number_of(digest)
-        return units, sight.hold
+    async def give_back(self, older: Mapping[int, Hold]) -> None:
+        """Hand what was taken over to the older hold, which then lives as long as it did, or longer."""
+        taken, older_id = await self._taken(), hold_id_of(self.request)
+        names = self._id("lent"), self._id("kept"), self.request.op_id
+        given: dict[int, Units] = {}
+        for shard, (_, lent, _) in taken.items():
+            link = self.shards.link(shard)
+            found = await every(link.hold(name, sure=True) for name in names)
+            gifts = {name: pending_of(hold) for name, hold in zip(names, found, strict=True)}
+            lived = [hold.deadline_ns for hold in (*older.values(), *found[:2]) if hold]
+            # What was lent is the order's, if that has taken its place; else it has none of it.
+            is_taken = found[0] is not None and found[0].state == HoldState.RELEASED
+            gifts[self.request.op_id] &= lent if is_taken else Counter()
+            for giver, gift in gifts.items():
+                if gift:
+                    back = self._handover(f"give back {giver.hex()}", giver, older_id, gift)
+                    answer = await self.shards.submit(shard, back)
+                    await self._extend(shard, max(lived) - answer.now_ns)
+                    given[shard] = given.get(shard, Counter()) + gift
+        if given and await self._is_given_up(taken, given):
+            let_go = step_of(self.request, "let go", kind=Kind.RELEASE, **on(older_id))
+            await self.shards.submit_each(dict.fromkeys(given, let_go))
+        await self._end()
 
-    def _note_id(self, cell: tuple[int, int]) -> bytes:
-        return step_id(self.request.op_id, f"freed {cell[0]} {cell[1]}")
+    async def _is_given_up(self, taken: Mapping[int, Taken], given: Mapping[int, Units]) -> bool:
+        """Whether others have given up all of the older hold that they found while some of it was taken.
+
+        They were told that nothing of it is left. It is looked for when all that was taken is given
+        back: whoever gives it up later finds that.
+        """
+        were_rests = [is_rest for _, lent, is_rest in taken.values() if lent]
+        if not were_rests or not all(were_rests):
+            return False
+        holders = await self.shards.holds(hold_id_of(self.request), self.shards.asked_for(0))
+        return all(
+            hold.state in (HoldState.PENDING, HoldState.RELEASED)
+            and not pending_of(hold) - given.get(shard, Counter())
+            for shard, hold in holders.items()
+        )
+
+    async def _extend(self, shard: int, left_ns: int) -> None:
+        """Give the older hold's part the time that it had."""
+        left_ms = left_ns // limits.NS_PER_MS
+        if left_ms >= limits.MIN_TTL_MS:
+            older = on(hold_id_of(self.request))
+            keep = step_of(self.request, "keep", kind=Kind.EXTEND, value=left_ms, **older)
+            await self.shards.submit(shard, keep)
+
+    async def _end(self) -> None:
+        """Give up what is left of what was taken."""
+        for name in ("lent", "kept"):
+            taken = await self.shards.holds(self._id(name), self.shards.asked_for(0))
+            end = step_of(self.request, f"end {name}", kind=Kind.RELEASE, **on(self._id(name)))
+            left = [shard for shard, hold in taken.items() if hold.state == HoldState.PENDING]
+            await self.shards.submit_each(dict.fromkeys(left, end))
+
+    # --- what was taken ---
+
+    async def _taken(self) -> dict[int, Taken]:
+        asked = self.shards.asked_for(0)
+        op_ids = [self._id(_lend_name(cell)) for cell in wanted_of(self.request)]
+        sights = await self.shards.sights(self._id("kept"), asked, op_ids)
+        return {shard: self._taken_in(sight) for shard, sight in sights.items()}
+
+    def _taken_in(self, sight: Sight) -> Taken:
+        """What was taken on a shard; what was lent, by the digests of the steps that were done."""
+        lent: Units = Counter()
+        is_rest = False
+        cells = wanted_of(self.request)
+        for cell, digest, is_done in zip(cells, sight.digests, sight.done, strict=True):
+            if digest is not None and is_done:
+                lent[cell] = number_of(digest) >> 1
+                is_rest = bool(number_of(digest) & 1)
+        return Taken(pending_of(sight.hold), lent, is_rest)
+
+    def _lending(self, cell: tuple[int, int], units: int, *, is_rest: bool) -> Request:
+        """The step that lends units of one cell; its digest tells how many, and of the rest."""
+        kept, lent = self._id("kept"), self._id("lent")
+        step = self._handover(_lend_name(cell), kept, lent, Counter({cell: units}))
+        step.op_id = self._id(_lend_name(cell))
+        step.digest = (units << 1 | is_rest).to_bytes(_DIGEST_BYTES, "little")
+        return step
+
+    def _handover(self, name: str, giver: bytes, taker: bytes, units: Units) -> Request:
+        """Units of some cells go from one hold to another, each cell's for itself."""
+        givers, takers = on(giver), on(taker)
+        columns = _columns_of(units, 2)
+        columns["kind"] = [Kind.RELEASE, Kind.ADD_LINE] * len(units)
+        columns["flags"] = [Flag.LINKED, 0] * len(units)
+        columns |= {half: [givers[half], takers[half]] * len(units) for half in givers}
+        return step_of(self.request, name, 2 * len(units), **columns)
+
+    def _id(self, name: str) -> bytes:
+        return step_id(self.request.op_id, f"{name} {self.request.digest.hex()}")
+
+
+def _lend_name(cell: tuple[int, int]) -> str:
+    return f"lend {cell[0]} {cell[1]}"
+
+
+def in_place_of(request: Request, older: bytes) -> Request:
+    """A part of an order that supersedes a hold on its shard."""
+    columns = {name: column_of(request, name).copy() for name in ("flags", "hold_hi", "hold_lo")}
+    columns["flags"][0] |= np.uint8(Flag.SUPERSEDE)
+    for name, half in on(older).items():
+        columns[name][0] = half
+    return request.with_lines(request.lines, request.columns | columns)
 
 
 def _columns_of(units: Units, times: int = 1) -> dict[str, Any]:
@@ -146,12 +292,8 @@ def _columns_of(units: Units, times: int = 1) -> dict[str, Any]:
     return dict(zip(("sku", "location", "quantity"), zip(*rows, strict=True), strict=True))
 
 
-def _with_rest(request: Request, older: Units) -> Request:
-    """A part of an order that holds also what the older hold has and it does not need.
-
-    Less will do, since that may have run out meanwhile.
-    """
-    rest = older - wanted_of(request)
+def _with_rest(request: Request, rest: Units) -> Request:
+    """A part of an order that holds also what it was lent and does not need, as far as that has not run out."""
     if not rest:
         return request
     rows = _columns_of(rest)

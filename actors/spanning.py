@@ -14,14 +14,23 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.calls import give_up, holders_of
+from actors.calls import holders_of
 from actors.fates import Fate
 from actors.parts import Part, hold_id_of, joined, on, order_part, step_of, undone
-from actors.replacing import Replacement, own_lines, pending_of, wanted_of
+from actors.ports import Sight
+from actors.replacing import (
+    Replacement,
+    Taken,
+    Units,
+    in_place_of,
+    is_order,
+    own_lines,
+    pending_of,
+    wanted_of,
+)
 from actors.shards import Shards
 from engine.operations import Answer, Flag, Kind, Request, column_of
 from engine.status import Status
-from engine.views import Hold, HoldState
 
 _OK: Final = int(Status.OK)
 
@@ -41,12 +50,12 @@ async def reserve(shards: Shards, request: Request, owners: NDArray[np.int64]) -
     """
     flags = int(column_of(request, "flags")[0])
     numbers = list(dict.fromkeys(owners.tolist()))
-    commits = flags & Flag.COMMIT_NOW if len(numbers) > 1 or flags & Flag.SUPERSEDE else 0
-    parts = [order_part(request, owners, shard, commits) for shard in numbers]
+    supersedes = flags & Flag.SUPERSEDE
+    commits = flags & Flag.COMMIT_NOW if len(numbers) > 1 or supersedes else 0
+    parts = [order_part(request, owners, shard, commits | Flag.SUPERSEDE) for shard in numbers]
     later: dict[int, int] = {}  # why parts were given up that were held, by their place
-    if flags & Flag.SUPERSEDE:
-        plain = [order_part(request, owners, n, commits | Flag.SUPERSEDE) for n in numbers]
-        answers, later = await _supersede(shards, request, parts, plain)
+    if supersedes:
+        answers, later = await _supersede(shards, request, parts)
     else:
         answers = await shards.submit_parts(parts)
     if commits and not later and not any(map(_is_refused, parts, answers)):
@@ -108,95 +117,97 @@ async def _commit_held(
 
 
 async def _supersede(
-    shards: Shards, request: Request, parts: Sequence[Part], plain: Sequence[Part]
+    shards: Shards, request: Request, parts: Sequence[Part]
 ) -> tuple[list[Answer], dict[int, int]]:
-    """Hold an order in place of an older hold of the same owner; `plain` are its parts without that.
+    """Hold the parts of an order in place of an older hold of the same owner.
 
-    A shard frees the older hold's part in the step in which it holds the new one's, so a part that
-    needs this goes last: when it refuses, all of the older hold still stands. With several such parts
-    each keeps also what the older hold had and the new one does not need, until all are held: so when
-    a later one is refused, the earlier ones are given back, whatever others have bought meanwhile.
-    Elsewhere the older hold is released at the end, also where it has run out: so that a late payment
-    does not commit it beside its successor.
+    A part that needs the older hold's stock goes after those that need none, and one after the other:
+    when it refuses, all of the older hold still stands, or gets back what it had. What the order does
+    not need is taken when all parts are held, and given up when nothing of the older hold is left that
+    somebody could commit. That is decided once: so a repetition goes by it, whatever the older hold is
+    by then.
     """
-    release = step_of(
-        request, "supersede", kind=Kind.RELEASE, flags=Flag.SUPERSEDE, **on(hold_id_of(request))
-    )
-    sights = await shards.sights(hold_id_of(request), shards.asked_for(0), [release.op_id])
+    replacement = Replacement(shards, request)
+    sights, decided, taken = await replacement.look()
     older = holders_of(sights)
-    pending = {shard: hold for shard, hold in older.items() if hold.state == HoldState.PENDING}
-    run_out = [shard for shard, hold in older.items() if hold.state == HoldState.EXPIRED]
-    # Those that an earlier attempt has asked to let the older hold go.
-    letting_go = [shard for shard, sight in sights.items() if sight.digests[0] is not None]
-    is_paid = any(map(_is_order, older.values()))
-    if len(pending) + len(run_out) > 1:
-        await give_up(shards, hold_id_of(request))
-    replacement = Replacement(shards, request, older)
+    is_paid = decided is None and any(map(is_order, older.values()))
     answers: dict[int, Answer] = {}
-    if not is_paid:
-        answers = await _held(replacement, parts, plain, pending)
-    answers |= await _without_the_rest(shards, plain, answers)
+    if decided is None and not is_paid:
+        answers = await _held(replacement, parts, sights, taken)
+    answers |= await _without_the_rest(shards, parts, answers)
     told = [answers[place] for place in range(len(parts))]
-    if any(map(_is_refused, plain, told)) or not any(map(_holds, told)):
-        await replacement.give_back()
-        return _reasoned(plain, told), {}  # less was allowed, but nothing is no better
-    if not is_paid or letting_go:
-        # One is asked where there is nothing to end too: so that a repetition knows that it came so far.
-        asked = [*pending, *run_out, *letting_go] or [parts[0].shard]
-        gone = await shards.submit_each(dict.fromkeys(asked, release))
-        is_paid = any(told.status[0] == Status.HOLD_NOT_PENDING for told in gone.values())
-    if is_paid:
+    if any(map(_is_refused, parts, told)) or not any(map(_holds, told)):
+        await replacement.give_back(older)
+        return _reasoned(parts, told), {}  # less was allowed, but nothing is no better
+    if decided is None:
+        is_kept = not is_paid and await replacement.keep()
+        decided = await replacement.decide(_OK if is_kept else Status.HOLD_NOT_PENDING)
+    if decided != _OK:
         # Committed meanwhile: then the older one stays, and not this one.
-        await replacement.give_back()
-        return told, {0: Status.HOLD_NOT_PENDING}
-    await replacement.give_up_rest({part.shard: part for part in plain})
+        await replacement.give_back(older)
+        return told, {0: decided}
+    await replacement.give_up({part.shard: part for part in parts})
     return told, {}
 
 
 async def _held(
     replacement: Replacement,
     parts: Sequence[Part],
-    plain: Sequence[Part],
-    pending: Mapping[int, Hold],
+    sights: Mapping[int, Sight],
+    taken: Mapping[int, Taken],
 ) -> dict[int, Answer]:
-    """Hold one part after the other of an order; what they answer, until one refuses."""
-    shards = replacement.shards
-    last = [place for place, part in enumerate(parts) if part.shard in pending]
-    if len(last) > 1:
-        last = [
-            place
-            for place in last
-            if await _needs(shards, plain[place], pending[parts[place].shard])
-        ]
+    """Hold one part after the other of an order; what they answer, until one refuses.
+
+    Where all of the older hold is on one shard, its part takes the place of that in one step: nothing
+    is to be given back, since that step is the last that can be refused.
+    """
+    shards, request = replacement.shards, replacement.request
+    older = holders_of(sights)
+    is_alone = len(older) == 1 and not any(sight.waiting for sight in sights.values())
+    known = await shards.sights(request.op_id, [part.shard for part in parts], [request.op_id])
+    last: dict[int, Units] = {}
+    for place, part in enumerate(parts):
+        has, (kept, lent, _) = pending_of(older.get(part.shard)), taken[part.shard]
+        if known[part.shard].digests[0] is None and (has or kept or lent):
+            needed = has if is_alone else await _needed(shards, part, has + kept)
+            if needed or lent:
+                last[place] = needed
     first = [place for place in range(len(parts)) if place not in last]
-    told = await shards.submit_parts([plain[place] for place in first])
+    told = await shards.submit_parts([parts[place] for place in first])
     answers = {
-        place: own_lines(plain[place], answer) for place, answer in zip(first, told, strict=True)
+        place: own_lines(parts[place], answer) for place, answer in zip(first, told, strict=True)
     }
-    for place in last:
-        if any(_is_refused(plain[each], answer) for each, answer in answers.items()):
+    left = {shard: units for shard, hold in older.items() if (units := pending_of(hold))}
+    for place, needed in last.items():
+        part = parts[place]
+        if any(_is_refused(parts[each], answer) for each, answer in answers.items()):
             break
-        answers[place] = await replacement.hold(parts[place])
+        has = left.pop(part.shard, Counter())
+        if is_alone and not any(taken[part.shard]):
+            superseding = in_place_of(part.request, hold_id_of(request))
+            answers[place] = await shards.submit(part.shard, superseding)
+        else:
+            answers[place] = await replacement.hold(part, needed, has, is_rest=bool(left))
     return answers
 
 
 async def _without_the_rest(
-    shards: Shards, plain: Sequence[Part], answers: Mapping[int, Answer]
+    shards: Shards, parts: Sequence[Part], answers: Mapping[int, Answer]
 ) -> dict[int, Answer]:
     """What the parts answer that need not be asked any more: nothing, and that for good.
 
     They are asked with a content that does nothing. So a repetition, which may see another older hold,
     gets no other reason; and what another attempt has held is known.
     """
-    rest = [place for place in range(len(plain)) if place not in answers]
+    rest = [place for place in range(len(parts)) if place not in answers]
     asked = []
     for place in rest:
-        nothing = Request.of(plain[place].request.op_id, plain[place].request.lines)
-        nothing.digest = plain[place].request.digest
-        asked.append(replace(plain[place], request=nothing))
+        nothing = Request.of(parts[place].request.op_id, parts[place].request.lines)
+        nothing.digest = parts[place].request.digest
+        asked.append(replace(parts[place], request=nothing))
     told = await shards.submit_parts(asked)
     return {
-        place: own_lines(plain[place], answer) for place, answer in zip(rest, told, strict=True)
+        place: own_lines(parts[place], answer) for place, answer in zip(rest, told, strict=True)
     }
 
 
@@ -219,21 +230,13 @@ def _reasoned(parts: Sequence[Part], answers: Sequence[Answer]) -> list[Answer]:
     ]
 
 
-def _is_order(hold: Hold) -> bool:
-    """Whether a hold is or was committed, wholly or in part."""
-    was = (HoldState.COMMITTED, HoldState.FULFILLED, HoldState.CANCELLED)
-    return hold.state in was or any(line.committed or line.fulfilled for line in hold.lines)
+async def _needed(shards: Shards, part: Part, older: Units) -> Units:
+    """What a part of an order needs of the pending units of an older hold, to be held at all.
 
-
-async def _needs(shards: Shards, part: Part, older: Hold) -> bool:
-    """Whether a part of an order can only be held with the stock of an older hold, and with it can.
-
-    What cannot be held either way had better say so before anything is freed. Where less will do,
-    the older hold's units are always needed: so that it is not less than those.
+    What cannot be held either way had better say so before anything is taken. Where less will do, it
+    must not be less than the older hold had. How much is kept from a channel only its shard knows.
     """
-    wanted, had = wanted_of(part.request), pending_of(older)
-    if part.request.is_partial:
-        return bool(wanted & had)
+    wanted = wanted_of(part.request)
     cells = await shards.link(part.shard).cells(list(wanted))
     missing = Counter(
         {
@@ -241,9 +244,12 @@ async def _needs(shards: Shards, part: Part, older: Hold) -> bool:
             for cell, (name, units) in zip(cells, wanted.items(), strict=True)
         }
     )
-    with_older = missing.copy()
-    with_older.subtract({name: had[name] for name in missing})
-    return max(missing.values()) > 0 >= max(with_older.values())
+    if column_of(part.request, "channel").any():
+        return +Counter({name: older[name] for name in wanted})
+    short = {name: units for name, units in missing.items() if units > 0}
+    if part.request.is_partial or (short and all(older[name] >= short[name] for name in short)):
+        return older & Counter({name: max(wanted[name], missing[name]) for name in wanted})
+    return Counter()
 
 
 def _unasked(part: Part, status: Status) -> Answer:

@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from actors import calls, moves, recovery, returns, spanning, transfers, transits
+from actors import calls, moves, recovery, replacing, returns, spanning, transfers, transits
 from actors import shard as shard_module
 from actors.links import RemoteShard
 from actors.parts import Part, hold_id_of, joined, on, step_id, that_count, whole
@@ -685,13 +685,16 @@ def the_other_parts_stay_committed() -> Iterator[None]:
 
 @mutation(found_by=18)
 def the_older_hold_is_superseded_on_some_shards_only() -> Iterator[None]:
-    with _steps_as(spanning, "supersede", lambda step: _changed(step, hold_lo=np.zeros(1, "<u8"))):
+    async def keep(_: Any) -> bool:
+        return True
+
+    with replaced(replacing.Replacement, "keep", keep):
         yield
 
 
 @mutation
 def a_superseded_hold_that_ran_out_may_be_paid_late() -> Iterator[None]:
-    with _steps_as(spanning, "supersede", lambda step: _changed(step, flags=np.zeros(1, "u1"))):
+    with _steps_as(replacing, "supersede", lambda step: _changed(step, flags=np.zeros(1, "u1"))):
         yield
 
 

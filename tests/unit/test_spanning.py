@@ -1021,16 +1021,18 @@ async def test_an_older_one_that_had_run_out_can_be_paid_late_when_the_order_is_
     assert town.counted("committed") == 12
 
 
+@pytest.mark.parametrize("is_taken", [False, True])
 async def test_a_part_that_runs_out_when_its_stock_is_needed_can_be_paid_late_if_the_order_is_refused(
     town: Town,
+    is_taken: bool,
 ) -> None:
-    """Another shard refuses after that, so the older one is as it was."""
+    """Another shard refuses after that; what was taken already is given back, and lives on."""
     await holds_all(town)
     first = town.shards[0]
     submit = first.submit
 
     async def meddle(request: Request) -> Answer:
-        if request.op_id == NEW:
+        if request.op_id == NEW if is_taken else Kind.ADD_LINE in request.columns.get("kind", ()):
             first.submit = submit  # type: ignore[method-assign]
             await time_goes_by(town, [0])
         return await submit(request)
@@ -1041,7 +1043,8 @@ async def test_a_part_that_runs_out_when_its_stock_is_needed_can_be_paid_late_if
     for _ in range(2):
         _, answer = await operation(town.router)
         assert list(answer.status) == [LINKED, Status.INSUFFICIENT_STOCK]
-    assert await states_of(town, HELD) == [HoldState.EXPIRED, HoldState.PENDING]
+    of_first = HoldState.PENDING if is_taken else HoldState.EXPIRED
+    assert await states_of(town, HELD) == [of_first, HoldState.PENDING]
     late = call(OP, Kind.COMMIT, HELD, flags=Flag.RE_RESERVE)
     assert not any((await town.router.on_hold(late))[1].status)
     assert town.counted("committed") == 12
@@ -1128,6 +1131,184 @@ async def test_a_paid_order_is_not_committed_when_the_older_one_is_paid_meanwhil
         assert list(answer.status) == [Status.HOLD_NOT_PENDING]
     assert await pending_of(town, HELD) == {(1, 1): 10}
     assert (await pending_of(town, NEW), town.counted("committed")) == ({}, 2)
+
+
+@pytest.mark.parametrize("is_released", [False, True])
+async def test_an_order_holds_what_it_says_though_the_older_one_is_over_when_it_is_repeated(
+    is_released: bool,
+) -> None:
+    """It gave up units of its own that it had never got from that."""
+    for lives in range(20):
+        town = await Town().stocked()
+        await town.router.reserve(order(HELD, [(1, 1), (2, 2)], [7, 1]))
+        left = [lives]
+        links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
+        operation = an_order([(1, 1)], [4], older=HELD)
+        with suppress(Died):
+            await operation(Router(links, lambda: MAP))
+            assert lives > 3
+            break
+        if is_released:
+            await town.router.on_hold(call(OP, Kind.RELEASE, HELD))
+        else:
+            await time_goes_by(town, [0, 1])
+        _, answer = await operation(town.router)
+        assert not any(answer.status)
+        if is_released:
+            assert (await pending_of(town, NEW), town.reserved) == ({(1, 1): 4}, 4)
+
+
+@pytest.mark.parametrize("sold", [3, 4, 5])
+@pytest.mark.parametrize("flags", [0, Flag.PARTIAL])
+async def test_an_order_in_a_cell_that_is_short_holds_what_it_says(sold: int, flags: int) -> None:
+    """A till has sold of what the older hold has."""
+
+    async def short(town: Town) -> None:
+        await town.router.reserve(order(HELD, [(1, 1), (2, 2)], [8, 1]))
+        sale = Request.of(os.urandom(16), 1, kind=Kind.SALE, sku=1, location=1, quantity=sold)
+        await town.router.submit(sale)
+
+    wanted = 10 - sold
+    town, answer = await check_deaths(short, an_order([(1, 1)], [wanted], flags, older=HELD))
+    assert not any(answer.status)
+    assert (await pending_of(town, NEW), town.reserved) == ({(1, 1): wanted}, wanted)
+
+
+@pytest.mark.parametrize("sold", [1, 4])
+async def test_what_an_older_hold_had_of_a_cell_that_is_short_is_given_back(sold: int) -> None:
+    async def short(town: Town) -> None:
+        await town.router.reserve(order(HELD, [(1, 1), (2, 2)], [8, 8]))
+        await town.router.reserve(order(OP, [(1, 1)], [2]))
+        columns = {"kind": Kind.SALE, "sku": 1, "location": 1, "quantity": sold}
+        await town.router.submit(Request.of(os.urandom(16), 1, **columns))
+        second = town.shards[1]
+        submit = second.submit
+
+        async def meddle(request: Request) -> Answer:
+            if request.op_id == NEW:
+                second.submit = submit  # type: ignore[method-assign]
+                sale = {"kind": Kind.SALE, "sku": 2, "location": 2, "quantity": 6}
+                await submit(Request.of(os.urandom(16), 1, **sale))
+            return await submit(request)
+
+        second.submit = meddle  # type: ignore[method-assign]
+
+    operation = an_order([(1, 1), (2, 2)], [8 - sold, 8], older=HELD)
+    town, answer = await check_deaths(short, operation)
+    assert list(answer.status) == [LINKED, Status.INSUFFICIENT_STOCK]
+    assert await pending_of(town, HELD) == {(1, 1): 8, (2, 2): 8}
+    assert (await pending_of(town, NEW), town.reserved) == ({}, 18)
+
+
+async def test_a_hold_of_which_a_release_was_told_is_not_given_back() -> None:
+    """It comes by another gateway between any two steps of an order that is refused at last."""
+    for number in range(20):
+        town = await Town().stocked()
+        await town.router.reserve(order(HELD, [(1, 1), (2, 2)], [4, 4]))
+        await town.router.reserve(order(bytes([8]) * 16, [(1, 1), (2, 2)], [6, 6]))
+        told: list[Answer] = []
+        left = [number]
+
+        async def release(town: Town = town, told: list[Answer] = told) -> None:
+            told.append((await town.router.on_hold(call(OP, Kind.RELEASE, HELD)))[1])
+            await town.router.reserve(order(bytes([9]) * 16, [(2, 2)], [3]))
+
+        links = {n: Meddled(shard, left, release) for n, shard in enumerate(town.shards)}
+        _, answer = await an_order([(1, 1), (2, 2)], [4, 4], older=HELD)(Router(links, lambda: MAP))
+        if not told:
+            assert number > 3
+            return
+        assert any(answer.status) != any(told[0].status)
+        assert await pending_of(town, HELD) == {}
+        assert (await pending_of(town, NEW) == {}) == any(answer.status)
+    raise AssertionError("it takes ever more calls")
+
+
+class Meddled(Mortal):
+    """A link of a router that somebody meddles with once, after so many of its calls."""
+
+    def __init__(
+        self, shard: FakeShard, lives: list[int], meddle: Callable[[], Awaitable[None]]
+    ) -> None:
+        super().__init__(shard, lives)
+        self._meddle = meddle
+
+    async def submit(self, request: Request) -> Answer:
+        self._lives[0] -= 1
+        if self._lives[0] == -1:
+            await self._meddle()
+        return await self._shard.submit(request)
+
+
+@pytest.mark.parametrize("part", [(1, 1, 4), (2, 2, 5)])
+async def test_an_order_is_not_told_as_held_when_a_line_of_the_older_one_is_paid_meanwhile(
+    part: tuple[int, int, int],
+) -> None:
+    """Wherever its router died, or is. What it had taken elsewhere is given back."""
+    sku, location, quantity = part
+    pay = call(OP, Kind.COMMIT, HELD, sku=sku, location=location, quantity=quantity)
+    operation = an_order([(1, 1), (2, 2)], [3, 3], older=HELD)
+    for number in range(20):
+        for is_dead in (False, True):
+            town = await Town().stocked()
+            await town.router.reserve(order(HELD, [(1, 1), (2, 2)], [4, 5]))
+            told: list[Answer] = []
+
+            async def paid(town: Town = town, told: list[Answer] = told) -> None:
+                told.append((await town.router.on_hold(pay))[1])
+
+            left = [number]
+            mortal = {n: Mortal(shard, left) for n, shard in enumerate(town.shards)}
+            meddled = {n: Meddled(shard, left, paid) for n, shard in enumerate(town.shards)}
+            with suppress(Died):
+                _, answer = await operation(Router(mortal if is_dead else meddled, lambda: MAP))
+                if is_dead or not told:
+                    assert number > 3
+                    return
+            if is_dead:
+                await paid()
+                _, answer = await operation(town.router)
+            assert any(answer.status) != any(told[0].status)
+            rest = {(1, 1): 4, (2, 2): 5}
+            del rest[sku, location]
+            assert await pending_of(town, HELD) == (rest if any(answer.status) else {})
+            there = state_of(town)
+            assert (await operation(town.router))[1].status == answer.status
+            assert state_of(town) == there
+    raise AssertionError("it takes ever more calls")
+
+
+async def test_an_order_is_in_place_of_a_hold_that_goes_elsewhere_meanwhile(town: Town) -> None:
+    """It was held beside that."""
+    await town.router.reserve(order(HELD, [(1, 1)], [4]))
+    first = town.shards[0]
+    submit = first.submit
+
+    async def meddle(request: Request) -> Answer:
+        if request.op_id == NEW:
+            first.submit = submit  # type: ignore[method-assign]
+            links = dict(enumerate(town.shards))
+            _, moved = await Router(links, lambda: MAP).move(call(OP, Kind.MOVE, HELD, location=2))
+            assert not any(moved.status)
+        return await submit(request)
+
+    first.submit = meddle  # type: ignore[method-assign]
+    for _ in range(2):
+        _, answer = await an_order([(1, 1)], [5], older=HELD)(town.router)
+        assert not any(answer.status)
+        assert await pending_of(town, HELD) == {}
+        assert (await pending_of(town, NEW), town.reserved) == ({(1, 1): 5}, 5)
+
+
+async def test_an_order_may_have_as_many_lines_over_shards_as_on_one(town: Town) -> None:
+    """What the older hold had beyond it were lines of the order's own."""
+    others = [(sku, location) for sku in range(2, 9) for location in (1, 3)]
+    await town.router.reserve(order(HELD, [*others, (8, 2)]))
+    columns = {"kind": Kind.RECEIVE, "sku": 1, "location": 1, "quantity": 1000}
+    await town.router.submit(Request.of(os.urandom(16), 1, **columns))
+    _, answer = await an_order([(1, 1)] * limits.MAX_HOLD_LINES, older=HELD)(town.router)
+    assert not any(answer.status)
+    assert town.reserved == limits.MAX_HOLD_LINES
 
 
 async def test_a_hold_is_not_given_up_for_nothing_where_less_is_allowed(town: Town) -> None:
