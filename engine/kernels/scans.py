@@ -55,7 +55,7 @@ def find_outstanding(lines, meta, rows, units, marks, found):
         if lines[slot, PENDING] > 0 and is_marked(marks, row):
             is_record = lines[slot, STATE] & STATE_MASK == H_INCOMING
             if is_record and place_of(rows, row) >= 0:
-                units -= lines[slot, PENDING]
+                units -= np.int64(lines[slot, PENDING])
                 found[count] = slot
                 count += 1
         slot -= 1
