@@ -16,6 +16,7 @@ import grpc.aio
 
 from adapters.client.errors import (
     OnhandError,
+    ServerFailed,
     TimedOut,
     Unavailable,
     is_retryable,
@@ -76,7 +77,7 @@ class Caller:
 
     @property
     def shard_map(self) -> ShardMap:
-        """The newest map that is known.
+        """The newest map that is known; without shards when a shard's own server is all that is called.
 
         Also where everything goes by the gateway: batches are cut by it, and so that one which is
         repeated the other way has the same parts.
@@ -86,7 +87,12 @@ class Caller:
     async def start(self) -> None:
         """Fetch the shard map, with retries. Raises OnhandError."""
         request = directory_pb2.GetShardMapRequest()
-        self._take(await self.call(lambda peer: peer.directory.GetShardMap, request))
+        try:
+            self._take(await self.call(lambda peer: peer.directory.GetShardMap, request))
+        except ServerFailed as error:
+            # What is called may be a shard's own server, which has none: all goes there.
+            if self._direct or error.code != grpc.StatusCode.FAILED_PRECONDITION.name:
+                raise
 
     async def close(self) -> None:
         """Close all channels; calls under way end with Unavailable."""

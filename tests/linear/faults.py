@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.machine import Machine, Outcome
-from engine.operations import COLUMNS, Flag, Kind, Request
+from engine.operations import COLUMNS, Flag, Kind, Request, column_of
 from engine.status import Status
 
 FAULT_MS: Final = 30  # how long what lives too long does so
@@ -119,11 +119,11 @@ class LosesMoves(Machine):
 
 
 def _without_moves(request: Request) -> Request:
-    kinds = request.columns["kind"]
+    kinds = column_of(request, "kind")
     kept = np.where(kinds == Kind.MOVE, np.uint8(0), kinds)
     columns = request.columns | {"kind": kept}
     return Request(request.op_id, request.lines, columns, request.want_available, request.digest)
 
 
 def _kinds(requests: Sequence[Request]) -> NDArray[np.uint8]:
-    return np.concatenate([np.zeros(0, np.uint8), *(each.columns["kind"] for each in requests)])
+    return np.concatenate([np.zeros(0, np.uint8), *(column_of(each, "kind") for each in requests)])

@@ -191,7 +191,7 @@ def reads_show_what_is_not_written() -> Iterator[None]:
         yield
 
 
-@rare_mutation(found_by=66)
+@rare_mutation(found_by=51)
 def calls_on_holds_trust_an_owner_that_was_replaced() -> Iterator[None]:
     original = RemoteShard.hold
 
@@ -301,7 +301,7 @@ def a_snapshot_misses_what_changes_while_it_is_made() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=10)
+@mutation(found_by=0)
 def the_journal_is_trimmed_up_to_the_newest_snapshot() -> Iterator[None]:
     async def save(store: Any, name: str, chunks: Any, position: Callable[[], Position]) -> Saved:
         saved: Saved = await store.save(name, chunks, position)
@@ -780,7 +780,7 @@ def a_repeated_move_is_another_one() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=175)
+@rare_mutation(found_by=260)
 def what_waits_for_a_move_that_is_refused_stays() -> Iterator[None]:
     async def give_back(*_: Any) -> None:
         """Keep it."""

@@ -253,6 +253,19 @@ async def test_without_direct_everything_goes_by_the_gateway(store: Store) -> No
     assert not store.second.got
 
 
+async def test_without_direct_a_shards_own_server_may_be_called(store: Store) -> None:
+    """It has no shard map to tell, so batches go to it as they are."""
+    refused = grpc.StatusCode.FAILED_PRECONDITION
+    store.first.fates["GetShardMap"].append(fail(refused))
+    async with Client.connect(store.first.address, direct=False) as client:
+        await client.submit(Batch(kind=Kind.SALE, sku=1, location=[1, 2], quantity=1))
+    assert [name for name, _ in store.first.got] == ["GetShardMap", "Submit"]
+    store.gateway.fates["GetShardMap"].append(fail(refused))
+    with pytest.raises(ServerFailed):
+        async with Client.connect(store.gateway.address):
+            pass
+
+
 async def test_a_commit_follows_its_reserve(store: Store, client: Client) -> None:
     held = await client.reserve([(7, 2, 1)])
     await client.commit(held)
