@@ -144,7 +144,9 @@ async def commit(shards: Shards, request: Request, sights: Mapping[int, Sight]) 
         if not refusal and not is_pending:
             if not number and committed and _is_at_once(seen, sights):
                 return told
-            is_less = await have_run_out(shards, request, sights, done)
+            # A part that was looked past, because it had been released when it was asked for time.
+            has_run_out = any(hold.state == HoldState.EXPIRED for hold in after.values())
+            is_less = has_run_out or await have_run_out(shards, request, sights, done)
             decided = await fate.decide(shards, Status.HOLD_EXPIRED if is_less else Status.OK)
             if decided == Status.OK:
                 return told

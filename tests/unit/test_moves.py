@@ -617,6 +617,13 @@ async def two_shards_hold(town: Town) -> None:
     await hold_five(town)
 
 
+async def one_shard_holds_what_two_had(town: Town) -> None:
+    """The part on the other shard has moved away."""
+    await hold_five(town)
+    _, answer = await a_move(1, (2, 2, 2), op_id=os.urandom(16))(town.router)
+    assert not any(answer.status)
+
+
 async def two_parts_at_one_place(town: Town) -> None:
     await town.router.reserve(order(HELD, [(1, SPLIT), (2, SPLIT)], [3, 2]))
 
@@ -732,16 +739,22 @@ async def test_what_is_paid_is_committed_once_whoever_dies_after_any_call(
         assert (town.counted("committed"), town.reserved) == (5, 0)
 
 
-async def test_a_commit_that_is_repeated_late_is_of_all_units_or_of_none() -> None:
+@pytest.mark.parametrize("is_swept", [False, True])
+@pytest.mark.parametrize("setting", [two_shards_hold, one_shard_holds_what_two_had])
+async def test_a_commit_that_is_repeated_late_is_of_all_units_or_of_none(
+    setting: Callable[[Town], Awaitable[Any]], is_swept: bool
+) -> None:
     """Its router dies after any call, what moves arrives, and runs out where it is not committed."""
     move, pay = a_move(2, (1, 1, 2)), commit_held()
-    of_move, of_pay = await lengths(two_shards_hold, move, pay)
+    of_move, of_pay = await lengths(setting, move, pay)
     ends = set()
     for calls in range(of_move):
         for lives in range(of_pay):
-            town, _, (_, paid) = await play(two_shards_hold, move, pay, (calls,), (FOREVER, lives))
+            town, _, (_, paid) = await play(setting, move, pay, (calls,), (FOREVER, lives))
             for shard in town.shards:
                 shard.now_ns += 2 * TTL * limits.NS_PER_MS
+                if is_swept:
+                    await shard.submit(Request.of(os.urandom(16), 1, kind=Kind.SALE))
             told = [paid, *[(await pay(town.router))[1] for _ in range(2)]]
             (is_paid,) = {not any(answer.status) for answer in told if answer is not None}
             assert units_of(town) == ({"committed": 5} if is_paid else {})
