@@ -11,10 +11,10 @@ from dataclasses import replace
 from itertools import count
 from typing import Final
 
-from actors import fates
+from actors import fates, given_up
 from actors.fates import fate_of
 from actors.late import have_run_out
-from actors.notes import keeper_of, note_of, noted, noted_before, number_of
+from actors.notes import keeper_of, note_of, noted, number_of
 from actors.parts import (
     NOTHING_LEFT,
     Part,
@@ -345,12 +345,14 @@ def _look(number: int) -> str:
 async def release(shards: Shards, request: Request, sights: Mapping[int, Sight]) -> Told:
     """Give up all that is pending of a hold, wherever it is."""
     told: Told | None = None
-    if len(holders_of(sights)) > 1 or _has_moved(sights):
-        await give_up(shards, hold_id_of(request))
+    is_spread = len(holders_of(sights)) > 1 or _has_moved(sights)
     for number in range(ROUNDS):
         holders = holders_of(sights)
-        if told and not any(hold.state == HoldState.PENDING for hold in holders.values()):
+        left = [shard for shard, hold in holders.items() if hold.state == HoldState.PENDING]
+        if told and not left:
             return told
+        if is_spread:
+            await given_up.mark(shards, hold_id_of(request), request.op_id, left)
         step = step_of(request, f"again {number}", kind=Kind.RELEASE, **on(hold_id_of(request)))
         parts = [
             whole(step if told and sights[shard].digests[0] is not None else request, shard)
@@ -387,13 +389,15 @@ async def that_matter(
 ) -> tuple[list[Part], list[Answer]]:
     """The parts of a hold that a call on all that is pending is about, with their answers.
 
-    Those that were given up by lines, or moved to another shard, do not count, nor do those that are
-    committed already, unless no other is left. What the call has done itself is on the shards `done`.
+    Those that were given up by lines, or moved to another shard, do not count, unless they were marked
+    (`actors.given_up`), nor do those that are committed already, unless no other is left. What the call has done itself is on the shards `done`.
     """
     said = {shard: answers[shard].status[0] for shard in holders}
     silent = {shard for shard, status in said.items() if status == Status.HOLD_RELEASED}
-    if silent and (done or await _is_given_up(shards, hold_id_of(request))):
-        # Of late, or not all of it yet. What was moved away has no SKU that is not in another part.
+    if silent:
+        silent -= await given_up.marked(shards, hold_id_of(request), silent)
+    if silent and done:
+        # Of late, maybe. What was moved away has no SKU that is not in another part.
         elsewhere = {each.sku for at in {*holders} - silent for each in holders[at].lines}
         silent = {at for at in silent if {each.sku for each in holders[at].lines} <= elsewhere}
     if len(silent) == len(holders):
@@ -402,23 +406,6 @@ async def that_matter(
         silent |= {at for at, status in said.items() if status == Status.HOLD_NOT_PENDING}
     matter = [shard for shard in holders if shard not in silent]
     return [whole(request, shard) for shard in matter], [answers[shard] for shard in matter]
-
-
-async def give_up(shards: Shards, hold_id: bytes) -> None:
-    """Have it noted that all of a hold is about to be given up, part by part.
-
-    Until then a part of which nothing is left was given up by lines, or moved away, and says nothing
-    of the others.
-    """
-    await noted(shards, hold_id, _given_up_id(hold_id), 1)
-
-
-async def _is_given_up(shards: Shards, hold_id: bytes) -> bool:
-    return await noted_before(shards, hold_id, _given_up_id(hold_id)) is not None
-
-
-def _given_up_id(hold_id: bytes) -> bytes:
-    return step_id(hold_id, "given up")
 
 
 def refused_with(request: Request, status: Status) -> Answer:

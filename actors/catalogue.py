@@ -205,6 +205,11 @@ class CatalogueWriter:
         self._started = False
         self._epoch = GENESIS.epoch
 
+    @property
+    def epoch(self) -> int:
+        """The epoch that this owner has opened; 0 before that."""
+        return self._epoch
+
     async def start(self, nonce: bytes = b"") -> None:
         """Take the stream over, read all of it, and write the first shard map if there is none.
 

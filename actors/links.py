@@ -3,18 +3,31 @@
 A Ray call takes a millisecond whatever it carries, so requests are batched as the journal batches
 blocks: whatever gathers while calls are out goes together into the next one; when idle, a request
 leaves at once. No timer waits for company.
+
+A call of several steps is right as long as no other gateway's stand between them. So a gateway's calls
+carry the epoch of its catalogue, which is a fencing token: once a shard has heard of a newer one, it
+takes nothing from older gateways any more (`LinkServer`), and these end themselves.
 """
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
 
-from actors.ports import CellTable, Overloaded, Position, ShardLink, Sight, Unavailable, Waiting
+from actors.ports import (
+    CellTable,
+    Fenced,
+    Overloaded,
+    Position,
+    ShardLink,
+    Sight,
+    Unavailable,
+    Waiting,
+)
 from actors.service import ActorBusy, ClusterError
 from engine import limits, wire
 from engine.history import History
@@ -45,11 +58,18 @@ class _Waiting:
 
 
 class RemoteShard:
-    """A `ports.ShardLink` to a shard in another process; its event loop's own."""
+    """A `ports.ShardLink` to a shard in another process; its event loop's own.
 
-    def __init__(self, number: int, handle: Caller) -> None:
+    `epoch` is that of the gateway's catalogue. `on_fenced` is told when another gateway has a newer one.
+    """
+
+    def __init__(
+        self, number: int, handle: Caller, epoch: int, on_fenced: Callable[[Fenced], None]
+    ) -> None:
         self._number = number
         self._handle = handle
+        self._epoch = epoch
+        self._on_fenced = on_fenced
         self._queue: deque[_Waiting] = deque()
         self._queued_lines = 0
         self._calls: set[asyncio.Task[None]] = set()
@@ -175,7 +195,10 @@ class RemoteShard:
 
     async def _ask(self, method: str, *args: Any) -> Any:
         try:
-            return await self._handle.call(method, *args)
+            return await self._handle.call(method, self._epoch, *args)
+        except Fenced as error:
+            self._on_fenced(error)
+            raise Unavailable(f"shard {self._number}: {error}") from error
         except ActorBusy as error:
             raise Overloaded(f"shard {self._number}: {error}") from error
         except ClusterError as error:
@@ -194,14 +217,49 @@ def _error(kind: str, why: str) -> Exception:
 # --- the serving side ---------------------------------------------------------------------------
 
 
-async def serve_link(link: ShardLink, method: str, *args: Any) -> Any:
-    """Answer a call of `RemoteShard`, in the shard's process: what `Service.call` passes on.
+class LinkServer:
+    """Answers calls of `RemoteShard`, in the shard's process, of the newest gateway alone.
 
-    KeyError for a method that is none of a link's.
+    `catalogue_epoch` is the newest that the shard has read: so one that has just started knows what
+    its predecessor knew, since a gateway opens its epoch before it calls anybody.
     """
+
+    def __init__(self, link: ShardLink, catalogue_epoch: Callable[[], int]) -> None:
+        self._link = link
+        self._catalogue_epoch = catalogue_epoch
+        self._newest = 0  # of those that have called
+        self._writes: Counter[int] = Counter()  # calls under way that may write, by epoch
+        self._written = asyncio.Event()  # one of them has ended
+
+    async def serve(self, method: str, epoch: int, *args: Any) -> Any:
+        """Answer a call of a gateway whose catalogue is of `epoch`: what `Service.call` passes on.
+
+        What older gateways wrote is done before a newer one is answered anything. Fenced for an older
+        one; KeyError for a method that is none of a link's.
+        """
+        self._check(epoch)
+        while min(self._writes, default=epoch) < epoch:
+            self._written.clear()
+            await self._written.wait()
+            self._check(epoch)
+        if method != "submit_many":
+            return await _serve(self._link, method, *args)
+        self._writes[epoch] += 1
+        try:
+            return await serve_submit_many(self._link, *args)
+        finally:
+            self._writes[epoch] -= 1
+            self._writes = +self._writes
+            self._written.set()
+
+    def _check(self, epoch: int) -> None:
+        self._newest = max(self._newest, self._catalogue_epoch(), epoch)
+        if epoch < self._newest:
+            raise Fenced(f"a gateway of epoch {self._newest} has replaced the one of {epoch}")
+
+
+async def _serve(link: ShardLink, method: str, *args: Any) -> Any:
     match method:
-        case "submit_many":
-            return await serve_submit_many(link, *args)
         case "hold":
             hold_id, sure = args
             return wire.encode_hold(await link.hold(hold_id, sure=sure))

@@ -36,13 +36,18 @@ def keeper_of(shards: Shards, hold_id: bytes) -> int:
 
 async def noted(shards: Shards, hold_id: bytes, op_id: bytes, number: int) -> int:
     """Have a number noted by the keeper of a hold; the one that was noted first."""
-    link = shards.link(keeper_of(shards, hold_id))
+    return await noted_at(shards, keeper_of(shards, hold_id), hold_id, op_id, number)
+
+
+async def noted_at(shards: Shards, shard: int, hold_id: bytes, op_id: bytes, number: int) -> int:
+    """Have a number noted by a shard, of a hold; the one that was noted first."""
+    link = shards.link(shard)
     answer = await link.submit(note_of(op_id, number))
     if answer.status[0] != Status.OP_ID_REUSED:
         return number
-    first = await noted_before(shards, hold_id, op_id)
-    assert first is not None, "a shard that refuses an id knows whose it is"
-    return first
+    digest = (await link.sight(hold_id, [op_id])).digests[0]
+    assert digest is not None, "a shard that refuses an id knows whose it is"
+    return number_of(digest)
 
 
 async def noted_before(shards: Shards, hold_id: bytes, op_id: bytes) -> int | None:

@@ -63,7 +63,10 @@ class JournalError(Exception):
 
 
 class Fenced(JournalError):  # noqa: N818 - a condition of the journal, by the design's word
-    """Another owner has written at or behind this position: the caller owns nothing any more."""
+    """Another owner has written at or behind this position: the caller owns nothing any more.
+
+    A shard says it too, to a gateway that another one has replaced.
+    """
 
 
 class JournalLost(JournalError):  # noqa: N818

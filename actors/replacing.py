@@ -10,13 +10,14 @@ older hold again.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from actors.calls import give_up, holders_of
+from actors import given_up
+from actors.calls import holders_of
 from actors.notes import keeper_of, noted, number_of
 from actors.parts import Part, hold_id_of, on, step_id, step_of
 from actors.ports import Sight, Unavailable
@@ -114,7 +115,7 @@ class Replacement:
         """
         shards, shard = self.shards, part.shard
         if older:
-            await give_up(shards, hold_id_of(self.request))
+            await self._mark([shard])
             take = self._handover("take", hold_id_of(self.request), self._id("kept"), older)
             await shards.submit(shard, take)
         kept = pending_of(await shards.link(shard).hold(self._id("kept"), sure=True))
@@ -143,7 +144,7 @@ class Replacement:
             if not pending:
                 return await self._end_for_good(holders)
             if len(holders) > 1:
-                await give_up(self.shards, older)
+                await self._mark(pending)
             kept = self._id("kept")
             steps = {
                 shard: self._handover(f"keep {number}", older, kept, units)
@@ -152,11 +153,15 @@ class Replacement:
             await self.shards.submit_each(steps)
         raise Unavailable("the hold is moved again and again")
 
+    async def _mark(self, parts: Collection[int]) -> None:
+        """Mark parts of the older hold that are about to be taken."""
+        await given_up.mark(self.shards, hold_id_of(self.request), self._id("mark"), parts)
+
     async def _end_for_good(self, holders: Mapping[int, Hold]) -> bool:
         older = hold_id_of(self.request)
         run_out = [shard for shard, hold in holders.items() if hold.state == HoldState.EXPIRED]
         if run_out and len(holders) > 1:
-            await give_up(self.shards, older)
+            await self._mark(run_out)
         columns = {"kind": Kind.RELEASE, "flags": Flag.SUPERSEDE, **on(older)}
         step = step_of(self.request, "supersede", **columns)
         told = await self.shards.submit_each(dict.fromkeys(run_out, step))
@@ -190,12 +195,11 @@ class Replacement:
             # What was lent is the order's, if that has taken its place; else it has none of it.
             is_taken = found[0] is not None and found[0].state == HoldState.RELEASED
             gifts[self.request.op_id] &= lent if is_taken else Counter()
-            for giver, gift in gifts.items():
-                if gift:
-                    back = self._handover(f"give back {giver.hex()}", giver, older_id, gift)
-                    answer = await self.shards.submit(shard, back)
-                    await self._extend(shard, max(lived) - answer.now_ns)
-                    given[shard] = given.get(shard, Counter()) + gift
+            if any(gifts.values()):
+                back = await self._giving_back(shard, gifts)
+                answer = await self.shards.submit(shard, back)
+                await self._extend(shard, max(lived) - answer.now_ns)
+                given[shard] = sum(gifts.values(), Counter())
         if given and await self._is_given_up(taken, given):
             let_go = step_of(self.request, "let go", kind=Kind.RELEASE, **on(older_id))
             await self.shards.submit_each(dict.fromkeys(given, let_go))
@@ -260,14 +264,29 @@ class Replacement:
         step.digest = (units << 1 | is_rest).to_bytes(_DIGEST_BYTES, "little")
         return step
 
+    async def _giving_back(self, shard: int, gifts: Mapping[bytes, Units]) -> Request:
+        """The one step that hands over to the older hold what several others have of it on a shard."""
+        older = hold_id_of(self.request)
+        step = self._handovers("give back", [(giver, older, gift) for giver, gift in gifts.items()])
+        step.op_id = await given_up.back_id(self.shards, older, self._id("mark"), shard)
+        return step
+
     def _handover(self, name: str, giver: bytes, taker: bytes, units: Units) -> Request:
+        return self._handovers(name, [(giver, taker, units)])
+
+    def _handovers(self, name: str, gifts: Sequence[tuple[bytes, bytes, Units]]) -> Request:
         """Units of some cells go from one hold to another, each cell's for itself."""
-        givers, takers = on(giver), on(taker)
-        columns = _columns_of(units, 2)
-        columns["kind"] = [Kind.RELEASE, Kind.ADD_LINE] * len(units)
-        columns["flags"] = [Flag.LINKED, 0] * len(units)
-        columns |= {half: [givers[half], takers[half]] * len(units) for half in givers}
-        return step_of(self.request, name, 2 * len(units), **columns)
+        rows = [
+            (*cell, number, half["hold_hi"], half["hold_lo"])
+            for giver, taker, units in gifts
+            for cell, number in units.items()
+            for half in (on(giver), on(taker))
+        ]
+        names = ("sku", "location", "quantity", "hold_hi", "hold_lo")
+        columns: dict[str, Any] = dict(zip(names, zip(*rows, strict=True), strict=True))
+        columns["kind"] = [Kind.RELEASE, Kind.ADD_LINE] * (len(rows) // 2)
+        columns["flags"] = [Flag.LINKED, 0] * (len(rows) // 2)
+        return step_of(self.request, name, len(rows), **columns)
 
     def _id(self, name: str) -> bytes:
         return step_id(self.request.op_id, f"{name} {self.request.digest.hex()}")
@@ -286,9 +305,9 @@ def in_place_of(request: Request, older: bytes) -> Request:
     return request.with_lines(request.lines, request.columns | columns)
 
 
-def _columns_of(units: Units, times: int = 1) -> dict[str, Any]:
-    """The columns that name cells and units, each so many times in a row."""
-    rows = [(*cell, number) for cell, number in units.items() for _ in range(times)]
+def _columns_of(units: Units) -> dict[str, Any]:
+    """The columns that name cells and units."""
+    rows = [(*cell, number) for cell, number in units.items()]
     return dict(zip(("sku", "location", "quantity"), zip(*rows, strict=True), strict=True))
 
 

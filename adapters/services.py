@@ -17,9 +17,9 @@ from actors.catalogue import CatalogueReader, CatalogueWriter
 from actors.cluster import Host
 from actors.events import EventHub
 from actors.hub import MAX_SUBSCRIBERS, DeltaHub
-from actors.links import RemoteShard, serve_link
+from actors.links import LinkServer, RemoteShard
 from actors.mirror import MirrorFeed, Mirrors
-from actors.ports import Position, Unavailable, shard_name
+from actors.ports import JournalError, Position, Unavailable, shard_name
 from actors.router import Router
 from actors.service import ClusterError
 from actors.shard import Shard
@@ -153,6 +153,7 @@ class ShardService:
         self._host = host
         self._open = AsyncExitStack()
         self._shard: Shard | None = None
+        self._links: LinkServer | None = None
 
     async def start(self) -> None:
         """Recover, take over, serve, and tell the registry."""
@@ -180,6 +181,7 @@ class ShardService:
         )
         self._open.push_async_callback(shard.stop)
         await shard.start()
+        self._links = LinkServer(shard, lambda: reader.at.epoch)
         self._shard = shard
         metrics.watch("holds_open", lambda: machine.holds_open)
         metrics.watch("shortages", lambda: machine.shortages)
@@ -208,8 +210,8 @@ class ShardService:
 
     async def call(self, method: str, *args: Any) -> Any:
         """Answer a gateway (`actors.links`) or the bring-up."""
-        shard = self._shard
-        if shard is None:
+        shard, links = self._shard, self._links
+        if shard is None or links is None:
             raise Unavailable("the shard is starting")
         match method:
             case "refresh_catalogue":
@@ -221,7 +223,7 @@ class ShardService:
             case "audit":
                 return await shard.read(shard.machine.audit)
             case _:
-                return await serve_link(shard, method, *args)
+                return await links.serve(method, *args)
 
 
 class GatewayService:
@@ -249,7 +251,10 @@ class GatewayService:
         self._task(self._end_when_fenced(writer))
 
         metrics = Metrics("gateway", 0)
-        links = {number: RemoteShard(number, handle) for number, handle in enumerate(self._handles)}
+        links = {
+            number: RemoteShard(number, handle, writer.epoch, self._end)
+            for number, handle in enumerate(self._handles)
+        }
         for link in links.values():
             self._open.push_async_callback(link.close)
         feeds = [MirrorFeed(link, self._journal_of(number)) for number, link in links.items()]
@@ -335,7 +340,10 @@ class GatewayService:
             self._host.exit(f"a task of the gateway failed: {error!r}")
 
     async def _end_when_fenced(self, writer: CatalogueWriter) -> None:
-        self._host.exit(f"the catalogue is no longer this gateway's: {await writer.ended()}")
+        self._end(await writer.ended())
+
+    def _end(self, error: JournalError) -> None:
+        self._host.exit(f"the catalogue is no longer this gateway's: {error}")
 
     async def _tell_shards(self, _at: Position) -> None:
         """Have every shard that serves read the catalogue; one that does not will when it starts."""

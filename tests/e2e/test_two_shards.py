@@ -11,7 +11,10 @@ import grpc
 import numpy as np
 import pytest
 
+from actors.catalogue import CatalogueReader
+from actors.ports import shard_name
 from adapters.client import Batch, Client, HoldState, ReturnLine
+from adapters.journal import RedisJournal
 from adapters.stack import Stack
 from engine.operations import Kind
 from engine.status import Status
@@ -392,6 +395,25 @@ async def test_an_order_over_both_while_one_is_killed(
     await asyncio.gather(*working)
     cells = await client.get_cells([(goods.sku, at) for at in places])
     assert [cell.reserved for cell in cells] == [won, won] == [240, 240]
+    await shop.audit()
+
+
+async def test_a_gateway_that_another_one_has_replaced_ends_itself(
+    shop: Shop, stack: Stack, client: Client
+) -> None:
+    """As soon as a shard has heard of the other one, before it can write between two of its steps."""
+    goods, places = await both(shop)
+    reader = CatalogueReader(RedisJournal(stack.redis_url, "onhand:main:catalogue"))
+    before = await reader.refresh()
+    shard = stack.cluster.actor(shard_name(0))
+    await asyncio.to_thread(shard.call_sync, "cells", before.epoch + 1, [])
+    lines = [(goods.sku, at, 1) for at in places]
+    with pytest.raises(grpc.aio.AioRpcError) as told:
+        await shop.gateway.stock.Reserve(reserve(lines), timeout=5)
+    assert told.value.code() in NO_ANSWER
+    assert (await client.reserve(lines)).ok  # it is started again, with an epoch of its own
+    assert (await reader.refresh()).epoch == before.epoch + 1
+    await reader.journal.close()
     await shop.audit()
 
 

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any, Final, NoReturn
 
 from actors import transfers
-from actors.links import RemoteShard, serve_link
+from actors.links import LinkServer, RemoteShard
 from actors.ports import AppendInDoubt, Fenced, JournalUnavailable, Unavailable
 from actors.router import Router
 from actors.service import NotServing
@@ -35,6 +35,9 @@ SPLIT_LOCATION: Final = 4  # its SKUs are spread over all shards
 LOCATIONS: Final = 4  # and one more, later
 SKUS: Final = 3  # and one more, later
 GATEWAYS: Final = 2
+EPOCH: Final = (
+    1  # of both, so that they do meet: onhand's are of two, and the older one is shut out
+)
 BOUNDS: Final = {"resolved_remembered": 64, "movements_remembered": 12, "expiries_per_block": 3}
 SNAPSHOT_EVERY_BYTES: Final = 6_000
 RESTART_MOST_S: Final = 0.4
@@ -136,6 +139,7 @@ class ShardHost:
         self.shard: Shard | None = None
         self._router: Router | None = None
         self.link: Witness | None = None
+        self._links: LinkServer | None = None
 
     async def run(self) -> None:
         """Start serving; a start that fails ends the process, and another one begins."""
@@ -159,6 +163,7 @@ class ShardHost:
             self.exit(f"did not start: {type(error).__name__}")
         self.shard = shard
         self.link = Witness(self)
+        self._links = LinkServer(self.link, lambda: EPOCH)
         self._router = Router({number: self.link}, lambda: world.shard_map)
         world.oracle.recovered(self)
 
@@ -179,11 +184,11 @@ class ShardHost:
             await self.shard.snapshot()
 
     async def call(self, method: str, *args: Any) -> Any:
-        if self.shard is None or self._router is None or self.link is None:
+        if self._links is None or self._router is None:
             raise NotServing(self.process.name)
         if method == "write":
             return await write(self._router, *args)
-        return await serve_link(self.link, method, *args)
+        return await self._links.serve(method, *args)
 
 
 class GatewayHost:
@@ -196,7 +201,10 @@ class GatewayHost:
         self.process = world.process(f"gateway-{number}")
         self.doomed = False
         self._world, self._steps_left = world, 0
-        links = {shard: RemoteShard(shard, Caller(self, shard)) for shard in range(world.shards)}
+        links = {
+            shard: RemoteShard(shard, Caller(self, shard), EPOCH, self._fenced)
+            for shard in range(world.shards)
+        }
         self.router = Router(links, lambda: world.shard_map)
 
     async def call(self, method: str, *args: Any) -> Any:
@@ -205,6 +213,9 @@ class GatewayHost:
                 self.doomed, self._steps_left = False, self._world.chance.randint(1, STEPS_MOST)
             return await write(self.router, *args)
         return await getattr(self.router, method)(*args)
+
+    def _fenced(self, error: Fenced) -> NoReturn:
+        raise AssertionError(f"there is no newer gateway: {error}")
 
     async def call_shard(self, shard: int, method: str, *args: Any) -> Any:
         """Call whichever process has the name of the shard."""

@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -11,13 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.links import CALL_REQUESTS, CALLS_IN_FLIGHT, QUEUED_REQUESTS, RemoteShard, serve_link
 from actors.ports import Overloaded, Unavailable
 from actors.router import Router
-from actors.service import ActorBusy, ActorGone
 from actors.shards import Turns
-from actors.transits import place_id
-from engine import wire
 from engine.operations import Flag, Kind, Request, id_to_pair, line_id
 from engine.reference import ReferenceMachine
 from engine.shard_map import ShardMap
@@ -519,160 +513,7 @@ async def test_whom_a_batch_endangers_is_told_by_its_lines(town: Town) -> None:
     assert told == [(1, 2, [held[1]]), (2, 3, [held[0]])]
 
 
-# --- links ----------------------------------------------------------------------------------------
-
-
-class Wire:
-    """Handle and service in one, with a gate to hold calls back and faults to order."""
-
-    def __init__(self, shard: FakeShard) -> None:
-        self.shard = shard
-        self.batches: list[int] = []
-        self.open = asyncio.Event()
-        self.open.set()
-        self.fault: Exception | None = None
-
-    async def call(self, method: str, *args: Any) -> Any:
-        if method == "submit_many":
-            self.batches.append(len(wire.decode_requests(args[0])))
-        await self.open.wait()
-        if self.fault:
-            raise self.fault
-        return await serve_link(self.shard, method, *args)
-
-
-Linked = Callable[[], Awaitable[tuple[Wire, RemoteShard]]]
-
-
-@pytest.fixture
-async def remote() -> tuple[Wire, RemoteShard]:
-    ends = Wire(FakeShard(3))
-    return ends, RemoteShard(3, ends)
-
-
-def receive(quantity: int = 1) -> Request:
-    return Request.of(
-        os.urandom(16),
-        1,
-        kind=Kind.RECEIVE,
-        sku=1,
-        location=1,
-        quantity=quantity,
-        want_available=True,
-    )
-
-
-async def test_a_remote_shard_is_a_shard(remote: tuple[Wire, RemoteShard]) -> None:
-    ends, link = remote
-    assert link.number == 3
-    answer = await link.submit(receive(5))
-    assert (answer.status, answer.available, answer.seq) == (b"\0", (5).to_bytes(8, "little"), 1)
-    held = order(os.urandom(16), [(1, 1)])
-    await link.submit(held)
-    assert await link.hold(held.op_id) == ends.shard.machine.hold(held.op_id)
-    assert await link.hold(bytes(16)) is None
-    place = Request.of(place_id(held.op_id, 0), 1, kind=Kind.RESERVE, sku=1, location=1, quantity=1)
-    await link.submit(place)  # refused: there is no time to live
-    sight = await link.sight(held.op_id, [held.op_id, bytes(16)])
-    assert sight == await ends.shard.sight(held.op_id, [held.op_id, bytes(16)])
-    assert sight.digests == [held.digest, None]
-    assert [each.digest for each in sight.waiting] == [place.digest]
-    assert await link.cells([(1, 1), (2, 2)]) == [ends.shard.machine.cell(1, 1), None]
-    expect = Request.of(os.urandom(16), 1, kind=Kind.EXPECT, sku=1, location=1, quantity=3, value=7)
-    await link.submit(expect)
-    record = await link.incoming(expect.op_id)
-    assert record is not None
-    assert record == ends.shard.machine.incoming(expect.op_id)
-    assert await link.incoming(bytes(16)) is None
-    assert await link.incoming_of([(1, 1), (2, 2)]) == ends.shard.machine.incoming_of([(1, 1)])
-    sold = await link.submit(receive(1))
-    assert (sold.granted, sold.endangered) == (b"", ())
-    table, own = await link.table([1]), await ends.shard.table()
-    assert (table.at, table.cells.tolist()) == (own.at, own.cells.tolist())
-    with pytest.raises(KeyError):
-        await serve_link(ends.shard, "drop_everything")
-
-
-async def test_what_gathers_goes_together(remote: tuple[Wire, RemoteShard]) -> None:
-    ends, link = remote
-    ends.open.clear()
-    calls = []
-    for _ in range(5):
-        calls += [asyncio.create_task(link.submit(receive())) for _ in range(10)]
-        for _ in range(3):
-            await asyncio.sleep(0)
-    assert ends.batches == [10] * CALLS_IN_FLIGHT
-    ends.open.set()
-    await asyncio.gather(*calls)
-    assert ends.batches == [10, 10, 30]
-    assert len(ends.shard.seen) == 50
-
-
-async def test_a_full_queue_is_an_overload(remote: tuple[Wire, RemoteShard]) -> None:
-    ends, link = remote
-    ends.open.clear()
-    calls = [asyncio.create_task(link.submit(receive())) for _ in range(QUEUED_REQUESTS)]
-    await asyncio.sleep(0.01)
-    sent = CALLS_IN_FLIGHT * CALL_REQUESTS
-    calls += [asyncio.create_task(link.submit(receive())) for _ in range(sent)]
-    await asyncio.sleep(0)
-    with pytest.raises(Overloaded):
-        await link.submit(receive())
-    await link.close()
-    errors = await asyncio.gather(*calls, return_exceptions=True)
-    assert {type(error) for error in errors} == {Unavailable}
-
-
-@pytest.mark.parametrize(
-    ("fault", "told"),
-    [
-        (ActorGone("died"), Unavailable),
-        (ActorBusy("busy"), Overloaded),
-        (Unavailable("stopping"), Unavailable),
-        (KeyError("a bug"), RuntimeError),
-    ],
-    ids=lambda each: getattr(each, "__name__", type(each).__name__),
-)
-async def test_faults_of_a_call_reach_all_of_its_callers(
-    remote: tuple[Wire, RemoteShard], fault: Exception, told: type[Exception]
-) -> None:
-    ends, link = remote
-    ends.fault = fault
-    errors = await asyncio.gather(
-        *(link.submit(receive()) for _ in range(3)), return_exceptions=True
-    )
-    assert [type(error) for error in errors] == [told] * 3
-    ends.fault = None
-    assert (await link.submit(receive())).status == b"\0"
-
-
-async def test_faults_of_one_request_are_its_own(remote: tuple[Wire, RemoteShard]) -> None:
-    ends, link = remote
-    ends.shard.faults += [None, Overloaded("full"), Unavailable("stopping")]
-    told = await asyncio.gather(*(link.submit(receive()) for _ in range(4)), return_exceptions=True)
-    assert [type(each).__name__ for each in told] == [
-        "Answer",
-        "Overloaded",
-        "Unavailable",
-        "Answer",
-    ]
-
-
-async def test_a_caller_that_went_away_is_not_sent(remote: tuple[Wire, RemoteShard]) -> None:
-    ends, link = remote
-    gone = asyncio.create_task(link.submit(receive()))
-    await asyncio.sleep(0)
-    gone.cancel()
-    await asyncio.gather(gone, return_exceptions=True)
-    await link.submit(receive())
-    assert len(ends.shard.seen) == 1
-
-
-@given(st.binary(max_size=64))
-def test_bytes_that_are_no_requests_are_told(payload: bytes) -> None:
-    for decode in (wire.decode_requests, wire.decode_answers):
-        with suppress(wire.WireError):
-            decode(payload)
+# --- turns ----------------------------------------------------------------------------------------
 
 
 async def test_calls_on_one_hold_take_turns_and_leave_nothing_behind() -> None:

@@ -497,11 +497,14 @@ async def test_what_was_given_up_by_lines_says_nothing_of_the_rest(
     assert town.counted("committed") == (2 if kind == Kind.COMMIT else 0)
 
 
-async def test_what_is_being_given_up_part_by_part_cannot_be_committed() -> None:
-    """Whoever gives all of it up is told that it is, when he repeats it."""
-    for lives in range(4):
+@pytest.mark.parametrize("second", [(2, 2), (1, 2)])
+async def test_what_is_being_given_up_part_by_part_cannot_be_committed(
+    second: tuple[int, int],
+) -> None:
+    """Whoever gives all of it up is told that it is, when he repeats it. Both may be of one SKU."""
+    for lives in range(6):
         town = await Town().stocked()
-        await hold_five(town)
+        await town.router.reserve(order(HELD, [(1, 1), second], [3, 2]))
         left = [lives]
         links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
         release = call(OP, Kind.RELEASE, HELD)
@@ -1275,6 +1278,42 @@ async def test_an_order_is_not_told_as_held_when_a_line_of_the_older_one_is_paid
             there = state_of(town)
             assert (await operation(town.router))[1].status == answer.status
             assert state_of(town) == there
+    raise AssertionError("it takes ever more calls")
+
+
+@pytest.mark.parametrize("cells", [[(1, 1), (1, 2)], [(1, 1)], [(1, 2)], [(3, 1), (3, 2)]])
+@pytest.mark.parametrize("sold", [0, 6])
+async def test_an_older_one_whose_part_was_taken_is_not_paid_without_it(
+    cells: list[tuple[int, int]], sold: int
+) -> None:
+    """Its parts are of one SKU, so by that none looks as if it had moved to the other shard."""
+    operation = an_order(cells, 4, older=HELD)
+    for number in range(20):
+        for is_dead in (False, True):
+            town = await Town().stocked()
+            await town.router.reserve(order(HELD, [(1, 1), (1, 2)], [1, 2]))
+            lines = {"kind": Kind.SALE, "sku": cells[-1][0], "location": cells[-1][1]}
+            await town.router.submit(Request.of(os.urandom(16), 1, quantity=sold, **lines))
+            told: list[Answer] = []
+
+            async def paid(town: Town = town, told: list[Answer] = told) -> None:
+                told.append((await town.router.on_hold(call(OP, Kind.COMMIT, HELD)))[1])
+
+            left = [number]
+            mortal = {n: Mortal(shard, left) for n, shard in enumerate(town.shards)}
+            meddled = {n: Meddled(shard, left, paid) for n, shard in enumerate(town.shards)}
+            with suppress(Died):
+                _, answer = await operation(Router(mortal if is_dead else meddled, lambda: MAP))
+                if is_dead or not told:
+                    assert number > 3
+                    return
+            if is_dead:
+                await paid()
+                _, answer = await operation(town.router)
+            assert any(answer.status) or any(told[0].status)
+            assert town.counted("committed") == (0 if any(told[0].status) else 3)
+            if any(answer.status) and any(told[0].status):
+                assert await pending_of(town, HELD) == {(1, 1): 1, (1, 2): 2}
     raise AssertionError("it takes ever more calls")
 
 
