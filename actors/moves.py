@@ -14,11 +14,11 @@ from typing import Final
 
 import numpy as np
 
-from actors.calls import GRACE_MS, Told, make_time, refused_with, that_matter
 from actors.parts import NOTHING_LEFT, groups_of, hold_id_of, on, step_of
 from actors.ports import Sight, Unavailable, Waiting
 from actors.shards import Shards, every
 from actors.transits import ENDED, ROUNDS, Line, arrive, at_rest, keep, leave, place_id, take_place
+from actors.wholes import GRACE_MS, Told, make_time, refused_with, that_matter
 from engine import limits
 from engine.operations import Answer, Flag, Kind, Request, column_of
 from engine.status import Status

@@ -17,12 +17,12 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from actors import given_up
-from actors.calls import holders_of
 from actors.notes import keeper_of, noted, number_of
 from actors.parts import Part, hold_id_of, on, step_id, step_of
 from actors.ports import Sight, Unavailable
 from actors.shards import Shards, every
 from actors.transits import ROUNDS, at_rest
+from actors.wholes import holders_of
 from engine import limits
 from engine.operations import Answer, Flag, Kind, Request, column_of
 from engine.status import Status

@@ -7,7 +7,7 @@ shard map has not moved its cells meanwhile. Calls on one hold take turns in it,
 another half-way; where they come by several gateways, the shards decide. It must not know gRPC or Ray.
 
 What each shard gets is cut in `actors.parts`; what takes several steps is in `actors.spanning` (orders),
-`actors.calls` (calls on all of a hold), `actors.moves` and `actors.returns`.
+`actors.commits` and `actors.calls` (on all of a hold), `actors.moves` and `actors.returns`.
 """
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from actors import calls, moves, returns, spanning
+from actors import calls, commits, moves, returns, spanning
 from actors.asking import asking, objections, refusal
 from actors.notes import noted, noted_before, noted_shards
 from actors.parts import (
@@ -35,6 +35,7 @@ from actors.parts import (
 from actors.ports import CellTable, ShardLink, Sight
 from actors.shards import Shards, Turns, every, in_doubt_half_way
 from actors.transits import seen
+from actors.wholes import holders_of, refused_with
 from engine.history import History
 from engine.operations import Answer, Flag, Kind, Request, chain_starts, column_of
 from engine.shard_map import ShardMap
@@ -133,7 +134,7 @@ class Router:
         """
         if self._only is not None:
             if location and self._first not in self._shards.asked_for(location):
-                return self._first, calls.refused_with(request, Status.WRONG_SHARD)
+                return self._first, refused_with(request, Status.WRONG_SHARD)
             return self._first, await self._only.submit(request)
         async with self._turns.of(hold_id_of(request)):
             return await self._on_hold(request, location)
@@ -358,11 +359,11 @@ class Router:
             if sight.digests[0] not in (None, request.digest):
                 # Used for another call, which may have been about this part alone: not for the others.
                 return shard, await self._shards.submit(shard, request)
-        holders = calls.holders_of(sights)
+        holders = holders_of(sights)
         kind = Kind(column_of(request, "kind")[0])
         # Calls that are about what is pending, so also about what is on its way between two shards.
         on_pending = {
-            Kind.COMMIT: calls.commit,
+            Kind.COMMIT: commits.commit,
             Kind.RELEASE: calls.release,
             Kind.EXTEND: calls.extend,
         }
@@ -379,7 +380,7 @@ class Router:
         Noted, so that a repetition is about no part that has come to another shard since.
         """
         hold_id = hold_id_of(request)
-        holders: Collection[int] = calls.holders_of(sights)
+        holders: Collection[int] = holders_of(sights)
         if column_of(request, "kind")[0] == Kind.CANCEL_INCOMING:
             holders = await self._shards.incoming(hold_id, list(sights), sure=True)
         done = [shard for shard, sight in sights.items() if sight.digests[0] is not None]

@@ -14,7 +14,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.calls import holders_of
 from actors.fates import Fate
 from actors.parts import Part, hold_id_of, joined, on, order_part, step_of, undone
 from actors.ports import Sight
@@ -29,6 +28,7 @@ from actors.replacing import (
     wanted_of,
 )
 from actors.shards import Shards
+from actors.wholes import holders_of
 from engine.operations import Answer, Flag, Kind, Request, column_of
 from engine.status import Status
 

@@ -14,7 +14,7 @@ with a content that changes nothing, which gets the answer if it was taken, and 
 place so that the units stay; and then by the last step, which is the same whoever takes it.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum, auto
 from itertools import count
 from typing import Any, Final
@@ -55,6 +55,11 @@ def sight_of(
     digests = [each[0] if each else None for each in known_ids]
     done = [each is not None and not any(each[1].status) for each in known_ids]
     return Sight(hold(hold_id), waiting, digests, done)
+
+
+def have_moved(sights: Mapping[int, Sight]) -> bool:
+    """Whether any units of a hold have ever gone from one shard to another."""
+    return any(sight.waiting for sight in sights.values())
 
 
 # --- steps ----------------------------------------------------------------------------------------

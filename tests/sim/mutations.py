@@ -15,7 +15,17 @@ from unittest.mock import patch
 
 import numpy as np
 
-from actors import calls, moves, recovery, replacing, returns, spanning, transfers, transits
+from actors import (
+    calls,
+    commits,
+    moves,
+    recovery,
+    replacing,
+    returns,
+    spanning,
+    transfers,
+    transits,
+)
 from actors import shard as shard_module
 from actors.links import RemoteShard
 from actors.parts import Part, hold_id_of, joined, on, step_id, that_count, whole
@@ -679,7 +689,7 @@ def _steps_left_out(name: str, *rooms: Any) -> Iterator[None]:
 
 @mutation
 def the_other_parts_stay_committed() -> Iterator[None]:
-    with _steps_left_out("cancel", calls, spanning):
+    with _steps_left_out("cancel", commits, spanning):
         yield
 
 
@@ -729,13 +739,13 @@ def what_is_granted_over_shards_is_not_told() -> Iterator[None]:
 
 @mutation(found_by=28)
 def more_time_is_given_to_one_part_of_a_hold_only() -> Iterator[None]:
-    original = calls.make_time
+    original = commits.make_time
 
     async def make_time(shards: Shards, request: Request, asked: Sequence[int], *how: Any) -> Any:
         told = await original(shards, request, asked[:1], *how)
         return {shard: answer for answer in told.values() for shard in asked}
 
-    with replaced(calls, "make_time", make_time):
+    with replaced(commits, "make_time", make_time), replaced(calls, "make_time", make_time):
         yield
 
 
@@ -878,10 +888,10 @@ def parts_that_were_undone_are_told_as_held() -> Iterator[None]:
 @mutation(found_by=22)
 def a_commit_in_part_is_told_as_done() -> Iterator[None]:
     async def commit(shards: Shards, request: Request, sights: dict[int, Any]) -> Any:
-        every = [whole(request, shard) for shard in calls.holders_of(sights)]
+        every = [whole(request, shard) for shard in commits.holders_of(sights)]
         return joined(request, *that_count(every, await shards.submit_parts(every)))
 
-    with replaced(calls, "commit", commit):
+    with replaced(commits, "commit", commit):
         yield
 
 
@@ -890,7 +900,7 @@ _NOT_PAID: Final = (HoldState.PENDING, HoldState.EXPIRED)
 
 @rare_mutation(found_by=3159)
 def what_ran_out_beside_what_is_committed_is_not_missed() -> Iterator[None]:
-    original = calls._committed
+    original = commits._committed
 
     async def committed(
         shards: Shards,
@@ -904,7 +914,7 @@ def what_ran_out_beside_what_is_committed_is_not_missed() -> Iterator[None]:
         ]
         return await original(shards, request, sights, pending, number)
 
-    with replaced(calls, "_committed", committed):
+    with replaced(commits, "_committed", committed):
         yield
 
 

@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import structlog
 
-from actors import calls, moves
+from actors import commits, moves
 from actors import shard as shard_module
 from actors.parts import hold_id_of
 from engine import snapshot as engine_snapshot
@@ -87,7 +87,7 @@ def _small_bounds(chance: Random) -> Iterator[None]:
     with (
         patch.object(shard_module, "GATHER_LINES", gather_lines),
         patch.object(engine_snapshot, "PIECE_ROWS", 3),
-        patch.object(calls, "GRACE_MS", 2),
+        patch.object(commits, "GRACE_MS", 2),
         patch.object(moves, "GRACE_MS", 2),
     ):
         yield
