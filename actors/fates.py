@@ -39,6 +39,16 @@ class Fate:
         return await noted(shards, self.hold_id, _fate_id(self.hold_id, self.number), status)
 
 
+async def is_taken_back(shards: Shards, hold_id: bytes) -> bool:
+    """Whether what was committed of a hold was taken back in the end, since a commit was refused."""
+    link = shards.link(keeper_of(shards, hold_id))
+    for number in count():
+        digest = (await link.sight(hold_id, [_fate_id(hold_id, number)])).digests[0]
+        if digest is None or number_of(digest) != _STAYS:
+            return digest is not None
+    raise AssertionError("numbers do not end")
+
+
 def asked_by(request: Request) -> list[bytes]:
     """Further op_ids whose digests a commit must know when it begins."""
     return [_choice_id(request), _fate_id(hold_id_of(request), 0)]

@@ -10,13 +10,14 @@ older hold again.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from actors import given_up
+from actors.fates import is_taken_back
 from actors.notes import keeper_of, noted, number_of
 from actors.parts import Part, hold_id_of, on, step_id, step_of
 from actors.ports import Sight, Unavailable
@@ -32,6 +33,7 @@ Units = Counter[tuple[int, int]]
 """How many of each (SKU, location)."""
 
 _DIGEST_BYTES: Final = 8
+_COMMITTED: Final = (HoldState.COMMITTED, HoldState.FULFILLED, HoldState.CANCELLED)
 
 
 def wanted_of(request: Request) -> Units:
@@ -51,10 +53,8 @@ def pending_of(hold: Hold | None) -> Units:
     return +units
 
 
-def is_order(hold: Hold) -> bool:
-    """Whether a hold is or was committed, wholly or in part."""
-    was = (HoldState.COMMITTED, HoldState.FULFILLED, HoldState.CANCELLED)
-    return hold.state in was or any(line.committed or line.fulfilled for line in hold.lines)
+def _is_committed(hold: Hold) -> bool:
+    return any(line.committed or line.fulfilled for line in hold.lines)
 
 
 def own_lines(part: Part, answer: Answer) -> Answer:
@@ -92,10 +92,12 @@ class Replacement:
     # --- what is decided ---
 
     async def look(self) -> tuple[dict[int, Sight], int | None, dict[int, Taken]]:
-        """See the older hold, what was decided of it (a status), if anything, and what was taken."""
+        """See the older hold, what was decided of it (a status), if anything, and what was taken.
+
+        What is on its way arrives first: else its stock would be nobody's who could be superseded.
+        """
         older = hold_id_of(self.request)
-        asked, op_ids = self.shards.asked_for(0), [self._id("superseded")]
-        sights = await self.shards.sights(older, asked, op_ids)
+        sights, _ = await at_rest(self.shards, older, [self._id("superseded")])
         digest = sights[keeper_of(self.shards, older)].digests[0]
         decided = None if digest is None else number_of(digest)
         return sights, decided, await self._taken()
@@ -105,7 +107,29 @@ class Replacement:
         older = hold_id_of(self.request)
         return await noted(self.shards, older, self._id("superseded"), status)
 
+    async def is_paid(self, older: Iterable[Hold]) -> bool:
+        """Whether the older hold is or was committed, wholly or in part.
+
+        One that a commit has committed and cancelled, as it was refused at last, never was.
+        """
+        if any(map(_is_committed, older)):
+            return True
+        is_cancelled = any(hold.state in _COMMITTED for hold in older)
+        return is_cancelled and not await is_taken_back(self.shards, hold_id_of(self.request))
+
     # --- taking ---
+
+    async def refuse(self, part: Part) -> Answer:
+        """Refuse a part since a shard's part of the older hold has too many lines to be given back.
+
+        What is given back has new lines there. The shard refuses it itself, so it does so again.
+        """
+        rows = np.zeros(limits.MAX_HOLD_LINES + 1, np.int64)  # its first line, over and over
+        columns = {name: column[rows] for name, column in part.request.columns.items()}
+        columns["flags"] = column_of(part.request, "flags")[rows] | np.uint8(Flag.LINKED)
+        columns["flags"][-1] ^= np.uint8(Flag.LINKED)
+        request = part.request.with_lines(len(rows), columns)
+        return own_lines(part, await self.shards.submit(part.shard, request))
 
     async def hold(self, part: Part, needed: Units, older: Units, *, is_rest: bool) -> Answer:
         """Hold a part of the order with what it needs of what the older hold has on that shard.
@@ -136,7 +160,7 @@ class Replacement:
         for number in range(ROUNDS):
             sights, _ = await at_rest(self.shards, older)
             holders = holders_of(sights)
-            if any(map(is_order, holders.values())):
+            if await self.is_paid(holders.values()):
                 return False
             pending = {
                 shard: units for shard, hold in holders.items() if (units := pending_of(hold))

@@ -22,15 +22,17 @@ from actors.replacing import (
     Taken,
     Units,
     in_place_of,
-    is_order,
     own_lines,
     pending_of,
     wanted_of,
 )
 from actors.shards import Shards
+from actors.transits import have_moved
 from actors.wholes import holders_of
+from engine import limits
 from engine.operations import Answer, Flag, Kind, Request, column_of
 from engine.status import Status
+from engine.views import Hold
 
 _OK: Final = int(Status.OK)
 
@@ -52,6 +54,8 @@ async def reserve(shards: Shards, request: Request, owners: NDArray[np.int64]) -
     numbers = list(dict.fromkeys(owners.tolist()))
     supersedes = flags & Flag.SUPERSEDE
     commits = flags & Flag.COMMIT_NOW if len(numbers) > 1 or supersedes else 0
+    if commits and len(numbers) == 1 and await _is_done(shards, request, numbers[0]):
+        return numbers[0], await shards.submit(numbers[0], request)
     parts = [order_part(request, owners, shard, commits | Flag.SUPERSEDE) for shard in numbers]
     later: dict[int, int] = {}  # why parts were given up that were held, by their place
     if supersedes:
@@ -73,6 +77,12 @@ async def reserve(shards: Shards, request: Request, owners: NDArray[np.int64]) -
             for place, (part, answer) in enumerate(zip(parts, answers, strict=True))
         ]
     return joined(request, parts, answers)
+
+
+async def _is_done(shards: Shards, request: Request, shard: int) -> bool:
+    """Whether a shard has done all of an order, asked by itself."""
+    sight = await shards.link(shard).sight(request.op_id, [request.op_id])
+    return sight.digests[0] == request.digest
 
 
 def _holds(answer: Answer) -> bool:
@@ -130,7 +140,7 @@ async def _supersede(
     replacement = Replacement(shards, request)
     sights, decided, taken = await replacement.look()
     older = holders_of(sights)
-    is_paid = decided is None and any(map(is_order, older.values()))
+    is_paid = decided is None and await replacement.is_paid(older.values())
     answers: dict[int, Answer] = {}
     if decided is None and not is_paid:
         answers = await _held(replacement, parts, sights, taken)
@@ -163,7 +173,9 @@ async def _held(
     """
     shards, request = replacement.shards, replacement.request
     older = holders_of(sights)
-    is_alone = len(older) == 1 and not any(sight.waiting for sight in sights.values())
+    is_alone = len(older) == 1 and not have_moved(sights)
+    if not is_alone and not any(map(any, taken.values())) and any(map(_is_long, older.values())):
+        return {0: await replacement.refuse(parts[0])}
     known = await shards.sights(request.op_id, [part.shard for part in parts], [request.op_id])
     last: dict[int, Units] = {}
     for place, part in enumerate(parts):
@@ -189,6 +201,11 @@ async def _held(
         else:
             answers[place] = await replacement.hold(part, needed, has, is_rest=bool(left))
     return answers
+
+
+def _is_long(hold: Hold) -> bool:
+    """Whether a part of a hold has so many lines that it could not be given back."""
+    return len(hold.lines) + len(pending_of(hold)) > limits.MAX_HOLD_LINES
 
 
 async def _without_the_rest(

@@ -298,6 +298,36 @@ async def test_many_buyers_over_two_shards_never_sell_twice(town: Town, interlea
     assert town.reserved == 8 * won
 
 
+@pytest.mark.parametrize("flags", [0, Flag.PARTIAL])
+async def test_an_order_that_its_shard_has_done_by_itself_is_not_done_otherwise_by_a_gateway(
+    town: Town, flags: int
+) -> None:
+    """In place of an older one and paid for at once: a gateway does that in two steps."""
+    older, request = os.urandom(16), order(os.urandom(16), [(1, 1)], 4)
+    await town.router.reserve(order(older, [(1, 1)], 3))
+    request.columns |= {name: np.array([half], "<u8") for name, half in on(older).items()}
+    flags |= Flag.SUPERSEDE | Flag.COMMIT_NOW
+    request.columns["flags"] = np.array([flags], np.uint8)
+    own = Router({0: town.shards[0]}, lambda: MAP)
+    first = await own.reserve(request)
+    assert not any(first[1].status)
+    assert await town.router.reserve(request) == first
+    assert (town.counted("committed"), town.reserved) == (4, 0)
+
+
+async def test_a_shard_does_not_take_a_step_of_a_gateway_for_the_order(town: Town) -> None:
+    """It has been held there, and is not paid for yet."""
+    older, request = os.urandom(16), order(os.urandom(16), [(1, 1)], 4)
+    await town.router.reserve(order(older, [(1, 1)], 3))
+    request.columns |= {name: np.array([half], "<u8") for name, half in on(older).items()}
+    request.columns["flags"] = np.array([Flag.SUPERSEDE | Flag.COMMIT_NOW], np.uint8)
+    _, told = await town.router.reserve(request)
+    own = Router({0: town.shards[0]}, lambda: MAP)
+    _, again = await own.reserve(request)
+    assert (list(told.status), list(again.status)) == ([Status.OK], [Status.OP_ID_REUSED])
+    assert (town.counted("committed"), town.reserved) == (4, 0)
+
+
 # --- calls on holds -------------------------------------------------------------------------------
 
 

@@ -1317,6 +1317,93 @@ async def test_an_older_one_whose_part_was_taken_is_not_paid_without_it(
     raise AssertionError("it takes ever more calls")
 
 
+async def test_an_older_one_that_was_given_back_is_like_any_other(town: Town) -> None:
+    """Its line that is given up then says nothing of the rest."""
+    await town.router.reserve(order(HELD, [(1, 1), (2, 2)], [3, 2]))
+    await town.router.reserve(order(bytes([8]) * 16, [(2, 2)], [8]))
+    channel_rules(
+        town, (0, 0)
+    )  # with a channel, so it takes without looking whether there is enough
+    operation = order(NEW, [(1, 1), (2, 2)], [3, 9])
+    operation.columns |= {name: np.array([half, 0], "<u8") for name, half in on(HELD).items()}
+    operation.columns["flags"] = np.array([Flag.LINKED | Flag.SUPERSEDE, 0], np.uint8)
+    operation.columns["channel"] = np.array([1, 1], np.uint8)
+    _, answer = await town.router.reserve(operation)
+    assert list(answer.status) == [LINKED, Status.INSUFFICIENT_STOCK]
+    line = {"sku": 1, "location": 1, "quantity": 3}
+    await town.router.on_hold(call(os.urandom(16), Kind.RELEASE, HELD, **line))
+    for kind, more in ((Kind.EXTEND, {"value": TTL}), (Kind.COMMIT, {})):
+        _, answer = await town.router.on_hold(call(os.urandom(16), kind, HELD, **more))
+        assert not any(answer.status)
+    assert town.counted("committed") == 2
+
+
+async def test_an_order_has_the_stock_of_an_older_one_that_is_on_its_way() -> None:
+    """The router of its move has died between any two steps."""
+    for lives in range(20):
+        town = await Town().stocked()
+        await town.router.reserve(order(HELD, [(1, 1)], [5]))
+        left = [lives]
+        links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
+        is_moved = False
+        with suppress(Died):
+            await Router(links, lambda: MAP).move(call(OP, Kind.MOVE, HELD, location=2))
+            is_moved = True
+        for at in (1, 2):
+            await town.router.reserve(
+                order(bytes([at, 8]) * 8, [(1, at)], await town.available(1, at))
+            )
+        (where,) = await pending_of(town, HELD)
+        _, answer = await an_order([where], [5], older=HELD)(town.router)
+        assert not any(answer.status)
+        assert (await pending_of(town, HELD), await pending_of(town, NEW)) == ({}, {where: 5})
+        if is_moved:
+            assert lives > 3
+            return
+    raise AssertionError("it takes ever more calls")
+
+
+@pytest.mark.parametrize("cells", [[(1, 1), (1, 3)], [(1, 1), (1, 2)]])
+async def test_an_order_is_reserved_anew_when_the_late_payment_is_refused(
+    town: Town, cells: list[tuple[int, int]]
+) -> None:
+    """Wherever its parts are: what the payment has committed of it, it has taken back."""
+    await town.router.reserve(order(HELD, cells, [3, 2]))
+    for shard in town.shards:
+        shard.now_ns += LATE_NS
+    await town.router.reserve(order(bytes([8]) * 16, [cells[1]], [9]))
+    _, paid = await town.router.on_hold(call(OP, Kind.COMMIT, HELD, flags=Flag.RE_RESERVE))
+    assert list(paid.status) == [Status.INSUFFICIENT_STOCK]
+    for _ in range(2):
+        _, answer = await an_order(cells, [3, 1], older=HELD)(town.router)
+        assert not any(answer.status)
+    _, cancelled = await town.router.on_hold(call(bytes([7]) * 16, Kind.COMMIT, NEW))
+    assert not any(cancelled.status)
+    _, cancelled = await town.router.on_hold(call(bytes([6]) * 16, Kind.CANCEL, NEW))
+    assert not any(cancelled.status)
+    again = order(bytes([5]) * 16, cells, [3, 1])
+    again.columns |= {name: np.array([half, 0], "<u8") for name, half in on(NEW).items()}
+    again.columns["flags"] = np.array([Flag.LINKED | Flag.SUPERSEDE, 0], np.uint8)
+    _, answer = await town.router.reserve(again)  # the buyer's own cancellation is another thing
+    assert answer.status[0] == Status.HOLD_NOT_PENDING
+
+
+async def test_nothing_is_taken_of_an_older_one_that_could_not_be_given_back(town: Town) -> None:
+    """What comes back has new lines, and a hold has no more than so many."""
+    for shard in town.shards:
+        shard.machine.set_sku_limit(300)
+    stock = {"kind": Kind.RECEIVE, "sku": range(1, 301), "location": 1, "quantity": 10}
+    await town.router.submit(Request.of(os.urandom(14) + bytes(2), 300, **stock))
+    cells = [*((sku, 1) for sku in range(1, 301)), (1, 2)]
+    assert limits.MAX_HOLD_LINES < 2 * 300
+    await town.router.reserve(order(HELD, cells, 9))
+    for _ in range(2):
+        _, answer = await an_order(cells, 10, older=HELD)(town.router)
+        assert list(answer.status) == [Status.TOO_MANY_LINES] + [LINKED] * 300
+        assert await pending_of(town, HELD) == dict.fromkeys(cells, 9)
+        assert town.reserved == 9 * 301
+
+
 async def test_an_order_is_in_place_of_a_hold_that_goes_elsewhere_meanwhile(town: Town) -> None:
     """It was held beside that."""
     await town.router.reserve(order(HELD, [(1, 1)], [4]))
