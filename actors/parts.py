@@ -119,14 +119,8 @@ def _compact_part(request: Request, shards: NDArray[np.int64], shard: int) -> Pa
 
 
 def order_part(request: Request, shards: NDArray[np.int64], shard: int, without: int = 0) -> Part:
-    """Lines of one order, linked, less some flags. Each part supersedes what the order does.
-
-    A part that is to be committed later is not what the order asks for: it has a digest of its own, so
-    that a shard which was asked for the order itself does not take the one for the other.
-    """
+    """Lines of one order, linked, less some flags. Each part supersedes what the order does."""
     part = _compact_part(request, shards, shard)
-    if column_of(request, "flags")[0] & np.uint8(without) & Flag.COMMIT_NOW:
-        part.request.digest = step_id(request.digest, "held first")[: len(request.digest)]
     flags = column_of(part.request, "flags") & ~np.uint8(without | Flag.SUPERSEDE | Flag.LINKED)
     flags[:-1] |= np.uint8(Flag.LINKED)
     part.request.columns["flags"] = flags

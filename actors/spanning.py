@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.fates import Fate
-from actors.parts import Part, hold_id_of, joined, on, order_part, step_of, undone
+from actors.parts import Part, hold_id_of, joined, on, order_part, step_id, step_of, undone
 from actors.ports import Sight
 from actors.replacing import (
     Replacement,
@@ -54,9 +54,13 @@ async def reserve(shards: Shards, request: Request, owners: NDArray[np.int64]) -
     numbers = list(dict.fromkeys(owners.tolist()))
     supersedes = flags & Flag.SUPERSEDE
     commits = flags & Flag.COMMIT_NOW if len(numbers) > 1 or supersedes else 0
-    if commits and len(numbers) == 1 and await _is_done(shards, request, numbers[0]):
-        return numbers[0], await shards.submit(numbers[0], request)
     parts = [order_part(request, owners, shard, commits | Flag.SUPERSEDE) for shard in numbers]
+    if commits and len(numbers) == 1:
+        # A shard may be asked for all of it, by itself. It must not take the one for the other.
+        (number,) = numbers
+        if await _is_done(shards, request, number):
+            return number, await shards.submit(number, request)
+        parts[0].request.digest = step_id(request.digest, "held first")[: len(request.digest)]
     later: dict[int, int] = {}  # why parts were given up that were held, by their place
     if supersedes:
         answers, later = await _supersede(shards, request, parts)
