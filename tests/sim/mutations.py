@@ -908,7 +908,7 @@ def what_ran_out_beside_what_is_committed_is_not_missed() -> Iterator[None]:
         yield
 
 
-@rare_mutation(found_by=10)
+@mutation(found_by=6)
 def answers_of_a_batch_of_calls_are_mixed_up() -> Iterator[None]:
     original = wire.encode_answers
     with replaced(wire, "encode_answers", lambda answers: original(answers[::-1])):
