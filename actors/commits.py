@@ -247,7 +247,7 @@ async def _note(
     is the number. So it is still known when the router dies right after the commit. When others have
     committed some of it since an earlier attempt (`is_again`), there is a newer note: the last one counts.
     """
-    notes = []
+    notes: list[tuple[int, Request]] = []
     for shard, sight in sights.items():
         if sight.hold is None or sight.digests[0] is not None:
             continue
@@ -256,9 +256,8 @@ async def _note(
             continue
         for cell, (number, units) in (await _noted(shards, request, shard, sight.hold)).items():
             if units != now[cell]:
-                note = note_of(_note_id(request, cell, number), now[cell])
-                notes.append(shards.submit(shard, note))
-    await every(notes)
+                notes.append((shard, note_of(_note_id(request, cell, number), now[cell])))
+    await every(shards.submit(*each) for each in notes)
 
 
 async def _noted(

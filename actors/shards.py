@@ -132,9 +132,16 @@ class Turns:
 async def every(calls: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
     """Wait for all calls to end, then raise what one raised, if any.
 
-    Overloaded says that nothing was judged, so it stands only if each call said so.
+    Overloaded says that nothing was judged, so it stands only if each call said so. When one cannot
+    even be made, the others are not begun.
     """
-    coroutines = list(calls)
+    coroutines: list[Coroutine[Any, Any, _T]] = []
+    try:
+        coroutines.extend(calls)
+    except BaseException:
+        for call in coroutines:
+            call.close()
+        raise
     if len(coroutines) == 1:
         return [await coroutines[0]]
     results = await asyncio.gather(*coroutines, return_exceptions=True)

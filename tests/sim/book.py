@@ -21,6 +21,7 @@ class Order:
     """What a client knows of an order."""
 
     op_id: bytes
+    locations: frozenset[int] = frozenset()  # where it is, if that is known
     held: bool | None = None  # whether the reserve was answered OK; None: never answered
     committed: bool = False  # as a whole, and not touched since
     closed: bool = False  # released or cancelled as a whole, and answered

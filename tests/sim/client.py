@@ -88,8 +88,9 @@ class Client:
         self._log(f"cells {fingerprint(repr(found).encode())}")
         return found  # type: ignore[no-any-return]
 
-    async def look_at_hold(self, hold_id: bytes) -> Hold | None:
-        found = await self._read("hold", hold_id)
+    async def look_at_hold(self, hold_id: bytes, location: int = 0) -> Hold | None:
+        """Read a hold through a gateway; `location`, if not 0, is where all of it is."""
+        found = await self._read("hold", hold_id, location)
         self._log(f"hold {hold_id.hex()[:8]}: {fingerprint(repr(found).encode())}")
         return found  # type: ignore[no-any-return]
 

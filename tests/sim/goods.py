@@ -146,7 +146,8 @@ async def _ship(client: Client, known: Transfer, source: int, destination: int) 
     units = _some_of(client, known.unsent)
     if not units:
         return True
-    lines = _lines(Kind.FULFIL, source, units, **naming(known.op_id))
+    moment_ns = moment(client)
+    lines = _lines(Kind.FULFIL, source, units, occurred_at_ns=moment_ns, **naming(known.op_id))
     request = request_of(client.new_id(), lines)
     answer = await client.write("ship", request, destination, client.now_ns() // 10**6)
     return _note(answer, units, known.shipped)

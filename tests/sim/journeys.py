@@ -12,20 +12,30 @@ from typing import Final
 from engine.operations import Flag, Kind
 from engine.status import Status
 from tests.sim.client import Client
-from tests.sim.lines import NEW_LOCATION, Line, naming, on_hold, order_lines, request_of
+from tests.sim.lines import (
+    NEW_LOCATION,
+    Line,
+    naming,
+    on_hold,
+    order_lines,
+    request_of,
+    reserve_line,
+)
 from tests.sim.moved import Journey, Look, Move, Places, Said, Span
 from tests.sim.orders import reserve
-from tests.sim.world import LOCATIONS
+from tests.sim.world import LOCATIONS, SKUS
 
 TTLS_MS: Final = (60, 250, 250, 800, 800)  # so that most live to see the end of a move
 STAGGERED_MOST_S: Final = 0.006  # about as long as a move takes
+WIDE: Final = 0.3  # of holds, which are of every SKU
+SOLD_OUT: Final = 0.25  # of moves, before which something is gone where they go
 _OK: Final = int(Status.OK)
 
 
 async def journey(client: Client) -> None:
     """Hold something, and move it some times; others may call on it meanwhile."""
     chance = client.chance
-    lines = order_lines(client)
+    lines = _wide_lines(client) if chance.random() < WIDE else order_lines(client)
     for line in lines:
         line["flags"] &= int(Flag.LINKED)
         line["value"] = chance.choice(TTLS_MS)
@@ -43,6 +53,8 @@ async def journey(client: Client) -> None:
     for _ in range(chance.choice((1, 1, 2, 3))):
         rivals = chance.choices(list(RIVALS), list(RIVALS.values()), k=chance.choice((0, 0, 1, 2)))
         move = _move_lines(client, known, places)
+        if chance.random() < SOLD_OUT:
+            await _sell_out(client, known, move[0]["location"])
         await asyncio.gather(_move(client, known, move), *(each(client, known) for each in rivals))
         places = None if rivals or places is None else _moved(places, known.moves[-1])
         known.looks.append(Look(client.ends(), places))
@@ -52,6 +64,19 @@ async def journey(client: Client) -> None:
         await pay(client, known)
         known.looks.append(Look(client.ends(), None))
         await _repeat(client, known, None)
+
+
+def _wide_lines(client: Client) -> list[Line]:
+    """A few of every SKU, each anywhere: mostly on several shards."""
+    lines = [
+        reserve_line(client) | {"sku": sku, "location": client.chance.randint(1, LOCATIONS)}
+        for sku in range(1, SKUS + 1)
+    ]
+    flags = [int(Flag.LINKED)] * (SKUS - 1) + [0]
+    return [
+        line | {"quantity": client.chance.randint(1, 2), "channel": 0, "flags": each}
+        for line, each in zip(lines, flags, strict=True)
+    ]
 
 
 def _move_lines(client: Client, known: Journey, places: Places | None) -> list[Line]:
@@ -70,6 +95,16 @@ def _move_lines(client: Client, known: Journey, places: Places | None) -> list[L
     return _linked(lines) if is_linked else lines
 
 
+async def _sell_out(client: Client, known: Journey, to: int) -> None:
+    """Find nothing of one of its SKUs where it is to go.
+
+    So a move of several is refused, sometimes after it has kept the stock of others.
+    """
+    sku, _ = client.chance.choice(sorted(known.home))
+    none = {"kind": Kind.COUNT, "sku": sku, "location": to, "quantity": 0}
+    await client.write("submit", request_of(client.new_id(), [none]))
+
+
 def _linked(lines: list[Line]) -> list[Line]:
     """As many of them as can be moved together: each of another SKU and so many."""
     linked = list({line["sku"]: line for line in lines}.values())
@@ -85,7 +120,8 @@ async def _move(client: Client, known: Journey, lines: list[Line]) -> None:
     begun_s = client.now_s()
     answer = await client.write("move", request, patient=True)
     assert answer is not None
-    known.moves.append(Move(request, answer.status, Span(begun_s, client.now_s())))
+    span = Span(begun_s, client.now_s())
+    known.moves.append(Move(request, answer.status, span, client.ends()))
 
 
 async def _repeat(client: Client, known: Journey, places: Places | None) -> None:

@@ -60,11 +60,12 @@ class Look(NamedTuple):
 
 
 class Move(NamedTuple):
-    """A move and its answer, a status a line."""
+    """A move and its answer, a status a line; `ends` is where the streams ended then, by shard."""
 
     request: Request
     status: bytes
     span: Span
+    ends: Mapping[int, Position]
 
     @property
     def is_sold_out(self) -> bool:
@@ -105,6 +106,7 @@ def judge_journey(journey: Journey, ledgers: Ledgers) -> list[str]:
     wrong = [
         *_judge_units(journey, ledgers),
         *_judge_looks(journey, ledgers),
+        *_judge_waiting(journey, ledgers),
         *_judge_linked(journey),
         *_judge_refused(journey, ledgers),
         *_judge_end(journey, _sold(_parts(journey, ledgers))),
@@ -132,21 +134,10 @@ def _judge_units(journey: Journey, ledgers: Ledgers) -> Iterator[str]:
 
 
 def _judge_looks(journey: Journey, ledgers: Ledgers) -> Iterator[str]:
-    """When nothing is under way, all of it is where it must be, and nothing waits to join it.
-
-    But where a client has used its id again, for an incoming record on a shard that the hold was not on,
-    it cannot go: what is moved there waits until it runs out.
-    """
-    if any(ledger.machine.incoming(journey.hold_id) for ledger in ledgers.values()):
+    """When nothing is under way, all of it is where it must be."""
+    if _is_shut_out(journey, ledgers):
         return
     before: Places = Counter()
-    places = [
-        (shard, place)
-        for shard, ledger in ledgers.items()
-        for place in takewhile(
-            ledger.answers.__contains__, (place_id(journey.hold_id, number) for number in count())
-        )
-    ]
     for look in journey.looks:
         parts = _parts(journey, ledgers, look.ends)
         here = _held(parts) + _sold(parts)
@@ -159,14 +150,42 @@ def _judge_looks(journey: Journey, ledgers: Ledgers) -> Iterator[str]:
         if look.is_unchanged and not is_over and here != before:
             yield f"was at {dict(before)}, and a repeated move brought it to {dict(here)}"
         before = here
+
+
+def _judge_waiting(journey: Journey, ledgers: Ledgers) -> Iterator[str]:
+    """Nothing waits to join it when no move is under way, be it done or refused.
+
+    So it is when a move is answered, too, whatever else is done with the hold just then: that would end
+    what waits a little later.
+    """
+    if _is_shut_out(journey, ledgers):
+        return
+    alone = [
+        move
+        for move in journey.moves
+        if sum(move.span.overlaps(other.span) for other in journey.moves) == 1
+    ]
+    places = [
+        (shard, place)
+        for shard, ledger in ledgers.items()
+        for place in takewhile(
+            ledger.answers.__contains__, (place_id(journey.hold_id, number) for number in count())
+        )
+    ]
+    for ends in [each.ends for each in (*alone, *journey.looks)]:
         for shard, place in places:
-            waiting = ledgers[shard].view(place, look.ends[shard])
-            if (
-                waiting is not None
-                and waiting.state.is_live
-                and not _is_lost(ledgers[shard], place)
-            ):
+            waiting = ledgers[shard].view(place, ends[shard])
+            is_live = waiting is not None and waiting.state.is_live
+            if is_live and not _is_lost(ledgers[shard], place):
                 yield f"{waiting} waits on shard {shard} for a move that is over"
+
+
+def _is_shut_out(journey: Journey, ledgers: Ledgers) -> bool:
+    """Whether its id was used again, for an incoming record on a shard that the hold was not on.
+
+    Then it cannot go there: what is moved there waits until it runs out.
+    """
+    return any(ledger.machine.incoming(journey.hold_id) for ledger in ledgers.values())
 
 
 def _has_run_out(journey: Journey, ledger: Ledger, end: Position) -> bool:

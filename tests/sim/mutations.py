@@ -190,7 +190,7 @@ def proof_is_dated_when_it_arrives() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=2)
+@mutation(found_by=1)
 def reads_show_what_is_not_written() -> Iterator[None]:
     async def read(self: Shard, look: Callable[[], Any], *, sure: bool = False) -> Any:
         if not self._serving:
@@ -201,7 +201,7 @@ def reads_show_what_is_not_written() -> Iterator[None]:
         yield
 
 
-@rare_mutation(found_by=51)
+@rare_mutation(found_by=32)
 def calls_on_holds_trust_an_owner_that_was_replaced() -> Iterator[None]:
     original = RemoteShard.hold
 
@@ -235,7 +235,7 @@ def the_last_block_is_lost() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=12)
+@mutation
 def the_journal_is_opened_after_the_replay() -> Iterator[None]:
     async def recover(
         shard: int,
@@ -284,7 +284,7 @@ class _Store:
         self.save = partial(save, store)
 
 
-@mutation
+@mutation(found_by=1)
 def a_snapshot_says_it_is_newer() -> Iterator[None]:
     async def save(store: Any, name: str, chunks: Any, position: Callable[[], Position]) -> Saved:
         saved: Saved = await store.save(name, chunks, lambda: position().next())
@@ -294,7 +294,7 @@ def a_snapshot_says_it_is_newer() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=19)
+@mutation(found_by=1)
 def a_snapshot_has_what_is_not_written() -> Iterator[None]:
     original = Shard.read
 
@@ -311,7 +311,7 @@ def a_snapshot_misses_what_changes_while_it_is_made() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=0)
+@mutation(found_by=1)
 def the_journal_is_trimmed_up_to_the_newest_snapshot() -> Iterator[None]:
     async def save(store: Any, name: str, chunks: Any, position: Callable[[], Position]) -> Saved:
         saved: Saved = await store.save(name, chunks, position)
@@ -423,13 +423,13 @@ def commits_ignore_the_deadline() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=2)
+@mutation(found_by=5)
 def holds_expire_only_when_others_call() -> Iterator[None]:
     with replaced(Machine, "next_deadline_ns", lambda _: -1):
         yield
 
 
-@mutation(found_by=3)
+@mutation(found_by=1)
 def time_goes_back_with_the_clock() -> Iterator[None]:
     def greatest(*values: Any, **how: Any) -> Any:
         return values[0] if len(values) > 1 else max(*values, **how)
@@ -441,7 +441,7 @@ def time_goes_back_with_the_clock() -> Iterator[None]:
 # --- rules ----------------------------------------------------------------------------------------
 
 
-@mutation(found_by=9)
+@mutation
 def units_are_released_twice() -> Iterator[None]:
     original = Machine.apply
 
@@ -528,7 +528,7 @@ def _without_column(name: str, kind: Kind) -> AbstractContextManager[Any]:
     return _apply_with(change)
 
 
-@mutation(found_by=5)
+@mutation(found_by=8)
 def superseding_leaves_both() -> Iterator[None]:
     with _without_flags(Kind.RESERVE, Flag.SUPERSEDE):
         yield
@@ -687,7 +687,7 @@ def _steps_left_out(name: str, *rooms: Any) -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=21)
 def the_other_parts_stay_committed() -> Iterator[None]:
     with _steps_left_out("cancel", commits, spanning):
         yield
@@ -702,7 +702,7 @@ def the_older_hold_is_superseded_on_some_shards_only() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=3)
 def a_superseded_hold_that_ran_out_may_be_paid_late() -> Iterator[None]:
     with _steps_as(replacing, "supersede", lambda step: _changed(step, flags=np.zeros(1, "u1"))):
         yield
@@ -727,7 +727,7 @@ def an_order_over_shards_is_told_the_latest_time() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=22)
+@mutation(found_by=52)
 def what_is_granted_over_shards_is_not_told() -> Iterator[None]:
     def without(request: Request, parts: Sequence[Part], answers: Sequence[Answer]) -> Any:
         shard, told = joined(request, parts, answers)
@@ -778,7 +778,7 @@ def moved_units_are_doubled() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=6)
+@mutation(found_by=1)
 def a_repeated_move_is_another_one() -> Iterator[None]:
     original, tries = Router.move, count()
 
@@ -790,7 +790,7 @@ def a_repeated_move_is_another_one() -> Iterator[None]:
         yield
 
 
-@rare_mutation(found_by=260)
+@mutation(found_by=33)
 def what_waits_for_a_move_that_is_refused_stays() -> Iterator[None]:
     async def give_back(*_: Any) -> None:
         """Keep it."""
@@ -799,7 +799,7 @@ def what_waits_for_a_move_that_is_refused_stays() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=29)
+@mutation(found_by=3)
 def linked_lines_are_moved_each_by_itself() -> Iterator[None]:
     def groups_of(request: Request) -> list[list[int]]:
         return [[place] for place in range(request.lines)]
@@ -821,25 +821,25 @@ def the_claim_of_a_return_is_skipped() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=4)
+@mutation(found_by=25)
 def a_claim_is_not_taken_back() -> Iterator[None]:
     with _steps_left_out("unclaim", returns):
         yield
 
 
-@mutation(found_by=4)
+@mutation(found_by=6)
 def a_refused_exchange_leaves_its_hold() -> Iterator[None]:
     with _steps_left_out("release", returns):
         yield
 
 
-@mutation(found_by=6)
+@mutation(found_by=21)
 def an_exchange_that_is_paid_is_held_only() -> Iterator[None]:
     with _steps_left_out("commit", returns):
         yield
 
 
-@mutation(found_by=6)
+@mutation
 def what_comes_back_elsewhere_is_not_taken_in() -> Iterator[None]:
     async def take_in(_: Any) -> list[Any]:
         return []
@@ -848,7 +848,7 @@ def what_comes_back_elsewhere_is_not_taken_in() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=3)
+@mutation(found_by=43)
 def goods_are_expected_again_by_a_retry() -> Iterator[None]:
     tries = count()
 
@@ -859,7 +859,7 @@ def goods_are_expected_again_by_a_retry() -> Iterator[None]:
         yield
 
 
-@rare_mutation(found_by=35)
+@rare_mutation(found_by=142)
 def a_loss_is_told_only_to_shards_that_have_some() -> Iterator[None]:
     async def on_each(self: Router, request: Request, location: int) -> dict[int, Answer]:
         asked = self._shards.asked_for(location)
@@ -898,7 +898,7 @@ def a_commit_in_part_is_told_as_done() -> Iterator[None]:
 _NOT_PAID: Final = (HoldState.PENDING, HoldState.EXPIRED)
 
 
-@rare_mutation(found_by=3159)
+@mutation(found_by=1)
 def what_ran_out_beside_what_is_committed_is_not_missed() -> Iterator[None]:
     original = commits._committed
 
@@ -918,7 +918,7 @@ def what_ran_out_beside_what_is_committed_is_not_missed() -> Iterator[None]:
         yield
 
 
-@rare_mutation(found_by=10)
+@mutation(found_by=6)
 def answers_of_a_batch_of_calls_are_mixed_up() -> Iterator[None]:
     original = wire.encode_answers
     with replaced(wire, "encode_answers", lambda answers: original(answers[::-1])):

@@ -4,7 +4,7 @@ from engine.operations import Flag, Kind
 from engine.status import Status
 from tests.sim.book import Handed, Order
 from tests.sim.client import Client
-from tests.sim.lines import TTLS_MS, Line, naming, on_hold, order_lines, request_of
+from tests.sim.lines import TTLS_MS, Line, moment, naming, on_hold, order_lines, request_of
 
 _OK = int(Status.OK)
 
@@ -17,7 +17,7 @@ async def order(client: Client) -> None:
         return
     await client.think()
     if client.chance.random() < 0.3:
-        await client.look_at_hold(known.op_id)
+        await client.look_at_hold(known.op_id, *_where(client, known))
     if known.committed:
         await hand_over(client, known, lines)
         return
@@ -37,7 +37,7 @@ async def order(client: Client) -> None:
 async def reserve(client: Client, lines: list[Line]) -> Order:
     """Ask for a hold; what is known of it then."""
     request = request_of(client.new_id(), lines, want_available=client.chance.random() < 0.5)
-    known = Order(request.op_id)
+    known = Order(request.op_id, frozenset(line["location"] for line in lines))
     client.shop.orders.append(known)
     answer = await client.write("reserve", request)
     if answer is not None:
@@ -48,7 +48,7 @@ async def reserve(client: Client, lines: list[Line]) -> Order:
 
 async def commit_all(client: Client, known: Order, lines: list[Line], flags: int = 0) -> None:
     commit = on_hold(client.new_id(), Kind.COMMIT, known.op_id, flags=flags)
-    answer = await client.write("on_hold", commit)
+    answer = await client.write("on_hold", commit, *_where(client, known))
     if answer is None:
         return
     if any(answer.status):
@@ -70,7 +70,7 @@ async def pay_late(client: Client, known: Order, lines: list[Line]) -> None:
 async def extend(client: Client, known: Order, lines: list[Line]) -> None:
     ttl_ms = client.chance.choice(TTLS_MS)
     call = on_hold(client.new_id(), Kind.EXTEND, known.op_id, value=ttl_ms)
-    if await client.write("on_hold", call) is not None:
+    if await client.write("on_hold", call, *_where(client, known)) is not None:
         await client.think()
         await commit_all(client, known, lines)
 
@@ -92,7 +92,9 @@ async def replace(client: Client, known: Order, _: list[Line]) -> None:
 async def hand_over(client: Client, known: Order, lines: list[Line]) -> None:
     known.committed = False
     kind = client.chance.choice((Kind.FULFIL, Kind.FULFIL, Kind.CANCEL))
-    answer = await client.write("on_hold", on_hold(client.new_id(), kind, known.op_id))
+    moment_ns = moment(client) if kind == Kind.FULFIL else 0
+    call = on_hold(client.new_id(), kind, known.op_id, occurred_at_ns=moment_ns)
+    answer = await client.write("on_hold", call, *_where(client, known))
     if kind == Kind.CANCEL or answer is None or any(answer.status):
         return
     client.shop.handed += [
@@ -103,13 +105,20 @@ async def hand_over(client: Client, known: Order, lines: list[Line]) -> None:
         where: Line = {}
         if client.chance.random() < 0.5:
             where = {name: lines[0][name] for name in ("sku", "location")} | {"quantity": 1}
-        await client.write("on_hold", on_hold(client.new_id(), Kind.UNFULFIL, known.op_id, **where))
+        columns = {"occurred_at_ns": moment(client), **where}
+        call = on_hold(client.new_id(), Kind.UNFULFIL, known.op_id, **columns)
+        await client.write("on_hold", call)
 
 
 async def take_back(client: Client, known: Order) -> None:
     """Cancel what is committed and release what is pending, wherever it is."""
     answers = [
-        await client.write("on_hold", on_hold(client.new_id(), kind, known.op_id), patient=True)
+        await client.write(
+            "on_hold",
+            on_hold(client.new_id(), kind, known.op_id),
+            *_where(client, known),
+            patient=True,
+        )
         for kind in (Kind.RELEASE, Kind.CANCEL)
     ]
     known.closed = None not in answers
@@ -129,14 +138,23 @@ async def commit_part(client: Client, known: Order, lines: list[Line]) -> None:
     await client.think()
     for kind in client.chance.sample((Kind.FULFIL, Kind.CANCEL, Kind.RELEASE, Kind.UNFULFIL), 2):
         units = client.chance.randint(0, quantity)
-        call = on_hold(client.new_id(), kind, known.op_id, quantity=units, **where)
+        columns = {"quantity": units, **where}
+        if kind in (Kind.FULFIL, Kind.UNFULFIL):
+            columns["occurred_at_ns"] = moment(client)
+        call = on_hold(client.new_id(), kind, known.op_id, **columns)
         await client.write("on_hold", call)
 
 
 async def give_up(client: Client, known: Order, _: list[Line]) -> None:
     release = on_hold(client.new_id(), Kind.RELEASE, known.op_id)
-    answer = await client.write("on_hold", release)
+    answer = await client.write("on_hold", release, *_where(client, known))
     known.closed = answer is not None
+
+
+def _where(client: Client, known: Order) -> list[int]:
+    """Where all of an order is, if it is at one place, and the client says so."""
+    is_said = len(known.locations) == 1 and client.chance.random() < 0.5
+    return list(known.locations) if is_said else []
 
 
 async def leave(client: Client, known: Order, _: list[Line]) -> None:

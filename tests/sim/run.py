@@ -80,12 +80,14 @@ def run(seed: int, tell: Callable[[str], None] | None = None) -> Report:
 def _small_bounds(chance: Random) -> Iterator[None]:
     """Bounds so low that few requests and cells meet them.
 
-    Then a shard applies a block ahead of the last, and goes on while it copies a snapshot; and a
-    hold may end between two steps of an operation on it.
+    Then a shard applies a block ahead of the last, and goes on while it copies a snapshot; it takes a
+    caller for the only one; and a hold may end between two steps of an operation on it.
     """
     gather_lines = chance.choice((1, 1, 2, shard_module.GATHER_LINES))
+    lone_blocks = chance.choice((1, 2, shard_module.LONE_BLOCKS))
     with (
         patch.object(shard_module, "GATHER_LINES", gather_lines),
+        patch.object(shard_module, "LONE_BLOCKS", lone_blocks),
         patch.object(engine_snapshot, "PIECE_ROWS", 3),
         patch.object(commits, "GRACE_MS", 2),
         patch.object(moves, "GRACE_MS", 2),

@@ -42,6 +42,7 @@ def test_a_simulation_meets_what_it_is_for() -> None:
         "during an append",
         "after an append",
         "between two steps",
+        "writes at once",
         "Fenced",
         "AppendInDoubt",
     ):

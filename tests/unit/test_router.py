@@ -1,7 +1,9 @@
 """The router over reference machines: what goes where, and that nothing is half done."""
 
 import asyncio
+import gc
 import os
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from actors.ports import Overloaded, Unavailable
 from actors.router import Router
-from actors.shards import Turns
+from actors.shards import Turns, every
 from engine.operations import Flag, Kind, Request, id_to_pair, line_id
 from engine.reference import ReferenceMachine
 from engine.shard_map import ShardMap
@@ -565,3 +567,44 @@ async def test_calls_on_one_hold_take_turns_and_leave_nothing_behind() -> None:
     await asyncio.gather(*calls, other, return_exceptions=True)
     assert order == ["a begins", "d begins", "a ends", "d ends", "c begins", "c ends"]
     assert len(turns) == 0
+
+
+async def test_calls_are_begun_or_never_made() -> None:
+    """A coroutine that is dropped before its first step is warned of, which fails a test."""
+
+    async def asked() -> None:
+        """Answer nothing."""
+
+    def calls() -> Iterator[Coroutine[Any, Any, None]]:
+        yield asked()
+        raise Unavailable("shard 1 is not known here")
+
+    with pytest.raises(Unavailable):
+        await every(calls())
+    gc.collect()
+
+
+@pytest.mark.parametrize("looks", range(6))
+async def test_a_commit_that_cannot_learn_all_it_must_note_leaves_no_call_unmade(
+    town: Town, looks: int
+) -> None:
+    """Both parts are committed in part, and the second shard is gone after so many looks."""
+    hold_id, second, left = batch_id(), town.shards[1], looks
+    await town.router.reserve(order(hold_id, [(1, 1), (2, 2)], 3))
+    for cell in (1, 2):
+        part = call(os.urandom(16), Kind.COMMIT, hold_id, sku=cell, location=cell, quantity=1)
+        await town.router.on_hold(part)
+    look = second.sight
+
+    async def sight(*args: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Unavailable("shard 1 is gone")
+        return await look(*args)
+
+    second.sight = sight  # type: ignore[method-assign]
+    with suppress(Unavailable):
+        _, answer = await town.router.on_hold(call(batch_id(), Kind.COMMIT, hold_id))
+        assert not any(answer.status)
+    gc.collect()
