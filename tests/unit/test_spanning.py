@@ -330,6 +330,78 @@ async def test_a_call_that_was_refused_stays_refused_when_the_hold_is_another_si
     assert not any((await town.router.on_hold(anew))[1].status)
 
 
+_LIFE_BEFORE = {
+    Kind.COMMIT: [],
+    Kind.EXTEND: [],
+    Kind.RELEASE: [],
+    Kind.FULFIL: [Kind.COMMIT],
+    Kind.CANCEL: [Kind.COMMIT],
+    Kind.UNFULFIL: [Kind.COMMIT, Kind.FULFIL],
+}
+
+
+@pytest.mark.parametrize("kind", _LIFE_BEFORE)
+@pytest.mark.parametrize("cells", [[(1, 1), (2, 2)], [(1, 1)], [(2, 2)]])
+async def test_a_call_that_came_before_the_order_is_done_on_all_of_it_or_nowhere(
+    kind: Kind, cells: list[tuple[int, int]]
+) -> None:
+    """Its router died, so nobody was told. One shard remembered it, and refused its part for ever."""
+    request = call(OP, kind, HELD, value=TTL if kind == Kind.EXTEND else 0)
+    ends = set()
+    for lives in range(5):
+        town = await Town().stocked()
+        left = [lives]
+        links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
+        with suppress(Died):
+            _, answer = await Router(links, lambda: MAP).on_hold(request)
+            assert list(answer.status) == [Status.UNKNOWN_HOLD]
+            assert ends == {Status.OK}
+            return
+        await town.router.reserve(order(HELD, cells, 3))
+        for step in _LIFE_BEFORE[kind]:
+            assert not any((await town.router.on_hold(call(os.urandom(16), step, HELD)))[1].status)
+        _, answer = await town.router.on_hold(request)
+        ends.add(Status(answer.status[0]))
+        there = state_of(town)
+        assert (await town.router.on_hold(request))[1].status == answer.status
+        assert state_of(town) == there
+        names = ("reserved", "committed", "on_hand")
+        units, stock = 3 * len(cells), 10 * 64
+        after = {
+            Kind.COMMIT: (0, units, stock),
+            Kind.EXTEND: (units, 0, stock),
+            Kind.FULFIL: (0, 0, stock - units),
+            Kind.UNFULFIL: (0, units, stock),
+        }.get(kind, (0, 0, stock))
+        assert tuple(map(town.counted, names)) == after
+    raise AssertionError("it takes ever more calls")
+
+
+@pytest.mark.parametrize("kind", [Kind.COMMIT, Kind.RELEASE, Kind.FULFIL, Kind.CANCEL])
+@pytest.mark.parametrize("number", [0, 1])
+async def test_a_call_that_one_gateway_has_done_stays_done_though_another_found_no_hold(
+    town: Town, kind: Kind, number: int
+) -> None:
+    """Its caller had asked both, and the order came between the two."""
+    request = call(OP, kind, HELD)
+
+    async def ordered_and_done() -> None:
+        await hold_five(town)
+        for step in _LIFE_BEFORE[kind]:
+            await town.router.on_hold(call(os.urandom(16), step, HELD))
+        _, done = await town.router.on_hold(request)
+        assert not any(done.status)
+
+    left = [number]
+    links = {n: Meddled(shard, left, ordered_and_done) for n, shard in enumerate(town.shards)}
+    await Router(links, lambda: MAP).on_hold(request)
+    there = state_of(town)
+    for _ in range(2):
+        _, answer = await town.router.on_hold(request)
+        assert not any(answer.status)
+        assert state_of(town) == there
+
+
 @pytest.mark.parametrize("kind", [Kind.FULFIL, Kind.CANCEL, Kind.UNFULFIL])
 @pytest.mark.parametrize("where", [[1, 1], [1, 2]])
 async def test_a_call_that_is_repeated_is_about_no_part_that_has_come_since(
