@@ -146,7 +146,7 @@ async def release(shards: Shards, request: Request, sights: Mapping[int, Sight])
         left = [shard for shard, hold in holders.items() if hold.state == HoldState.PENDING]
         if told and not left:
             return told
-        if is_spread:
+        if is_spread or number:
             await given_up.mark(shards, hold_id_of(request), request.op_id, left)
         step = step_of(request, f"again {number}", kind=Kind.RELEASE, **on(hold_id_of(request)))
         parts = [

@@ -50,12 +50,13 @@ async def commit(shards: Shards, request: Request, sights: Mapping[int, Sight]) 
     hold_id = hold_id_of(request)
     fate = await fate_of(shards, request, sights)
     done: set[int] = set()
+    timed: set[int] = set()
     for number in range(ROUNDS):
         done |= await _done_before(shards, request, sights, done)
         if not number and done and (fate.is_kept or _was_at_once(sights)):
             return await _done_told(shards, request, done)
         before, seen = holders_of(sights), sights
-        told, committed = await _commit_round(shards, request, sights, done, number)
+        told, committed = await _commit_round(shards, request, sights, done, timed, number)
         done |= committed
         refusal = told[1].status[0]
         if refusal and refusal not in NOTHING_LEFT:
@@ -133,19 +134,26 @@ def _has_made_time(sights: Mapping[int, Sight]) -> bool:
 
 
 async def _commit_round(
-    shards: Shards, request: Request, sights: Mapping[int, Sight], done: set[int], number: int
+    shards: Shards,
+    request: Request,
+    sights: Mapping[int, Sight],
+    done: set[int],
+    timed: set[int],
+    number: int,
 ) -> tuple[Told, set[int]]:
     """Commit what is pending of a hold as it was seen: how it went, and which shards have done it.
 
     Each part gets time enough first, which refuses what is over. Parts of which nothing is pending are
     asked to commit too: only so they say whether all of them is committed, or some of it ran out.
+    Those that got time are `timed` in later rounds.
     """
     holders = holders_of(sights)
     parts = [whole(request, shard) for shard in holders]
     silent: list[Part] = []
     if len(holders) > 1 or number:
         times = await make_time(shards, request, list(holders), GRACE_MS, f"extend {number}")
-        parts, given = await that_matter(shards, request, holders, times, done)
+        parts, given = await that_matter(shards, request, holders, times, done, timed)
+        timed |= {shard for shard, answer in times.items() if not answer.status[0]}
         mattering = {part.shard for part in parts}
         silent = [
             whole(request, shard)

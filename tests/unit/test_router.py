@@ -55,11 +55,11 @@ def call(op_id: bytes, kind: Kind, hold_id: bytes, lines: int = 1, **columns: An
 
 
 class Town:
-    """A gateway's router over two shards, with ten of everything everywhere."""
+    """A gateway's router over some shards, two mostly, with ten of everything everywhere."""
 
-    def __init__(self) -> None:
-        self.shards = [FakeShard(number, MAP) for number in (0, 1)]
-        self.router = Router(dict(enumerate(self.shards)), lambda: MAP)
+    def __init__(self, shard_map: ShardMap = MAP) -> None:
+        self.shards = [FakeShard(number, shard_map) for number in range(shard_map.shards)]
+        self.router = Router(dict(enumerate(self.shards)), lambda: shard_map)
 
     async def stocked(self) -> "Town":
         skus, locations = zip(*EVERYTHING, strict=True)
