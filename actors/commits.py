@@ -18,7 +18,7 @@ from actors.notes import note_of, number_of
 from actors.parts import NOTHING_LEFT, Part, hold_id_of, joined, on, step_id, step_of, whole
 from actors.ports import Sight, Unavailable
 from actors.shards import Shards, every
-from actors.transits import ROUNDS, at_rest, have_moved
+from actors.transits import ROUNDS, at_rest, have_left, have_moved
 from actors.wholes import GRACE_MS, Told, holders_of, lines_of, make_time, refused_with, that_matter
 from engine.operations import Answer, Flag, Kind, Request, column_of
 from engine.status import Status
@@ -53,7 +53,7 @@ async def commit(shards: Shards, request: Request, sights: Mapping[int, Sight]) 
     timed: set[int] = set()
     for number in range(ROUNDS):
         done |= await _done_before(shards, request, sights, done)
-        if not number and done and (fate.is_kept or _was_at_once(sights)):
+        if not number and done and (fate.is_kept or await _was_at_once(shards, request, sights)):
             return await _done_told(shards, request, done)
         before, seen = holders_of(sights), sights
         told, committed = await _commit_round(shards, request, sights, done, timed, number)
@@ -119,13 +119,16 @@ def _is_at_once(before: Mapping[int, Sight], after: Mapping[int, Sight]) -> bool
     return not _units(was, "committed") and _units(was, "pending") == _units(is_, "committed")
 
 
-def _was_at_once(sights: Mapping[int, Sight]) -> bool:
+async def _was_at_once(shards: Shards, request: Request, sights: Mapping[int, Sight]) -> bool:
     """Whether an earlier attempt has committed all that there was by one step, so this is a repetition.
 
-    With parts on other shards it would have made time first.
+    With parts on other shards it would have made time first. What had left the shard before it was
+    committed there may have been missed; nothing can leave after that, so what else moves was added since.
     """
-    tried = [sight for sight in sights.values() if sight.digests[0] is not None]
-    return len(tried) == 1 and not _has_made_time(sights) and not have_moved(sights)
+    tried = [shard for shard, sight in sights.items() if sight.digests[0] is not None]
+    if len(tried) > 1 or _has_made_time(sights):
+        return False
+    return not await have_left(shards, hold_id_of(request), tried[0], sights)
 
 
 def _has_made_time(sights: Mapping[int, Sight]) -> bool:

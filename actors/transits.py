@@ -62,6 +62,21 @@ def have_moved(sights: Mapping[int, Sight]) -> bool:
     return any(sight.waiting for sight in sights.values())
 
 
+async def have_left(
+    shards: Shards, hold_id: bytes, source: int, sights: Mapping[int, Sight]
+) -> bool:
+    """Whether any units of a hold have ever left a shard, for a place that was seen."""
+    places = [(at, number) for at, sight in sights.items() for number in range(len(sight.waiting))]
+    if not places:
+        return False
+    return any((await shards.link(source).sight(hold_id, _leave_ids(hold_id, places))).done)
+
+
+def _leave_ids(hold_id: bytes, places: Collection[tuple[int, int]]) -> list[bytes]:
+    """The ids of the steps at any source, for places by their target and number."""
+    return [step_id(place_id(hold_id, number), _leaving(target)) for target, number in places]
+
+
 # --- steps ----------------------------------------------------------------------------------------
 
 
