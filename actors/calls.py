@@ -40,12 +40,30 @@ async def told_before(shards: Shards, request: Request, sights: Mapping[int, Sig
     if digest is None:
         return None
     told = keeper, _answer_of(request, number_of(digest))
+    if told[1].status[0] == Status.UNKNOWN_HOLD and _is_done(request, sights):
+        return None  # by another gateway, which had found the hold meanwhile
     if not told[1].status[0]:  # what the shards remember says more
         kind = column_of(request, "kind")[0]
         said = _extended_before if kind == Kind.EXTEND else _released_before
         shard, answer = await said(shards, request, sights) or told
         told = shard, replace(answer, now_ns=told[1].now_ns)
     return told
+
+
+def _is_done(request: Request, sights: Mapping[int, Sight]) -> bool:
+    """Whether a shard has done a call under its own id."""
+    return any(sight.done[0] and sight.digests[0] == request.digest for sight in sights.values())
+
+
+async def unknown(shards: Shards, request: Request) -> Told:
+    """What a shard says to a call on a hold that none knows: asked about one that never is.
+
+    Asked about the hold itself, it would remember that of the call's own id, or do it for its own part
+    if that has come meanwhile; and a repetition of a call that nobody was told about is about all of it.
+    """
+    shard = keeper_of(shards, hold_id_of(request))
+    columns = {**request.columns, **on(step_id(request.op_id, "nobody's"))}
+    return shard, await shards.submit(shard, step_of(request, "unknown", **columns))
 
 
 async def settled(shards: Shards, request: Request, told: Told) -> Told:
@@ -128,7 +146,7 @@ async def release(shards: Shards, request: Request, sights: Mapping[int, Sight])
         left = [shard for shard, hold in holders.items() if hold.state == HoldState.PENDING]
         if told and not left:
             return told
-        if is_spread:
+        if is_spread or number:
             await given_up.mark(shards, hold_id_of(request), request.op_id, left)
         step = step_of(request, f"again {number}", kind=Kind.RELEASE, **on(hold_id_of(request)))
         parts = [

@@ -18,7 +18,7 @@ from actors.notes import note_of, number_of
 from actors.parts import NOTHING_LEFT, Part, hold_id_of, joined, on, step_id, step_of, whole
 from actors.ports import Sight, Unavailable
 from actors.shards import Shards, every
-from actors.transits import ROUNDS, at_rest, have_moved
+from actors.transits import ROUNDS, at_rest, have_left, have_moved
 from actors.wholes import GRACE_MS, Told, holders_of, lines_of, make_time, refused_with, that_matter
 from engine.operations import Answer, Flag, Kind, Request, column_of
 from engine.status import Status
@@ -50,12 +50,13 @@ async def commit(shards: Shards, request: Request, sights: Mapping[int, Sight]) 
     hold_id = hold_id_of(request)
     fate = await fate_of(shards, request, sights)
     done: set[int] = set()
+    timed: set[int] = set()
     for number in range(ROUNDS):
         done |= await _done_before(shards, request, sights, done)
-        if not number and done and (fate.is_kept or _was_at_once(sights)):
+        if not number and done and (fate.is_kept or await _was_at_once(shards, request, sights)):
             return await _done_told(shards, request, done)
         before, seen = holders_of(sights), sights
-        told, committed = await _commit_round(shards, request, sights, done, number)
+        told, committed = await _commit_round(shards, request, sights, done, timed, number)
         done |= committed
         refusal = told[1].status[0]
         if refusal and refusal not in NOTHING_LEFT:
@@ -118,13 +119,16 @@ def _is_at_once(before: Mapping[int, Sight], after: Mapping[int, Sight]) -> bool
     return not _units(was, "committed") and _units(was, "pending") == _units(is_, "committed")
 
 
-def _was_at_once(sights: Mapping[int, Sight]) -> bool:
+async def _was_at_once(shards: Shards, request: Request, sights: Mapping[int, Sight]) -> bool:
     """Whether an earlier attempt has committed all that there was by one step, so this is a repetition.
 
-    With parts on other shards it would have made time first.
+    With parts on other shards it would have made time first. What had left the shard before it was
+    committed there may have been missed; nothing can leave after that, so what else moves was added since.
     """
-    tried = [sight for sight in sights.values() if sight.digests[0] is not None]
-    return len(tried) == 1 and not _has_made_time(sights) and not have_moved(sights)
+    tried = [shard for shard, sight in sights.items() if sight.digests[0] is not None]
+    if len(tried) > 1 or _has_made_time(sights):
+        return False
+    return not await have_left(shards, hold_id_of(request), tried[0], sights)
 
 
 def _has_made_time(sights: Mapping[int, Sight]) -> bool:
@@ -133,19 +137,26 @@ def _has_made_time(sights: Mapping[int, Sight]) -> bool:
 
 
 async def _commit_round(
-    shards: Shards, request: Request, sights: Mapping[int, Sight], done: set[int], number: int
+    shards: Shards,
+    request: Request,
+    sights: Mapping[int, Sight],
+    done: set[int],
+    timed: set[int],
+    number: int,
 ) -> tuple[Told, set[int]]:
     """Commit what is pending of a hold as it was seen: how it went, and which shards have done it.
 
     Each part gets time enough first, which refuses what is over. Parts of which nothing is pending are
     asked to commit too: only so they say whether all of them is committed, or some of it ran out.
+    Those that got time are `timed` in later rounds.
     """
     holders = holders_of(sights)
     parts = [whole(request, shard) for shard in holders]
     silent: list[Part] = []
     if len(holders) > 1 or number:
         times = await make_time(shards, request, list(holders), GRACE_MS, f"extend {number}")
-        parts, given = await that_matter(shards, request, holders, times, done)
+        parts, given = await that_matter(shards, request, holders, times, done, timed)
+        timed |= {shard for shard, answer in times.items() if not answer.status[0]}
         mattering = {part.shard for part in parts}
         silent = [
             whole(request, shard)

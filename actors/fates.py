@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
-from actors.notes import keeper_of, noted, number_of
+from actors.notes import keeper_of, noted, noted_before, number_of
 from actors.parts import hold_id_of, step_id
 from actors.ports import Sight
 from actors.shards import Shards
@@ -63,7 +63,9 @@ async def fate_of(shards: Shards, request: Request, sights: Mapping[int, Sight])
     hold_id = hold_id_of(request)
     _, chosen, first, *_ = sights[keeper_of(shards, hold_id)].digests
     if chosen is not None:
-        return Fate(hold_id, number_of(chosen))
+        number = number_of(chosen)
+        decided = await noted_before(shards, hold_id, _fate_id(hold_id, number))
+        return Fate(hold_id, number, is_kept=decided == _STAYS)
     if first is None or await _has_begun(shards, request):
         return Fate(hold_id, 0, is_kept=first is not None and number_of(first) == _STAYS)
     link = shards.link(keeper_of(shards, hold_id))

@@ -369,9 +369,10 @@ class Router:
         }
         if kind in on_pending and holders:
             told = await on_pending[kind](self._shards, request, sights)
+        elif parts := await self._parts_of_all(request, sights):
+            told = await self._on_all_of(request, parts)
         else:
-            parts = await self._parts_of_all(request, sights)
-            told = await self._on_all_of(request, parts or asked[:1])
+            told = await calls.unknown(self._shards, request)
         return await calls.settled(self._shards, request, told)
 
     async def _parts_of_all(self, request: Request, sights: Mapping[int, Sight]) -> Collection[int]:

@@ -62,6 +62,21 @@ def have_moved(sights: Mapping[int, Sight]) -> bool:
     return any(sight.waiting for sight in sights.values())
 
 
+async def have_left(
+    shards: Shards, hold_id: bytes, source: int, sights: Mapping[int, Sight]
+) -> bool:
+    """Whether any units of a hold have ever left a shard, for a place that was seen."""
+    places = [(at, number) for at, sight in sights.items() for number in range(len(sight.waiting))]
+    if not places:
+        return False
+    return any((await shards.link(source).sight(hold_id, _leave_ids(hold_id, places))).done)
+
+
+def _leave_ids(hold_id: bytes, places: Collection[tuple[int, int]]) -> list[bytes]:
+    """The ids of the steps at any source, for places by their target and number."""
+    return [step_id(place_id(hold_id, number), _leaving(target)) for target, number in places]
+
+
 # --- steps ----------------------------------------------------------------------------------------
 
 
@@ -187,25 +202,34 @@ async def seen(shards: Shards, hold_id: bytes, asked: Sequence[int]) -> list[Hol
     """Look a hold's parts up for a reader: what has left a shard is still of the hold, as it waits.
 
     Nothing is ended or changed. Each shard says in one breath what it has and what has left it, so
-    units are not seen twice while they wait; they may be while they arrive.
+    units are not seen twice while they wait; they may be while they arrive. When some have left for a
+    place that was not taken yet when its shard was asked, all are asked again (once: the shard may have
+    forgotten it); this is missed only where another place was taken there before that one, and since.
     """
-    sights = await shards.sights(hold_id, asked)
-    places = [
-        (target, number)
-        for target, sight in sights.items()
-        for number, each in enumerate(sight.waiting)
-        if each.hold is not None and each.hold.state in _WAITS
-    ]
-    if places:
-        leaves = [step_id(place_id(hold_id, number), _leaving(target)) for target, number in places]
-        sights = await shards.sights(hold_id, shards.asked_for(0), leaves)
-    parts = [sights[shard].hold for shard in asked]
-    for leave_number, (target, number) in enumerate(places):
-        waits = sights[target].waiting[number].hold
-        has_left = any(sight.done[leave_number] for sight in sights.values())
-        if has_left and waits is not None and waits.state in _WAITS:
-            parts.append(waits)
-    return [part for part in parts if part is not None]
+    looked_at = list(asked)
+    taken = dict.fromkeys(looked_at, 0)  # how many places there were, by target
+    waits: dict[tuple[int, int], Hold] = {}
+    missed: set[tuple[int, int]] = set()  # next places that units have left for
+    for _ in range(ROUNDS):
+        ways = [*waits, *taken.items()]  # also to the next place at each target
+        sights = await shards.sights(hold_id, looked_at, _leave_ids(hold_id, ways))
+        have_gone = zip(*(sight.done for sight in sights.values()), strict=True)
+        left = {way for way, gone in zip(ways, have_gone, strict=True) if any(gone)}
+        waits = {
+            (target, number): each.hold
+            for target, sight in sights.items()
+            for number, each in enumerate(sight.waiting)
+            if each.hold is not None and each.hold.state in _WAITS
+        }
+        now = {target: len(sight.waiting) for target, sight in sights.items()}
+        if now == taken and left & taken.items() <= missed:
+            parts = [sights[shard].hold for shard in asked]
+            parts += [hold for way, hold in waits.items() if way in left]
+            return [part for part in parts if part is not None]
+        missed = left & taken.items()
+        looked_at = shards.asked_for(0)
+        taken = dict.fromkeys(looked_at, 0) | now
+    raise Unavailable("the hold is moved again and again")
 
 
 async def _end(

@@ -33,21 +33,24 @@ async def that_matter(
     holders: Mapping[int, Hold],
     answers: Mapping[int, Answer],
     done: Collection[int] = (),
+    timed: Collection[int] = (),
 ) -> tuple[list[Part], list[Answer]]:
     """The parts of a hold that a call on all that is pending is about, with their answers.
 
     Those that were given up by lines, or moved to another shard, do not count, unless they are marked
     (`actors.given_up`), nor do those that are committed already, unless no other is left. What the
-    call has done itself is on the shards `done`.
+    call has done itself is on the shards `done`; those `timed` had something pending when it saw them
+    first, and gave it time: given up by lines since, they count.
     """
     said = {shard: answers[shard].status[0] for shard in holders}
     silent = {shard for shard, status in said.items() if status == Status.HOLD_RELEASED}
     if silent:
         silent -= await given_up.marked(shards, hold_id_of(request), silent)
-    if silent and done:
-        # Of late, maybe. What was moved away has no SKU that is not in another part.
+    late = silent & {*timed}
+    if late:
+        # What was moved away has no SKU that is not in another part.
         elsewhere = {each.sku for at in {*holders} - silent for each in holders[at].lines}
-        silent = {at for at in silent if {each.sku for each in holders[at].lines} <= elsewhere}
+        silent -= {at for at in late if not {each.sku for each in holders[at].lines} <= elsewhere}
     if len(silent) == len(holders):
         silent = set()
     if any(not status for status in said.values()) or done:

@@ -11,11 +11,22 @@ from actors.fates import Fate
 from actors.router import Router
 from engine import limits
 from engine.operations import Answer, Flag, Kind, Request
+from engine.shard_map import ShardMap
 from engine.status import Status
 from tests.unit.test_moves import FOREVER, OTHER, lengths, play
 from tests.unit.test_returns import an_exchange, full
-from tests.unit.test_router import MAP, TTL, Town, call, order
-from tests.unit.test_spanning import HELD, NEW, OP, Died, Mortal, Operation, an_order, hold_five
+from tests.unit.test_router import MAP, TTL, Town, batch_id, call, order
+from tests.unit.test_spanning import (
+    HELD,
+    NEW,
+    OP,
+    Died,
+    Mortal,
+    Operation,
+    an_order,
+    check_deaths,
+    hold_five,
+)
 
 Setting = Callable[[Town], Awaitable[Any]]
 BUYER = bytes([8]) * 16
@@ -165,3 +176,56 @@ async def test_units_that_are_added_to_a_paid_hold_have_a_fate_of_their_own() ->
     for calls in range(of_first):
         for b in range(1, of_second):
             await check(paid_and_added_to, PAYS, 0, (calls, b))
+
+
+def one_more(at: int) -> Request:
+    """To add a unit to a hold, on a shard that has nothing of it."""
+    columns = {"sku": at, "location": at, "quantity": 1, "value": TTL}
+    return call(batch_id(), Kind.ADD_LINE, HELD, **columns)
+
+
+async def pays_and_wants_more(town: Town) -> None:
+    await hold_five(town)
+    await PAYS[0](town.router)
+    await town.router.submit(one_more(3))
+    assert (town.counted("committed"), town.reserved) == (5, 1)
+
+
+async def test_a_commit_that_is_repeated_is_not_of_what_was_added_since() -> None:
+    """Of the hold's second fate: whether that was decided was not asked."""
+    town, answer = await check_deaths(pays_and_wants_more, PAYS[1], shard_map=ShardMap(1, 4))
+    assert not any(answer.status)
+    assert (town.counted("committed"), town.reserved) == (6, 0)
+    await town.router.submit(one_more(4))
+    for operation in (*PAYS, *PAYS):
+        _, answer = await operation(town.router)
+        assert not any(answer.status)
+        assert (town.counted("committed"), town.reserved) == (6, 1)
+    _, answer = await pay(NEW)(town.router)
+    assert not any(answer.status)
+    assert (town.counted("committed"), town.reserved) == (7, 0)
+
+
+async def test_a_commit_that_is_repeated_is_not_of_what_was_added_and_moved_since() -> None:
+    """All of the hold had been on one shard, so no fate was decided; nothing had ever left that."""
+    for lives in range(1, 5):
+        town = await Town(ShardMap(1, 4)).stocked()
+        await town.router.reserve(order(HELD, [(1, 1)], [3]))
+        left = [lives]
+        links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
+        is_over = False
+        with suppress(Died):
+            await PAYS[0](Router(links, lambda: ShardMap(1, 4)))
+            is_over = True
+        assert (town.counted("committed"), town.reserved) == (3, 0)
+        await town.router.submit(one_more(3))
+        move = {"sku": 3, "location": 4, "quantity": 1, "value": 3}
+        _, answer = await town.router.move(call(NEW, Kind.MOVE, HELD, **move))
+        assert not any(answer.status)
+        for _ in range(2):
+            _, answer = await PAYS[0](town.router)
+            assert not any(answer.status)
+            assert (town.counted("committed"), town.reserved) == (3, 1)
+        if is_over:
+            return
+    raise AssertionError("it takes ever more calls")

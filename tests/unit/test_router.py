@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 from collections.abc import Coroutine, Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from actors.ports import Overloaded, Unavailable
 from actors.router import Router
 from actors.shards import Turns, every
+from actors.transits import place_id
 from engine.operations import Flag, Kind, Request, id_to_pair, line_id
 from engine.reference import ReferenceMachine
 from engine.shard_map import ShardMap
@@ -57,11 +59,11 @@ def call(op_id: bytes, kind: Kind, hold_id: bytes, lines: int = 1, **columns: An
 
 
 class Town:
-    """A gateway's router over two shards, with ten of everything everywhere."""
+    """A gateway's router over some shards, two mostly, with ten of everything everywhere."""
 
-    def __init__(self) -> None:
-        self.shards = [FakeShard(number, MAP) for number in (0, 1)]
-        self.router = Router(dict(enumerate(self.shards)), lambda: MAP)
+    def __init__(self, shard_map: ShardMap = MAP) -> None:
+        self.shards = [FakeShard(number, shard_map) for number in range(shard_map.shards)]
+        self.router = Router(dict(enumerate(self.shards)), lambda: shard_map)
 
     async def stocked(self) -> "Town":
         skus, locations = zip(*EVERYTHING, strict=True)
@@ -386,6 +388,64 @@ async def test_an_unknown_hold_is_refused_by_a_shard(town: Town) -> None:
     assert list(answer.status) == [Status.UNKNOWN_HOLD]
     assert answer.seq > 0
     assert await town.router.hold(os.urandom(16)) is None
+
+
+class _Moving(FakeShard):
+    """A shard whose hold moves to and fro, once before each of some looks that a reader takes at it."""
+
+    def __init__(self) -> None:
+        super().__init__(1, MAP)
+        self.moves: list[Any] = []  # coroutines
+
+    async def sight(self, hold_id: bytes, op_ids: Any = ()) -> Any:
+        if self.moves:
+            waiting, self.moves = self.moves, []
+            await waiting.pop(0)
+            self.moves = waiting
+        return await super().sight(hold_id, op_ids)
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+@pytest.mark.parametrize("meanwhile", [1, 2, 3])
+async def test_a_reader_sees_what_moves_between_the_answers_of_two_shards(
+    before: int, meanwhile: int
+) -> None:
+    """It left the one before that was asked, and came to the other after that: nobody had it."""
+    town = Town()
+    town.shards[1] = moving = _Moving()
+    town.router = Router(dict(enumerate(town.shards)), lambda: MAP)
+    await town.stocked()
+    held = os.urandom(16)
+    await town.router.reserve(order(held, [(1, 1 + (before + 1) % 2)], 3))
+
+    async def move(number: int) -> None:
+        router = Router(dict(enumerate(town.shards)), lambda: MAP)
+        request = call(os.urandom(16), Kind.MOVE, held, location=1 + number % 2)
+        _, answer = await router.move(request)
+        assert not any(answer.status)
+
+    for number in range(before):
+        await move(before - number)
+    assert await town.available(1, 2) == 7
+    moving.moves = [move(number) for number in range(meanwhile)]
+    hold = await town.router.hold(held)
+    assert moving.moves == []
+    assert hold is not None
+    assert (hold.state, sum(line.pending for line in hold.lines)) == (HoldState.PENDING, 3)
+
+
+async def test_a_reader_looks_no_further_for_what_a_shard_has_forgotten(
+    town: Town, held: bytes
+) -> None:
+    """The one that the units left remembers for longer that they did."""
+    move = call(os.urandom(16), Kind.MOVE, held, sku=1, location=2, quantity=3, value=1)
+    assert not any((await town.router.move(move))[1].status)
+    second = town.shards[1]
+    second.machine._book.holds.pop(place_id(held, 0))
+    second.remembered.clear()
+    hold = await town.router.hold(held)
+    assert hold is not None
+    assert sum(line.pending for line in hold.lines) == 5
 
 
 async def test_a_location_saves_the_question(town: Town) -> None:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from actors.parts import hold_id_of
-from actors.ports import CellTable, Overloaded, Sight, Unavailable
+from actors.ports import CellTable, Overloaded, ShardLink, Sight, Unavailable
 from actors.router import Router
 from engine import limits
 from engine.history import History
 from engine.operations import Answer, Flag, Kind, Request
+from engine.shard_map import ShardMap
 from engine.status import Status
 from engine.views import Cell, DatedIncoming, Hold, HoldState, Incoming
 from tests.fakes.shard import USD, FakeShard
@@ -36,7 +37,7 @@ class Died(Exception):  # noqa: N818
 class Mortal:
     """A shard's link in a process that dies when it has made so many calls that change something."""
 
-    def __init__(self, shard: FakeShard, lives: list[int]) -> None:
+    def __init__(self, shard: ShardLink, lives: list[int]) -> None:
         self._shard = shard
         self._lives = lives  # one number, of all links of the process
 
@@ -84,24 +85,24 @@ Setting = Callable[[Town], Awaitable[Any]]
 
 
 async def check_deaths(
-    setting: Setting, operation: Operation, at_least: int = 2
+    setting: Setting, operation: Operation, at_least: int = 2, shard_map: ShardMap = MAP
 ) -> tuple[Town, Answer]:
     """Kill the router after each of its calls and repeat the operation: it ends as if unharmed.
 
     It takes so many calls at least, or there is nothing to show. Returns the town and the answer as
     they are when nobody dies.
     """
-    unharmed = await Town().stocked()
+    unharmed = await Town(shard_map).stocked()
     await setting(unharmed)
     _, told = await operation(unharmed.router)
     assert (await operation(unharmed.router))[1].status == told.status
     for lives in range(20):
-        town = await Town().stocked()
+        town = await Town(shard_map).stocked()
         await setting(town)
         left = [lives]
         links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
         try:
-            await operation(Router(links, lambda: MAP))
+            await operation(Router(links, lambda: shard_map))
         except Died:
             _, answer = await operation(town.router)
             assert answer.status == told.status
@@ -241,6 +242,28 @@ async def test_a_release_under_the_hands_of_a_commit_leaves_nothing_committed(to
     assert (town.counted("committed"), town.reserved) == (1, 0)
 
 
+@pytest.mark.parametrize("shards", [2, 3])
+@pytest.mark.parametrize("by_line", [True, False])
+@pytest.mark.parametrize("last", [1, 3])
+async def test_a_commit_that_is_repeated_is_of_what_was_left_of_a_hold(
+    shards: int, by_line: bool, last: int
+) -> None:
+    """A line had been given up before. It was taken for a part that was lost under the commit's hands."""
+
+    async def one_line_given_up(town: Town) -> None:
+        await town.router.reserve(order(HELD, [(1, 1), (2, 2), (3, last)], [3, 2, 1]))
+        named = {"sku": 2, "location": 2, "quantity": 2} if by_line else {}
+        release = call(NEW, Kind.RELEASE, HELD, **named)
+        _, answer = await town.router.on_hold(release, 0 if by_line else 2)
+        assert not any(answer.status)
+
+    town, answer = await check_deaths(
+        one_line_given_up, commit_all(), shard_map=ShardMap(1, shards)
+    )
+    assert not any(answer.status)
+    assert (town.counted("committed"), town.reserved) == (4, 0)
+
+
 async def test_what_is_committed_already_does_not_stand_in_the_way(town: Town) -> None:
     await hold_five(town)
     part = call(NEW, Kind.COMMIT, HELD, sku=1, location=1, quantity=3)
@@ -328,6 +351,78 @@ async def test_a_call_that_was_refused_stays_refused_when_the_hold_is_another_si
         assert state_of(town) == there
     anew = call(NEW, kind, HELD, value=TTL if kind == Kind.EXTEND else 0)
     assert not any((await town.router.on_hold(anew))[1].status)
+
+
+_LIFE_BEFORE = {
+    Kind.COMMIT: [],
+    Kind.EXTEND: [],
+    Kind.RELEASE: [],
+    Kind.FULFIL: [Kind.COMMIT],
+    Kind.CANCEL: [Kind.COMMIT],
+    Kind.UNFULFIL: [Kind.COMMIT, Kind.FULFIL],
+}
+
+
+@pytest.mark.parametrize("kind", _LIFE_BEFORE)
+@pytest.mark.parametrize("cells", [[(1, 1), (2, 2)], [(1, 1)], [(2, 2)]])
+async def test_a_call_that_came_before_the_order_is_done_on_all_of_it_or_nowhere(
+    kind: Kind, cells: list[tuple[int, int]]
+) -> None:
+    """Its router died, so nobody was told. One shard remembered it, and refused its part for ever."""
+    request = call(OP, kind, HELD, value=TTL if kind == Kind.EXTEND else 0)
+    ends = set()
+    for lives in range(5):
+        town = await Town().stocked()
+        left = [lives]
+        links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
+        with suppress(Died):
+            _, answer = await Router(links, lambda: MAP).on_hold(request)
+            assert list(answer.status) == [Status.UNKNOWN_HOLD]
+            assert ends == {Status.OK}
+            return
+        await town.router.reserve(order(HELD, cells, 3))
+        for step in _LIFE_BEFORE[kind]:
+            assert not any((await town.router.on_hold(call(os.urandom(16), step, HELD)))[1].status)
+        _, answer = await town.router.on_hold(request)
+        ends.add(Status(answer.status[0]))
+        there = state_of(town)
+        assert (await town.router.on_hold(request))[1].status == answer.status
+        assert state_of(town) == there
+        names = ("reserved", "committed", "on_hand")
+        units, stock = 3 * len(cells), 10 * 64
+        after = {
+            Kind.COMMIT: (0, units, stock),
+            Kind.EXTEND: (units, 0, stock),
+            Kind.FULFIL: (0, 0, stock - units),
+            Kind.UNFULFIL: (0, units, stock),
+        }.get(kind, (0, 0, stock))
+        assert tuple(map(town.counted, names)) == after
+    raise AssertionError("it takes ever more calls")
+
+
+@pytest.mark.parametrize("kind", [Kind.COMMIT, Kind.RELEASE, Kind.FULFIL, Kind.CANCEL])
+@pytest.mark.parametrize("number", [0, 1])
+async def test_a_call_that_one_gateway_has_done_stays_done_though_another_found_no_hold(
+    town: Town, kind: Kind, number: int
+) -> None:
+    """Its caller had asked both, and the order came between the two."""
+    request = call(OP, kind, HELD)
+
+    async def ordered_and_done() -> None:
+        await hold_five(town)
+        for step in _LIFE_BEFORE[kind]:
+            await town.router.on_hold(call(os.urandom(16), step, HELD))
+        _, done = await town.router.on_hold(request)
+        assert not any(done.status)
+
+    left = [number]
+    links = {n: Meddled(shard, left, ordered_and_done) for n, shard in enumerate(town.shards)}
+    await Router(links, lambda: MAP).on_hold(request)
+    there = state_of(town)
+    for _ in range(2):
+        _, answer = await town.router.on_hold(request)
+        assert not any(answer.status)
+        assert state_of(town) == there
 
 
 @pytest.mark.parametrize("kind", [Kind.FULFIL, Kind.CANCEL, Kind.UNFULFIL])
@@ -1424,6 +1519,35 @@ async def test_an_order_is_in_place_of_a_hold_that_goes_elsewhere_meanwhile(town
         assert not any(answer.status)
         assert await pending_of(town, HELD) == {}
         assert (await pending_of(town, NEW), town.reserved) == ({(1, 1): 5}, 5)
+
+
+async def test_a_hold_is_not_paid_and_given_up_though_half_of_it_moves_under_both(
+    town: Town,
+) -> None:
+    """All was on one shard when both looked. What they found on the other was taken for a line given up."""
+    await town.router.reserve(order(HELD, [(1, 1), (2, 1)], [3, 1]))
+
+    async def moved() -> None:
+        move = call(NEW, Kind.MOVE, HELD, sku=2, location=2, quantity=1, value=1)
+        _, answer = await Router(dict(enumerate(town.shards)), lambda: MAP).move(move)
+        assert not any(answer.status)
+
+    async def paid_and_dead() -> None:
+        left, lives = [0], [1]
+        meddled = [Meddled(shard, left, moved) for shard in town.shards]
+        links = {number: Mortal(shard, lives) for number, shard in enumerate(meddled)}
+        with pytest.raises(Died):
+            await commit_all()(Router(links, lambda: MAP))
+        assert town.counted("committed") == 3
+
+    left = [0]
+    links = {n: Meddled(shard, left, paid_and_dead) for n, shard in enumerate(town.shards)}
+    release = call(bytes([9]) * 16, Kind.RELEASE, HELD)
+    _, given_up = await Router(links, lambda: MAP).on_hold(release)
+    for _ in range(2):
+        _, paid = await commit_all()(town.router)
+        assert any(paid.status) != any(given_up.status)
+        assert (town.counted("committed"), town.reserved) == (4 * any(given_up.status), 0)
 
 
 async def test_an_order_may_have_as_many_lines_over_shards_as_on_one(town: Town) -> None:
