@@ -189,6 +189,19 @@ def that_count(
     return [part for part, _ in counts], [answer for _, answer in counts]
 
 
+def that_fits(request: Request, answer: Answer) -> Answer:
+    """The answer to a request; OP_ID_REUSED when it is that to another number of its lines.
+
+    A shard may have had another part of the same request before: the caller has asked it by itself,
+    or the shard map was another one. Whose lines its answer is about nobody knows.
+    """
+    if len(answer.status) == request.lines:
+        return answer
+    available = bytes(8 * request.lines) if request.want_available else b""
+    status = bytes((Status.OP_ID_REUSED,)) * request.lines
+    return replace(answer, status=status, available=available, granted=b"", endangered=())
+
+
 def joined(
     request: Request,
     parts: Sequence[Part],

@@ -30,6 +30,7 @@ from actors.parts import (
     step_id,
     step_of,
     that_count,
+    that_fits,
     whole,
 )
 from actors.ports import CellTable, ShardLink, Sight
@@ -87,6 +88,11 @@ class Router:
         self._first = min(links)
         self._turns = Turns()
 
+    @property
+    def first(self) -> int:
+        """The number of the first shard that it has a link to; a shard's own where that is all."""
+        return self._first
+
     # --- writes -----------------------------------------------------------------------------------
 
     async def submit(self, request: Request) -> tuple[int, Answer]:
@@ -97,12 +103,11 @@ class Router:
         is split, their SKU), or are refused with UNKNOWN_LOCATION (UNKNOWN_SKU).
         """
         if self._only is not None:
-            return self._first, await self._only.submit(request)
+            return self._first, that_fits(request, await self._only.submit(request))
         shards = self._shards_of(request)
         parts = split(request, shards)
-        if len(parts) == 1 and parts[0].request is request:
-            return parts[0].shard, await self._shards.submit(parts[0].shard, request)
-        answers = await self._shards.submit_parts(parts)
+        told = await self._shards.submit_parts(parts)
+        answers = [that_fits(part.request, each) for part, each in zip(parts, told, strict=True)]
         return joined(request, parts, answers, np.maximum(-shards, 0).astype(np.uint8))
 
     @in_doubt_half_way
@@ -238,11 +243,13 @@ class Router:
         )
 
     def elsewhere(self, names: Sequence[tuple[int, int]]) -> list[int]:
-        """The places of those cells (sku id, location id) that no shard of this router owns."""
+        """The places of those cells (sku id, location id) that no shard of this router owns.
+
+        A SKU of 0 may be any, and a location of 0 is nowhere else.
+        """
         if self._only is None:
             return []
-        of = self._shards.map.shard_of
-        return [place for place, name in enumerate(names) if of(*name) != self._first]
+        return [place for place, name in enumerate(names) if name[1] and not self._may_own(*name)]
 
     async def history(self, hold_id: bytes, location: int = 0) -> History:
         """Find the operations on a hold in all its shards, oldest first.
@@ -286,6 +293,12 @@ class Router:
             yield shard, await self._shards.link(shard).table(locations)
 
     # --- insides ----------------------------------------------------------------------------------
+
+    def _may_own(self, sku: int, location: int) -> bool:
+        shard_map = self._shards.map
+        if not sku:
+            return self._first in shard_map.owners(location)
+        return shard_map.shard_of(sku, location) == self._first
 
     async def _on_hold(self, request: Request, location: int) -> tuple[int, Answer]:
         """Apply lines on one hold, when it is their turn."""

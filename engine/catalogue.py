@@ -149,7 +149,7 @@ class Catalogue:
         given: dict[str, int] = {}
         gtins: dict[int, str] = {}
         for i, entry in enumerate(entries):
-            check_sku(entry, i)
+            check_sku(entry, i, self.skus)
             found = self.codes.find(entry.code) or given.get(entry.code)
             if found is not None:
                 first = new[found - self.skus - 1] if found > self.skus else None

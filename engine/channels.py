@@ -80,7 +80,7 @@ class Channels:
 
         There are locations 1 to `locations`. Raises InvalidEntry and CatalogueFull.
         """
-        check_channel(entry)
+        check_channel(entry, locations)
         for i, (location, _) in enumerate(entry.locations):
             if not 1 <= location <= locations:
                 raise InvalidEntry(f"channel.locations[{i}].location", "is not in the catalogue")

@@ -99,8 +99,8 @@ def check_length(count: int, field: str) -> None:
         raise InvalidEntry(field, f"{count} entries, must be 1 to {limits.MAX_CATALOG_ENTRIES}")
 
 
-def check_sku(entry: Sku, i: int) -> None:
-    """Refuse a SKU that is malformed, whatever else there is."""
+def check_sku(entry: Sku, i: int, skus: int) -> None:
+    """Refuse a SKU that is malformed, of which no more is known than that SKUs 1 to `skus` are."""
     code, unit, description, gtins, components = entry
     if not _is_code(code):
         raise _refused_code(code, f"skus[{i}].code")
@@ -111,7 +111,7 @@ def check_sku(entry: Sku, i: int) -> None:
     if gtins:
         _check_gtins(gtins, f"skus[{i}].gtins")
     if components:
-        _check_components(entry, i)
+        _check_components(entry, i, skus)
 
 
 def check_location(entry: Location, i: int) -> None:
@@ -127,8 +127,11 @@ def check_location(entry: Location, i: int) -> None:
         _check_description(description, f"locations[{i}].description")
 
 
-def check_channel(entry: Channel) -> None:
-    """Refuse a channel that is malformed, whatever locations there are."""
+def check_channel(entry: Channel, known: int) -> None:
+    """Refuse a channel that is malformed. Locations 1 to `known` are there.
+
+    Ids that nothing has stand for names that nobody knows: they need not be one and the same.
+    """
     code, buffer, _, locations = entry
     check_code(code, "channel.code")
     _check_buffer(buffer, "channel.buffer")
@@ -139,7 +142,7 @@ def check_channel(entry: Channel) -> None:
     for i, (location, own) in enumerate(locations):
         if own is not None:
             _check_buffer(own, f"channel.locations[{i}].buffer")
-        if location in seen:
+        if location in seen and 1 <= location <= known:
             raise InvalidEntry(f"channel.locations[{i}].location", "is listed twice")
         seen.add(location)
 
@@ -149,8 +152,8 @@ def _check_buffer(buffer: int, field: str) -> None:
         raise InvalidEntry(field, f"{buffer}, must be 0 to {limits.MAX_QUANTITY} base units")
 
 
-def _check_components(entry: Sku, i: int) -> None:
-    """Whether a bundle is one, whatever SKUs there are."""
+def _check_components(entry: Sku, i: int, skus: int) -> None:
+    """Whether a bundle is one; as with a channel's locations, two unknown components may differ."""
     field, components = f"skus[{i}].components", entry.components
     if len(components) > limits.MAX_BUNDLE_COMPONENTS:
         reason = f"{len(components)}, must be at most {limits.MAX_BUNDLE_COMPONENTS}"
@@ -162,7 +165,7 @@ def _check_components(entry: Sku, i: int) -> None:
         if not 1 <= quantity <= limits.MAX_QUANTITY:
             reason = f"{quantity}, must be 1 to {limits.MAX_QUANTITY} base units"
             raise InvalidEntry(f"{field}[{j}].quantity", reason)
-        if sku in seen:
+        if sku in seen and 1 <= sku <= skus:
             raise InvalidEntry(f"{field}[{j}].sku", "is a component already")
         seen.add(sku)
 

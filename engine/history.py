@@ -75,7 +75,10 @@ def may_concern(payload: bytes, hold_id: bytes) -> bool:
 
 
 def events_of(block: Block, hold_id: bytes) -> Iterator[Event]:
-    """Find the lines of a block that made a hold, or named it."""
+    """Find the lines of a block that made a hold, or named it.
+
+    A line of no kind is refused for that, and about nothing.
+    """
     target = int.from_bytes(hold_id, "big")
     high, low = id_to_pair(hold_id)
     first = 0
@@ -84,6 +87,7 @@ def events_of(block: Block, hold_id: bytes) -> Iterator[Event]:
         first += request.lines
         about = _makes(request, (target - int.from_bytes(request.op_id, "big")) % _ID_SPACE)
         about |= (column_of(request, "hold_hi") == high) & (column_of(request, "hold_lo") == low)
+        about &= np.isin(column_of(request, "kind"), _KINDS)
         if hold_id == bytes(16):
             about[:] = False  # "no hold"
         for line in np.flatnonzero(about).tolist():
@@ -125,6 +129,7 @@ def _first_order(events: list[Event]) -> Iterator[Event]:
         before = each
 
 
+_KINDS: Final = np.array(Kind, np.uint8)
 _SHOWN: Final = (
     "kind",
     "flags",

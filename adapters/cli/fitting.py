@@ -7,15 +7,14 @@ gateway has itself (`engine.catalogue`). So whatever it would refuse is told wit
 import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
+from adapters import client
 from adapters.cli.csvfile import CsvFile, FileKind
+from engine import limits
 from engine.catalogue import Catalogue
 from engine.catalogue_block import CatalogueBlock
 from engine.entries import CatalogueFull, Component, InvalidEntry, Location, Rename, Sku, Unit
-
-if TYPE_CHECKING:
-    from adapters import client
 
 ROWS_AT_ONCE: Final = 4_000  # of a request; a row of stock with a price makes two lines
 
@@ -26,11 +25,11 @@ _COLUMNS: Final = {FileKind.SKUS: {"code": "sku"}, FileKind.LOCATIONS: {"code": 
 _NO_SUCH_SKU: Final = 0
 
 
-def copy_of(skus: Iterable["client.Sku"], locations: Iterable["client.Location"]) -> Catalogue:
+def copy_of(skus: Iterable[client.Sku], locations: Iterable[client.Location]) -> Catalogue:
     """The catalogue that a gateway tells, in order of id, with the codes that SKUs had before."""
     copy, renames = Catalogue(), list[Rename]()
 
-    def entry(sku: "client.Sku") -> Sku:
+    def entry(sku: client.Sku) -> Sku:
         parts = tuple(Component(int(part), units) for part, units in sku.components)
         codes = (*sku.old_codes, sku.code)
         renames.extend(Rename(sku.id, code) for code in codes[1:])
@@ -47,34 +46,60 @@ def copy_of(skus: Iterable["client.Sku"], locations: Iterable["client.Location"]
     return copy
 
 
-def groups_of(file: CsvFile) -> list[list[int]]:
-    """The rows of a file as they are sent, one group after the other: bundles after their components."""
+def parts_of(file: CsvFile) -> list[list[int]]:
+    """The rows of a file as they are sent, a request a part: bundles after their components.
+
+    An entry of the catalogue may be long, and what is too long for one request is not read at all.
+    """
     groups: list[list[int]] = [[], []]
     for number, row in enumerate(file.rows):
         groups[bool(row.get("components"))].append(number)
-    return groups
+    parts: list[list[int]] = []
+    for rows in groups:
+        nbytes = limits.MAX_CATALOG_BYTES + 1  # no room in what is there
+        for number in rows:
+            own = _most_bytes(file.rows[number])
+            if nbytes + own > limits.MAX_CATALOG_BYTES or len(parts[-1]) == ROWS_AT_ONCE:
+                parts.append([])
+                nbytes = 0
+            parts[-1].append(number)
+            nbytes += own
+    return parts
+
+
+def sku_of(row: dict[str, str]) -> client.Sku:
+    """A row as it is sent."""
+    gtins, components = tuple(row.get("gtins", "").split()), components_of(row)
+    description = row.get("description", "")
+    return client.Sku(row["sku"], row["unit"], description, gtins, components=components)
+
+
+def location_of(row: dict[str, str]) -> client.Location:
+    """A row as it is sent."""
+    return client.Location(row["location"], row["currency"], row.get("description", ""))
+
+
+def _most_bytes(row: dict[str, str]) -> int:
+    """What a row takes in a request, at most: its texts, and what stands before each of them."""
+    texts = sum(len(text.encode()) for text in row.values())
+    gtins, components = (len(row.get(name, "").split()) for name in ("gtins", "components"))
+    return texts + 4 * (1 + len(row)) + 2 * gtins + 20 * components
 
 
 def faults_of_skus(file: CsvFile, catalogue: Catalogue) -> list[str]:
     """What the catalogue would refuse of SKUs; it is as if the others were added then."""
-    return [
-        fault
-        for rows in groups_of(file)
-        for fault in _faults(
-            file,
-            rows,
-            lambda row: _sku(file.rows[row], catalogue),
-            catalogue.plan_skus,
-            lambda new: _add(catalogue, skus=new),
-        )
-    ]
+    return _faults(
+        file,
+        lambda row: _sku(file.rows[row], catalogue),
+        catalogue.plan_skus,
+        lambda new: _add(catalogue, skus=new),
+    )
 
 
 def faults_of_locations(file: CsvFile, catalogue: Catalogue) -> list[str]:
     """What the catalogue would refuse of locations; it is as if the others were added then."""
     return _faults(
         file,
-        range(len(file.rows)),
         lambda row: Location(file.rows[row]["location"], file.rows[row]["currency"]),
         catalogue.plan_locations,
         lambda new: _add(catalogue, locations=new),
@@ -108,29 +133,29 @@ def told_by_line(file: CsvFile, rows: Sequence[int], field: str, description: st
 
 def _faults(
     file: CsvFile,
-    rows: Sequence[int],
     made: Callable[[int], _Entry],
     plan: Callable[[Sequence[_Entry]], tuple[list[int], list[_Entry]]],
     add: Callable[[list[_Entry]], None],
 ) -> list[str]:
     """Plan rows and add them to a copy of the catalogue; what is refused is told, and left out."""
     faults: list[str] = []
-    at = 0
-    while at < len(rows):
-        some = [made(row) for row in rows[at : at + ROWS_AT_ONCE]]
-        left_out = 0
-        try:
-            _, new = plan(some)
-        except InvalidEntry as error:
-            faults.append(told_by_line(file, rows[at:], error.field, error.description))
-            found = _ENTRY.match(error.field)
-            assert found is not None, "one of these entries is to blame"
-            some, left_out = some[: int(found[1])], 1
-            new = plan(some)[1] if some else []
-        except CatalogueFull as error:
-            return [*faults, f"{file.path}: {error}"]
-        add(new)
-        at += len(some) + left_out
+    for part in parts_of(file):
+        rows = part
+        while rows:
+            some = [made(row) for row in rows]
+            left_out = 0
+            try:
+                _, new = plan(some)
+            except InvalidEntry as error:
+                faults.append(told_by_line(file, rows, error.field, error.description))
+                found = _ENTRY.match(error.field)
+                assert found is not None, "one of these entries is to blame"
+                some, left_out = some[: int(found[1])], 1
+                new = plan(some)[1] if some else []
+            except CatalogueFull as error:
+                return [*faults, f"{file.path}: {error}"]
+            add(new)
+            rows = rows[len(some) + left_out :]
     return faults
 
 

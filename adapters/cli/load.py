@@ -75,11 +75,7 @@ async def load(
     }[file.kind](file, catalogue)
     if faults:
         raise CommandFailed(str(CsvInvalid(file.path, faults)))
-    parts = [
-        rows[at : at + fitting.ROWS_AT_ONCE]
-        for rows in fitting.groups_of(file)
-        for at in range(0, len(rows), fitting.ROWS_AT_ONCE)
-    ]
+    parts = fitting.parts_of(file)
     if file.kind is FileKind.STOCK:
         return await _load_stock(client, file, parts, catalogue, digest, advance)
     for part in parts:
@@ -91,30 +87,14 @@ async def load(
 async def _add(client: "Client", file: CsvFile, part: list[int]) -> None:
     """Add rows of SKUs or locations to the catalogue."""
     from adapters.cli import fitting
-    from adapters.client import InvalidArgument, Location, Sku
+    from adapters.client import InvalidArgument
 
     rows = [file.rows[number] for number in part]
     try:
         if file.kind is FileKind.SKUS:
-            await client.add_skus(
-                [
-                    Sku(
-                        row["sku"],
-                        row["unit"],
-                        row.get("description", ""),
-                        tuple(row.get("gtins", "").split()),
-                        components=fitting.components_of(row),
-                    )
-                    for row in rows
-                ]
-            )
+            await client.add_skus(list(map(fitting.sku_of, rows)))
         else:
-            await client.add_locations(
-                [
-                    Location(row["location"], row["currency"], row.get("description", ""))
-                    for row in rows
-                ]
-            )
+            await client.add_locations(list(map(fitting.location_of, rows)))
     except InvalidArgument as error:  # somebody else has added something meanwhile
         told = fitting.told_by_line(file, part, error.field, error.description)
         raise CommandFailed(told) from error

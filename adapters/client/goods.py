@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from adapters.client import messages
 from adapters.client.ids import id_of
-from adapters.client.operations import NamedCell, Operations, named
+from adapters.client.operations import NamedCell, Operations, named, of_any_sku
 from adapters.client.values import (
     Bucket,
     DatedIncoming,
@@ -44,7 +44,7 @@ class Goods(Operations):
             occurred_at_ns=occurred_at_ns,
             receipt_lines=[messages.receipt_line_of(*each) for each in receipt_lines],
         )
-        return await self._operate(lambda peer: peer.stock.Sale, request, lines)
+        return await self._operate(lambda peer: peer.stock.Sale, request, of_any_sku(lines))
 
     async def return_(
         self,
@@ -86,7 +86,7 @@ class Goods(Operations):
             occurred_at_ns=occurred_at_ns,
         )
         ends = _both_ends(returns)
-        cells = [*ends, *lines] if ends else []
+        cells = [*ends, *of_any_sku(lines)] if ends else []
         return await self._operate(lambda peer: peer.stock.Exchange, request, cells)
 
     async def receive(
@@ -223,9 +223,9 @@ def _both_ends(lines: Sequence[ReturnLine]) -> list[NamedCell]:
     cells: list[NamedCell] = []
     for given in lines:
         line = ReturnLine(*given)
-        cells.append((line.sku, line.location))
+        cells.append((0, line.location))  # as `of_any_sku` has it
         if line.sold_at is not None:
-            cells.append((line.sku, line.sold_at))
+            cells.append((0, line.sold_at))
         elif isinstance(line.against, bytes) and line.against:
             return []
     return cells

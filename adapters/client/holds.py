@@ -9,6 +9,7 @@ from adapters.client.operations import (
     hold_id_of,
     hold_request,
     named,
+    of_any_sku,
     place_of,
 )
 from adapters.client.values import History, Hold, Lines, Name, Result
@@ -50,11 +51,16 @@ class Holds(Operations):
             supersedes=hold_id_of(supersedes) if supersedes is not None else b"",
             commit_now=commit_now,
         )
-        cells = list(lines)
-        if supersedes is not None:
+        cells = of_any_sku(lines)
+        # A shard commits it in the step that holds it, a gateway in one of its own: who changes from the
+        # one to the other half-way is told of another order than there is.
+        by_gateway = supersedes is not None and commit_now
+        if supersedes is not None and not by_gateway:
             place = place_of(supersedes, None)
-            cells = [*cells, (0, place, 0)] if place is not None else []
-        return await self._operate(lambda peer: peer.stock.Reserve, request, cells)
+            cells = [*cells, (0, place)] if place is not None else []
+        return await self._operate(
+            lambda peer: peer.stock.Reserve, request, cells, by_gateway=by_gateway
+        )
 
     async def extend(
         self,

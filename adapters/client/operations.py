@@ -28,12 +28,21 @@ class Operations(CatalogCalls):
         self, rpc: Rpc, request: Any, hold: bytes | Result, lines: Lines, location: Name | None
     ) -> Result:
         """Send an operation on a hold, or on parts of it."""
-        return await self._operate(rpc, request, list(lines) or named(place_of(hold, location)))
+        cells = of_any_sku(lines) or named(place_of(hold, location))
+        return await self._operate(rpc, request, cells)
 
-    async def _operate(self, rpc: Rpc, request: Any, cells: Sequence[NamedCell]) -> Result:
-        """Send an operation until its cells' owner has answered. Raises OnhandError."""
+    async def _operate(
+        self, rpc: Rpc, request: Any, cells: Sequence[NamedCell], *, by_gateway: bool = False
+    ) -> Result:
+        """Send an operation until its cells' owner has answered. Raises OnhandError.
+
+        `by_gateway`: the gateway alone is asked, each time.
+        """
         try:
-            reply = await self._asked(rpc, request, cells)
+            if by_gateway:
+                reply = await self._caller.call(rpc, request)
+            else:
+                reply = await self._asked(rpc, request, cells)
         except OnhandError as error:
             error.op_id = request.op_id
             raise
@@ -73,6 +82,14 @@ class Operations(CatalogCalls):
 def named(location: Name | None) -> list[NamedCell]:
     """A location as cells, to find its owner; none when it is not given."""
     return [] if location is None else [(0, location)]
+
+
+def of_any_sku(lines: Iterable[NamedCell]) -> list[NamedCell]:
+    """The cells of lines that may name bundles, which the client does not know.
+
+    A bundle's components may be on other shards of a split location than its own id would be.
+    """
+    return [(0, location) for _, location, *_ in lines]
 
 
 def hold_id_of(hold: bytes | Result) -> bytes:

@@ -98,7 +98,12 @@ class Expanded:
 
 
 class BundleRouter:
-    """A router for callers who may name bundles; what it raises besides is InvalidField."""
+    """A router for single calls, which may name bundles; what it raises besides is InvalidField.
+
+    A shard by itself refuses a call of which a line, or a component, is another shard's: as a whole, and
+    nothing of it is judged or remembered. Sent again to a gateway, with the same op_id, it is cut by
+    shard, and a shard that had judged all of its lines before would answer for the wrong ones.
+    """
 
     def __init__(self, router: Router, catalogue: Catalogue) -> None:
         self._router = router
@@ -147,10 +152,8 @@ class BundleRouter:
     async def returned(self, request: Request, sold_at: Sequence[int]) -> tuple[int, Answer]:
         """Record what came back, as `Router.returned`."""
         expanded = await self._expanded(request, "lines[{}].line".format)
-        if expanded is None:
-            return await self._router.returned(request, sold_at)
-        shard, answer = await self._router.returned(expanded.request, expanded.of_parts(sold_at))
-        return shard, expanded.folded(answer)
+        of = sold_at if expanded is None else expanded.of_parts(sold_at)
+        return await self._sent(request, expanded, lambda sent: self._router.returned(sent, of))
 
     async def exchange(
         self, request: Request, sold_at: Sequence[int], returns: int
@@ -161,10 +164,8 @@ class BundleRouter:
             return f"returns[{i}].line" if i < returns else f"lines[{i - returns}]"
 
         expanded = await self._expanded(request, path)
-        if expanded is None:
-            return await self._router.exchange(request, sold_at)
-        shard, answer = await self._router.exchange(expanded.request, expanded.of_parts(sold_at))
-        return shard, expanded.folded(answer)
+        of = sold_at if expanded is None else expanded.of_parts(sold_at)
+        return await self._sent(request, expanded, lambda sent: self._router.exchange(sent, of))
 
     async def _taken(self, request: Request) -> list[int]:
         """The lines that sell a bundle under the id of something else that was sold.
@@ -197,11 +198,36 @@ class BundleRouter:
         return [i for i, first, second in pairs if first is not None and second is None]
 
     async def _send(self, request: Request, send: Send) -> tuple[int, Answer]:
-        expanded = await self._expanded(request, "lines[{}]".format)
-        if expanded is None:
-            return await send(request)
-        shard, answer = await send(expanded.request)
-        return shard, expanded.folded(answer)
+        return await self._sent(request, await self._expanded(request, "lines[{}]".format), send)
+
+    async def _sent(
+        self, request: Request, expanded: Expanded | None, send: Send
+    ) -> tuple[int, Answer]:
+        sent = request if expanded is None else expanded.request
+        foreign = self._elsewhere(sent)
+        shard, answer = (
+            (self._router.first, not_here(sent, foreign)) if foreign else await send(sent)
+        )
+        return shard, answer if expanded is None else expanded.folded(answer)
+
+    def _elsewhere(self, request: Request) -> list[int]:
+        """The lines whose cells another shard owns, as a shard by itself sees it.
+
+        What is not in the catalogue is so everywhere, and any shard says that.
+        """
+        catalogue = self._catalogue
+        rows = zip(
+            *(column_of(request, each).tolist() for each in ("sku", "location")), strict=True
+        )
+        return self._router.elsewhere(
+            [
+                (
+                    sku if sku <= catalogue.skus else 0,
+                    location if location <= catalogue.locations else 0,
+                )
+                for sku, location in rows
+            ]
+        )
 
     async def _expanded(self, request: Request, path: Path) -> Expanded | None:
         """Expand a request; None when nothing in it is of a bundle."""
@@ -225,6 +251,14 @@ class BundleRouter:
                 of = [(line.sku, each) for each, part in parts.items() for line in part.lines]
                 found[sale_id] = dict(of)
         return found
+
+
+def not_here(request: Request, foreign: Sequence[int]) -> Answer:
+    """The answer to a call that was not judged since these lines are another shard's."""
+    status = bytearray((Status.LINKED_LINE_REFUSED,)) * request.lines
+    for place in foreign:
+        status[place] = Status.WRONG_SHARD
+    return Answer(bytes(status), bytes(8 * request.lines), 0, 0, 0)
 
 
 def names_bundles(request: Request, catalogue: Catalogue) -> bool:

@@ -15,7 +15,6 @@ from adapters.rpc.errors import (
     Context,
     failed_precondition,
     invalid_argument,
-    resource_exhausted,
     unavailable,
 )
 from engine import limits
@@ -224,7 +223,7 @@ async def _added(addition: Awaitable[_T], context: Context) -> _T:
     except InvalidEntry as error:
         await invalid_argument(context, error.field, error.description)
     except CatalogueFull as error:
-        await resource_exhausted(context, str(error))
+        await failed_precondition(context, str(error))
     except JournalUnavailable as error:
         await unavailable(context, f"nothing was added: {error}")
     except (JournalError, Unavailable) as error:

@@ -5,6 +5,7 @@ from typing import Any
 from actors.router import Router
 from adapters.rpc import replies, requests
 from adapters.rpc.availability import Reader
+from adapters.rpc.bundles import BundleRouter
 from engine import currencies
 from engine.catalogue import Catalogue
 from onhand.v1 import common_pb2, price_pb2, price_pb2_grpc
@@ -14,7 +15,7 @@ class PriceServicer(price_pb2_grpc.PriceServicer):
     """Prices go to the shards by `router` and come from `reader` (a router, or a mirror)."""
 
     def __init__(self, router: Router, reader: Reader, catalogue: Catalogue) -> None:
-        self._router = router
+        self._lines = BundleRouter(router, catalogue)
         self._reader = reader
         self._catalogue = catalogue
 
@@ -23,7 +24,7 @@ class PriceServicer(price_pb2_grpc.PriceServicer):
     ) -> common_pb2.OperationReply:
         """Set prices; each line by itself."""
         operation = requests.set_price(request, self._catalogue)
-        return replies.operation(*await self._router.submit(operation))
+        return replies.operation(*await self._lines.submit(operation))
 
     async def GetPrices(
         self, request: price_pb2.GetPricesRequest, context: Any

@@ -851,7 +851,10 @@ async def test_journal_faults_and_a_full_catalogue_have_codes_of_their_own(
     assert isinstance(journal, FakeJournal)
     with monkeypatch.context() as patch:
         patch.setattr(limits, "MAX_SKUS", 0)
-        assert (await code_of(add()))[0] == grpc.StatusCode.RESOURCE_EXHAUSTED
+        # Not RESOURCE_EXHAUSTED: that says that the servers are busy, and to try again.
+        code, details = await code_of(add())
+        assert code == grpc.StatusCode.FAILED_PRECONDITION
+        assert details == "0 SKUs is the most, there are 0"
     journal.faults.append("refuse")
     code, details = await code_of(add())
     assert (code, details) == (grpc.StatusCode.UNAVAILABLE, "nothing was added: refused")

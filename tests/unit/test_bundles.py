@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from actors.router import Router
 from adapters.rpc import bundles, sold
 from adapters.rpc.bundles import BundleRouter
-from adapters.rpc.requests import InvalidField
+from adapters.rpc.requests import NO_SUCH_ID, InvalidField
 from engine import limits
 from engine.catalogue import Catalogue
 from engine.catalogue_block import CatalogueBlock
@@ -22,7 +23,7 @@ from engine.reference import ReferenceMachine
 from engine.shard_map import ShardMap
 from engine.status import Status
 from engine.views import Endangered, EndangeredHold, HoldState
-from tests.fakes.shard import FakeShard
+from tests.fakes.shard import USD, FakeShard
 
 ID = bytes(range(16))
 COLA, HAM, MILK = 1, 2, 3
@@ -381,3 +382,76 @@ def test_an_order_of_bundles_is_judged_as_its_components_are(
         parts = CATALOGUE.components(last) or ((last, 1),)
         assert told(answer)[-1][1] == min(left[part] // each for part, each in parts)
     assert machine.cell(BOX, 1) is None
+
+
+APART = ShardMap(1, 2, {1: (0, 1)})  # cola on shard 0, ham on shard 1
+TWO = ((COLA, 1), (HAM, 1))
+
+
+def linked(request: Request) -> Request:
+    request.columns["flags"] = np.array([Flag.LINKED, 0], "u1")
+    return request
+
+
+def many_calls(op_id: bytes) -> dict[str, tuple[str, Request, list[Any]]]:
+    """Single calls about cola and ham, with the ways that they go."""
+    sold = request_of(Kind.SALE, *TWO, op_id=op_id)
+    back = linked(request_of(Kind.RETURN, *TWO, op_id=op_id))
+    swapped = request_of(Kind.RETURN, *TWO, op_id=op_id)
+    swapped.columns |= {
+        "kind": np.array([Kind.RETURN, Kind.RESERVE], "u1"),
+        "flags": np.array([Flag.LINKED, 0], "u1"),
+        "value": np.array([0, 60_000], "<i8"),
+    }
+    priced = request_of(Kind.SET_PRICE, *TWO, op_id=op_id)
+    priced.columns |= {"quantity": np.zeros(2, "<i8"), "currency": np.full(2, USD, "<u2")}
+    return {
+        "an order": ("reserve", order(*TWO, op_id=op_id), []),
+        "a bundle": ("reserve", order((BOX, 1), op_id=op_id), []),
+        "sales": ("submit", sold, []),
+        "the sale of a bundle": ("submit", request_of(Kind.SALE, (BOX, 1), op_id=op_id), []),
+        "prices": ("submit", priced, []),
+        "returns": ("returned", back, [[0, 0]]),
+        "an exchange": ("exchange", swapped, [[0, 0], 1]),
+        "parts of a hold": ("on_hold", linked(request_of(Kind.COMMIT, *TWO, holds=[ID] * 2, op_id=op_id)), []),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("what", many_calls(ID))
+async def test_a_shard_by_itself_judges_nothing_of_a_call_that_is_also_about_others(
+    what: str,
+) -> None:
+    """Sent again by the gateway it has other lines there, and what was judged would be told of these."""
+    shards = {number: FakeShard(number, APART) for number in range(2)}
+    gateway, *own = (
+        BundleRouter(Router(links, lambda: APART), CATALOGUE)
+        for links in (shards, *({number: shard} for number, shard in shards.items()))
+    )
+    stock = request_of(Kind.RECEIVE, (COLA, 100), (HAM, 1_000), op_id=os.urandom(16))
+    assert not any((await gateway.submit(stock))[1].status)
+    assert not any((await gateway.reserve(order(*TWO)))[1].status)
+    before = [list(shard.seen) for shard in shards.values()]
+    way, request, more = many_calls(os.urandom(16))[what]
+    for number, itself in enumerate(own):
+        shard, answer = await getattr(itself, way)(request, *more)
+        expected = [Status.LINKED_LINE_REFUSED] * 2
+        expected[1 - number] = Status.WRONG_SHARD
+        told = [Status.WRONG_SHARD] if request.lines == 1 else expected
+        assert (shard, list(answer.status)) == (number, told)
+    assert [shard.seen for shard in shards.values()] == before
+    for _ in range(2):
+        _, answer = await getattr(gateway, way)(request, *more)
+        assert not any(answer.status)
+
+
+async def test_what_nobody_knows_any_shard_refuses() -> None:
+    shard = FakeShard(0, APART)
+    lines = BundleRouter(Router({0: shard}, lambda: APART), CATALOGUE)
+    unknown = request_of(Kind.SALE, (COLA, 1), (NO_SUCH_ID, 1), (0, 1))
+    unknown.columns["location"] = np.array([NO_SUCH_ID, 1, 1], "<u4")
+    _, answer = await lines.submit(unknown)
+    assert list(answer.status) == [
+        Status.UNKNOWN_LOCATION,
+        Status.UNKNOWN_SKU,
+        Status.UNKNOWN_SKU,
+    ]

@@ -245,6 +245,8 @@ def test_a_bundle_is_made_of_what_is_there() -> None:
         ([(0, 1)], "components[0].sku", "not in the catalogue"),
         ([(2**32 - 1, 1)], "components[0].sku", "not in the catalogue"),
         ([(1, 1), (1, 2)], "components[1].sku", "a component already"),
+        ([(2**32 - 1, 1), (2**32 - 1, 1)], "components[0].sku", "not in the catalogue"),
+        ([(1, 1), (0, 1), (0, 1)], "components[1].sku", "not in the catalogue"),
         ([(1, 0)], "components[0].quantity", "0, must be 1 to 1000000000 base units"),
         ([(1, 10**9 + 1)], "components[0].quantity", "must be 1 to 1000000000 base units"),
         ([(i, 1) for i in range(1, 18)], "components", "17, must be at most 16"),
@@ -318,6 +320,11 @@ def test_a_rule_that_is_so_already_changes_nothing() -> None:
         (Channel("web", 10**9 + 1), "buffer", "must be 0 to 1000000000 base units"),
         (Channel("web", 0, False, ((1, -1),)), "locations[0].buffer", "-1, must be 0 to"),
         (Channel("web", 0, True, ((1, 0), (1, 2))), "locations[1].location", "listed twice"),
+        (
+            Channel("web", 0, True, ((2**32 - 1, 0), (2**32 - 1, 2))),
+            "locations[0].location",
+            "not in the catalogue",
+        ),
         (
             Channel("web", 0, True, ((1, 0), (2, 2))),
             "locations[1].location",

@@ -82,6 +82,8 @@ REQUESTS: dict[str, Any] = {
     "Get": transfer_pb2.GetTransferRequest,
     "Reserve": stock_pb2.ReserveRequest,
     "Commit": stock_pb2.HoldRequest,
+    "Release": stock_pb2.HoldRequest,
+    "Cancel": stock_pb2.HoldRequest,
     "GetHold": stock_pb2.GetHoldRequest,
     "Sale": stock_pb2.SaleRequest,
     "Submit": stock_pb2.SubmitRequest,
@@ -313,11 +315,41 @@ async def test_a_split_location_is_cut_by_sku(store: Store) -> None:
     store.map.placements.add(location_id=1, shards=[0, 1])
     async with Client.connect(store.gateway.address) as client:
         for sku in range(1, 9):
-            await client.sale([(sku, 1, 1)])
-        await client.sale([("code", 1, 1)])
+            await client.receive([(sku, 1, 1)])
+        await client.receive([("code", 1, 1)])
     assert {len(store.first.got), len(store.second.got)} <= set(range(1, 8))
     assert len(store.first.got) + len(store.second.got) == 8
-    assert len(store.gateway.requests("Sale")) == 1
+    assert len(store.gateway.requests("Receive")) == 1
+
+
+async def test_what_may_be_a_bundle_at_a_split_location_goes_by_the_gateway(store: Store) -> None:
+    """Its components may be on other shards than its own id."""
+    store.map.placements.add(location_id=1, shards=[0, 1])
+    line = (7, 1, 1)
+    async with Client.connect(store.gateway.address) as client:
+        await client.sale([line])
+        held = await client.reserve([line])
+        for call in (client.commit, client.fulfil, client.unfulfil, client.cancel, client.release):
+            await call(held, [line])
+        await client.return_([ReturnLine(*line, against=held.hold_id, sold_at=1)])
+        await client.exchange([ReturnLine(*line)], [line])
+    assert held.location == 1
+    assert not store.first.got
+    assert not store.second.got
+
+
+async def test_an_order_in_place_of_another_that_is_paid_goes_by_the_gateway_alone(
+    store: Store,
+) -> None:
+    """It is one step for a shard and several for a gateway: neither may go on with the other's."""
+    async with Client.connect(store.gateway.address, timeout_s=0.3) as client:
+        cart = await client.reserve([(7, 2, 1)])
+        paid = await client.reserve([(7, 2, 1), (8, 2, 1)], supersedes=cart, commit_now=True)
+        assert paid.location == 2
+        store.gateway.fates["Reserve"].extend([fail(grpc.StatusCode.UNAVAILABLE)] * 100)
+        with pytest.raises(Unavailable):
+            await client.reserve([(7, 2, 1)], supersedes=cart, commit_now=True)
+    assert len(store.second.requests("Reserve")) == 1
 
 
 # --------------------------------------------------------------------------------- retries --------
@@ -941,15 +973,15 @@ async def test_for_which_channel_stock_is_taken_goes_along(store: Store, client:
 async def test_what_an_order_may_ask_for_goes_along(store: Store, client: Client) -> None:
     older = await client.reserve([(7, 2, 1)])
     await client.reserve(
-        [(7, 2, 1)], channel="web", allow_partial=True, supersedes=older, commit_now=True
+        [(7, 2, 1)], channel="web", allow_partial=True, supersedes=older, ttl_ms=500
     )
-    request = store.second.requests("Reserve")[1]
-    assert of(request) == {
-        "channel": "web",
-        "allow_partial": True,
-        "supersedes": older.hold_id,
-        "commit_now": True,
-    }
+    await client.reserve([(7, 2, 1)], channel="web", allow_partial=True, commit_now=True)
+    told = {"channel": "web", "allow_partial": True}
+    _, *requests = store.second.requests("Reserve")
+    assert [of(each) for each in requests] == [
+        {**told, "supersedes": older.hold_id, "ttl_ms": 500},
+        {**told, "commit_now": True},
+    ]
     await client.reserve([(7, 2, 1)], supersedes=older.hold_id)
     assert store.gateway.requests("Reserve")[0].supersedes == older.hold_id
     elsewhere = await client.reserve([(7, 1, 1)])

@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 
 from actors.router import Router, merged_histories
 from actors.shard import Shard
+from adapters.client import messages
+from adapters.rpc import replies
 from engine import wire
 from engine.block import Block, encode
+from engine.catalogue import Catalogue
 from engine.history import Event, History, events_of, is_whole, may_concern
 from engine.operations import Flag, Kind, Request, id_to_pair, line_id
 from engine.shard_map import ShardMap
@@ -180,6 +183,20 @@ def test_a_line_without_a_hold_is_no_event_of_no_hold() -> None:
     sold = Request.of(new_id(), 2, kind=[Kind.SALE, Kind.COMMIT], sku=1, location=1, quantity=1)
     block = Block(0, 1, 1, 10, 0, 0, 9, requests=[sold], status=_ok(2))
     assert list(events_of(block, bytes(16))) == []
+
+
+def test_a_line_of_no_kind_is_about_nothing() -> None:
+    """It is refused for that; and whoever reads histories knows the kinds that there are."""
+    high, low = id_to_pair(held := new_id())
+    told = Request.of(
+        new_id(), 4, kind=[99, Kind.COMMIT, 0, 255], hold_hi=np.uint64(high), hold_lo=np.uint64(low)
+    )
+    statuses = np.full(4, Status.INVALID_KIND, np.uint8)
+    block = Block(0, 1, 1, 10, 0, 0, 9, requests=[told], status=statuses)
+    events = list(events_of(block, held))
+    assert [(each.line, each.kind) for each in events] == [(1, Kind.COMMIT)]
+    packed = replies.history(held, None, History(events, complete=True), Catalogue())
+    assert [each.kind for each in messages.history_from(packed).events] == [Kind.COMMIT]
 
 
 def test_a_delivery_that_is_expected_without_a_name_has_the_id_of_its_line() -> None:

@@ -11,8 +11,10 @@ from adapters.cli import fitting
 from adapters.cli.csvfile import CsvInvalid, read_csv
 from adapters.cli.load import load
 from adapters.cli.output import CommandFailed
-from adapters.client import InvalidArgument, Location, Sku
+from adapters.client import InvalidArgument, Location, Sku, messages
 from adapters.client.errors import Violation
+from engine import limits
+from onhand.v1 import catalog_pb2
 
 TEA, JAM = "4006381333931", "96385074"  # barcodes
 SKUS = [
@@ -113,6 +115,32 @@ async def test_a_barcode_that_is_wrong_in_a_later_part_stops_the_first(
     rows = "A,EA,\nB,EA,\nC,EA,\nD,EA,4006381333932\nE,EA,\nF,EA,"
     (told,) = await faults(tmp_path, f"sku,unit,gtins\n{rows}\n")
     assert told.startswith("5: gtins[0]: ")
+
+
+async def test_no_request_is_longer_than_the_servers_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would refuse it when others are in the catalogue already, though the file was checked whole."""
+    monkeypatch.setattr(limits, "MAX_CATALOG_BYTES", 5_000)
+    codes = [f"{'ü' * 58}{number:06}" for number in range(16)]
+    skus = [f"{code},EA,{'é' * 200},," for code in codes]
+    skus[0] = skus[0].replace(",,", ",00000024 00000031 00000048,")
+    boxes = [f"B{number},EA,,,{' '.join(f'{code}:9' for code in codes)}" for number in range(8)]
+    gateway = Gateway()
+    rows = "\n".join(["sku,unit,description,gtins,components", *skus, *boxes])
+    assert await loaded(tmp_path, rows, gateway) == "loaded: 24 skus"
+    places = [f"{code},EUR,{'é' * 200}" for code in codes]
+    rows = "\n".join(["location,currency,description", *places])
+    assert await loaded(tmp_path, rows, gateway) == "loaded: 16 locations"
+    requests = [
+        catalog_pb2.AddLocationsRequest(locations=map(messages.location_entry_of, part))
+        if isinstance(part[0], Location)
+        else catalog_pb2.AddSkusRequest(skus=map(messages.sku_entry_of, part))
+        for part in gateway.sent
+    ]
+    sizes = [request.ByteSize() for request in requests]
+    assert max(sizes) <= 5_000
+    assert len(sizes) <= 3 + sum(sizes) // 3_000
 
 
 async def test_locations_that_do_not_fit_are_told(tmp_path: Path) -> None:

@@ -668,3 +668,15 @@ async def test_a_commit_that_cannot_learn_all_it_must_note_leaves_no_call_unmade
         _, answer = await town.router.on_hold(call(batch_id(), Kind.COMMIT, hold_id))
         assert not any(answer.status)
     gc.collect()
+
+
+async def test_the_answer_to_another_part_of_a_batch_is_not_told(town: Town) -> None:
+    """Whoever asks a shard by itself and then the gateway, or the other way about, has two ways to cut it."""
+    own = Router({0: town.shards[0]}, lambda: MAP)
+    for ways in ((own, town.router), (town.router, own)):
+        sale = Request.of(batch_id(), 2, kind=Kind.SALE, sku=1, location=[2, 1], quantity=1)
+        await ways[0].submit(sale)
+        _, answer = await ways[1].submit(sale)
+        elsewhere = Status.OP_ID_REUSED if ways[1] is own else Status.OK
+        assert list(answer.status) == [elsewhere, Status.OP_ID_REUSED]
+    assert await town.available(1, 1) == 8
