@@ -78,7 +78,7 @@ demo: setup ## See it work on a year of a real chain's sales
 	@$(VENV)/bin/onhand demo $(ARGS)
 
 test: setup ## Run the tests
-	@$(VENV)/bin/pytest $(ARGS)
+	@$(VENV)/bin/pytest --beside $(ARGS)
 
 # SEED=n replays one seed with its trace; SEEDS=n says how many there are to run.
 SEED ?=

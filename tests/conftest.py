@@ -9,9 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 
 from engine import kernels
+from tests.beside import OPTION, Beside
 
 # Ray starts its processes by fork, and tests hold gRPC channels meanwhile. gRPC's own handlers around
 # a fork can hang the child for good; without them the child just goes on to exec. Read when gRPC is
@@ -59,3 +61,12 @@ if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
     # Compiled hashes wrap in silence; numpy's scalars, which then stand in, warn of it.
     np.seterr(over="ignore")
     kernels.apply_block = _guarded(kernels.apply_block)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(OPTION, action="store_true", help="use a second process: see tests/beside.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption(OPTION):
+        config.pluginmanager.register(Beside(config))

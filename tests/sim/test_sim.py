@@ -15,12 +15,6 @@ if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
     SEEDS //= 25  # kernels as plain Python are slow, and coverage needs no more
 
 
-@pytest.mark.timeout(0)
-def test_nothing_goes_wrong_in_any_seed() -> None:
-    failed = first_failure(range(SEEDS))
-    assert failed is None, f"{failed.wrong}\n\nmake sim SEED={failed.seed}"
-
-
 def test_a_seed_is_replayed_exactly_in_this_process_and_in_another() -> None:
     here = run(5)
     assert here.trace == run(5).trace
@@ -47,3 +41,10 @@ def test_a_simulation_meets_what_it_is_for() -> None:
         "AppendInDoubt",
     ):
         assert moment in trace, moment
+
+
+# The last one: it uses all cores (see tests/beside.py).
+@pytest.mark.timeout(0)
+def test_nothing_goes_wrong_in_any_seed() -> None:
+    failed = first_failure(range(SEEDS))
+    assert failed is None, f"{failed.wrong}\n\nmake sim SEED={failed.seed}"
