@@ -8,13 +8,14 @@ repetition knows what the move was about, and leaves alone what has come since.
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Final
 
 import numpy as np
 
-from actors.parts import NOTHING_LEFT, groups_of, hold_id_of, on, step_of
+from actors.parts import NOTHING_LEFT, groups_of, hold_id_of, on, step_id, step_of
 from actors.ports import Sight, Unavailable, Waiting
 from actors.shards import Shards, every
 from actors.transits import ENDED, ROUNDS, Line, arrive, at_rest, keep, leave, place_id, take_place
@@ -100,7 +101,7 @@ async def move(shards: Shards, request: Request) -> Told:
             return every_shard[0], refused_with(request, Status(status))
         parts, told = await that_matter(shards, request, holders, times)
         refusals = [answer.status[0] for answer in told if answer.status[0]]
-        if refusals:
+        if refusals and not await _has_begun(shards, request, sights, own):
             return parts[0].shard, refused_with(request, Status(refusals[0]))
         move_ = _Move(shards, request, sights, holders, times)
         try:
@@ -115,6 +116,31 @@ def _named(request: Request, shards: Sequence[int]) -> list[_Way]:
     names = [f"from {shard}" for shard in shards]
     names += [f"line {place}" for place in range(request.lines)]
     return [_Way(name, 0, 0, 0, ()) for name in names]
+
+
+async def _has_begun(
+    shards: Shards, request: Request, sights: Mapping[int, Sight], own: Collection[bytes]
+) -> bool:
+    """Whether a move has gone on to its steps before, since no part refused it then.
+
+    What others have done to the parts since has no say in a repetition. `own` are its ways' digests.
+    """
+    if any(each.digest in own for sight in sights.values() for each in sight.waiting):
+        return True
+    named = zip(*(column_of(request, name).tolist() for name in ("sku", "value")), strict=True)
+    names = {_within_step(*each) for each in named}
+    names |= {f"together {place}" for place in range(request.lines)}
+    if not column_of(request, "sku")[0]:
+        holds = [sight.hold for sight in sights.values() if sight.hold is not None]
+        names |= {_within_step(line.sku, 0) for hold in holds for line in hold.lines}
+    op_ids = [step_id(request.op_id, name) for name in sorted(names)]
+    found = await shards.sights(hold_id_of(request), list(sights), op_ids)
+    return any(digest is not None for sight in found.values() for digest in sight.digests)
+
+
+def _within_step(sku: int, leaves: int) -> str:
+    """The step by which the shard that has both ends moves a SKU (0: all) from a location (0: any)."""
+    return f"within {sku} {leaves}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +222,7 @@ class _Move:
             if any(told.status):
                 await self._give_back(list(ways), placed)
                 if each.is_empty:
-                    places = sorted(ways[way], key=self._is_there)
-                    return await self._refused(group, places, await self._too_little(way, places))
+                    return await self._refused(group, *await self._too_little(way, ways[way]))
                 why = each.answer if each.answer.status[0] else told
                 return await self._refused(group, ways[way], why)
             done |= zip(ways[way], _by_line(told, 2), strict=True)
@@ -263,16 +288,21 @@ class _Move:
             **on(self.hold_id),
         )
 
-    async def _too_little(self, way: _Way, places: Sequence[int]) -> Answer:
+    async def _too_little(self, way: _Way, places: Sequence[int]) -> tuple[Sequence[int], Answer]:
         """What the shard says that linked lines were to leave, asked to move them to where they are.
 
-        It never does, of any quantity; the line that it has too little for is asked about first.
+        It never does, of any quantity, and has to say why of the first line: that which it has too
+        little for, or had when it was asked before. The lines are told in this order.
         """
-        step = self._linked("stay", places, to="value")
+        asked = [step_id(self.request.op_id, f"stay {place}") for place in places]
+        known = (await self.shards.link(way.source).sight(self.hold_id, asked)).digests
+        was_asked = dict(zip(places, (digest is not None for digest in known), strict=True))
+        in_order = sorted(places, key=lambda each: (not was_asked[each], self._is_there(each)))
+        step = self._linked("stay", in_order, to="value")
         told = await self.shards.submit(way.source, step)
         if not any(told.status):  # a line alone, of all of its cell
-            return replace(told, status=bytes((Status.INVALID_QUANTITY,)))
-        return told
+            return in_order, replace(told, status=bytes((Status.INVALID_QUANTITY,)))
+        return in_order, told
 
     async def _refused(
         self, group: Sequence[int], places: Sequence[int], told: Answer
@@ -308,7 +338,7 @@ class _Move:
                 continue
             if each.answer.status[0]:
                 await self._give_back(ways, placed)
-                return way.target, _first_refusal(each.answer)
+                return way.target, _one_line(_first_refusal(each.answer))
             placed.append(each)
         told, is_any = list[Told](), True
         if not (placed and self._is_split(to)):
@@ -375,27 +405,24 @@ class _Move:
         A place that was taken and whose units others made stay is given back, and another one taken;
         so it is when all of a hold moves, and others had taken some of it.
         """
-        sight = self.sights[way.target]
-        digest = way.digest(self.request)
         own = self._own(way)
         if own:
             place, waits = place_id(self.hold_id, own[-1][0]), own[-1][1].hold
             if waits is None:
+                digest = way.digest(self.request)
                 answer = await take_place(self.shards, way.target, place, digest, (), GRACE_MS)
                 return _Placed(way, answer, place)
             kept = [(line.sku, line.pending) for line in waits.lines]
             if kept == [(sku, units) for sku, _, units in way.lines]:
-                return _Placed(way, _done(), place, waits, is_new=True)
+                placed = _Placed(way, _done(), place, waits, is_new=True)
+                sight = await self.shards.link(way.target).sight(self.hold_id)
+                return await self._if_there_is_room(placed, own[-1][0], sight)
             told = await leave(self.shards, way.source, way.target, place, self.hold_id, ())
             has_less = way.is_all and bool(_LESS & set(told.status))
             if told.status != ENDED and not has_less:
                 return _Placed(way, _done(), place, waits)
             await arrive(self.shards, way.target, place, self.hold_id, waits, have_left=False)
-        hold = sight.hold
-        if hold is not None and len(hold.lines) + len(way.lines) > limits.MAX_HOLD_LINES:
-            refused = refused_with(self.request, Status.TOO_MANY_LINES)
-            return _Placed(way, refused, b"")
-        return await self._take_new_place(way, digest, len(sight.waiting))
+        return await self._take_new_place(way)
 
     def _own(self, way: _Way) -> list[tuple[int, Waiting]]:
         """The places that were taken for a way, by number, oldest first."""
@@ -415,18 +442,61 @@ class _Move:
         is_decided = waits is not None and waits.state != HoldState.PENDING
         return not self._was_refused(way), not is_decided
 
-    async def _take_new_place(self, way: _Way, digest: bytes, number: int) -> _Placed:
+    async def _take_new_place(self, way: _Way) -> _Placed:
         kept = [(sku, way.to, units) for sku, _, units in way.lines]
-        while True:
+        number, answer = await self._take(way, kept, len(self.sights[way.target].waiting))
+        place = place_id(self.hold_id, number)
+        if answer.status[0]:
+            return _Placed(way, answer, place)
+        sight = await self.shards.link(way.target).sight(self.hold_id)
+        placed = _Placed(way, answer, place, sight.waiting[number].hold, is_new=True)
+        return await self._if_there_is_room(placed, number, sight)
+
+    async def _take(self, way: _Way, kept: Sequence[Line], first: int) -> tuple[int, Answer]:
+        """Take a place for lines, the first that is free from a number on: which, and the answer."""
+        digest, ttl_ms = way.digest(self.request), self._ttl_ms()
+        for number in count(first):
             place = place_id(self.hold_id, number)
-            ttl_ms = self._ttl_ms()
             answer = await take_place(
                 self.shards, way.target, place, digest, kept, ttl_ms, self.channel
             )
             if answer.status[0] not in _TAKEN:
-                waits = await self.shards.link(way.target).hold(place, sure=True)
-                return _Placed(way, answer, place, waits, is_new=True)
-            number += 1
+                return number, answer
+        raise AssertionError("numbers do not end")
+
+    async def _if_there_is_room(self, placed: _Placed, number: int, sight: Sight) -> _Placed:
+        """Refuse what a hold of too many lines could not join, before anything of it leaves.
+
+        `sight` is of the target since the units wait there. So what waits with them is seen: of this
+        move, and of two that meet the second sees what the first one takes there.
+        """
+        way = placed.way
+        if self._lines_to_be(sight, way) <= limits.MAX_HOLD_LINES:
+            return placed
+        told = await leave(self.shards, way.source, way.target, placed.place, self.hold_id, ())
+        if not any(told.status) or placed.waits is None:
+            return placed
+        await arrive(
+            self.shards, way.target, placed.place, self.hold_id, placed.waits, have_left=False
+        )
+        # An order of too many lines is refused for that: so a repetition finds that it was.
+        too_many = [(way.lines[0][0], way.to, way.lines[0][2])] * (limits.MAX_HOLD_LINES + 1)
+        number, answer = await self._take(way, too_many, number + 1)
+        return _Placed(way, answer, place_id(self.hold_id, number))
+
+    def _lines_to_be(self, sight: Sight, way: _Way) -> int:
+        """How many lines a hold will have on a shard when all that waits has joined it there."""
+        parts = [each.hold for each in sight.waiting if each.hold is not None]
+        parts = [waits for waits in parts if waits.state == HoldState.PENDING]
+        parts += [sight.hold] if sight.hold is not None else []
+        lines = sum(len(part.lines) for part in parts)
+        if way.is_all and sight.hold is not None and not self._is_split(way.to):
+            # What moves within the shard before that: of a line with more than that a part splits.
+            lines += sum(
+                line.location != way.to and line.pending > 0 < line.committed + line.fulfilled
+                for line in sight.hold.lines
+            )
+        return lines
 
     async def _go(self, placed: _Placed) -> Answer:
         """Give units up where they were, and let them join the hold where they went."""
@@ -470,7 +540,7 @@ class _Move:
         """Move lines in one step, by the shard that has both ends."""
         step = step_of(
             self.request,
-            f"within {sku} {leaves}",
+            _within_step(sku, leaves),
             kind=Kind.MOVE,
             sku=sku,
             location=to,

@@ -12,7 +12,7 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, TypeVar
@@ -635,7 +635,7 @@ class Shard:
                 # Its caller is gone and nothing was judged; whoever cares will repeat it.
                 self._queued_lines -= request.lines
                 continue
-            if request.op_id in ids or self._is_unanswered(request.op_id):
+            if _is_among(ids, request.op_id) or _is_among(self._unanswered, request.op_id):
                 again.append(waiting)  # the same id is under way: answered after that
                 continue
             self._queued_lines -= request.lines
@@ -649,11 +649,6 @@ class Shard:
         self._queue.extendleft(reversed(again))
         return taken
 
-    def _is_unanswered(self, op_id: bytes) -> bool:
-        """Whether a block that is not durable yet has this id, as a request's or as a line's."""
-        found = self._unanswered
-        return bool(found) and (op_id in found or op_id[:14] + b"\0\0" in found)
-
     def _remembered(self, request: Request) -> Answer | None:
         """The first answer to this op_id, or the refusal when it came with other content."""
         found = self._memory.recall(request.op_id)
@@ -663,7 +658,7 @@ class Shard:
         index = int.from_bytes(request.op_id[14:], "big")
         if index:
             # The id may be that of a line of a batch, whose base ends in sixteen zero bits.
-            batch = self._memory.recall(request.op_id[:14] + b"\0\0")
+            batch = self._memory.recall(_batch_id(request.op_id))
             if batch is not None and len(batch[1].status) > index:
                 return self._reused(request)
         return None
@@ -672,6 +667,16 @@ class Shard:
         status = bytes((Status.OP_ID_REUSED,)) * request.lines
         available = bytes(8 * request.lines) if request.want_available else b""
         return Answer(status, available, self._machine.now_ns, self._at.epoch, self._at.seq)
+
+
+def _is_among(ids: Collection[bytes], op_id: bytes) -> bool:
+    """Whether requests with these ids have this one, as a request's or as that of a batch's line."""
+    return bool(ids) and (op_id in ids or _batch_id(op_id) in ids)
+
+
+def _batch_id(op_id: bytes) -> bytes:
+    """The id of the batch whose line would have this id."""
+    return op_id[:14] + b"\0\0"
 
 
 def _answers(staged: _Staged) -> Iterator[Answer]:

@@ -132,6 +132,8 @@ def _special_reserve(
     columns: dict[str, Any] = {}
     if message.supersedes:
         check_id("supersedes", message.supersedes)
+        if message.supersedes == message.op_id:
+            raise InvalidField("supersedes", "the order's own op_id")
         flags[0] |= np.uint8(Flag.SUPERSEDE)
         columns = _holds([id_to_pair(message.supersedes)] + [_NO_HOLD] * (len(lines) - 1))
     channel = channel_number(message.channel, catalogue)

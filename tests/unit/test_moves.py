@@ -5,6 +5,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ import pytest
 from actors.router import Router
 from engine import limits
 from engine.operations import Answer, Flag, Kind, Request
+from engine.shard_map import ShardMap
 from engine.status import Status
 from engine.views import HoldState
 from tests.fakes.shard import FakeShard
-from tests.unit.test_router import MAP, SPLIT, TTL, Town, call, on, order, town
+from tests.unit.test_router import MAP, SPLIT, TTL, Town, batch_id, call, on, order, town
 from tests.unit.test_spanning import (
     HELD,
     NEW,
@@ -503,6 +505,56 @@ async def test_of_linked_lines_none_is_moved_when_one_finds_no_stock(
     assert waiting == 10 - 4 * (leaves == to)
 
 
+@pytest.mark.parametrize("more", [0, 1])
+async def test_which_linked_line_was_of_too_much_is_said_again_when_all_are_paid(
+    town: Town, more: int
+) -> None:
+    await town.router.reserve(order(HELD, [(1, 1), (2, 1)], [3, 3]))
+    operation = a_move_together(4, *((sku, 1, 3 + (sku == more + 1)) for sku in (1, 2)))
+    expected = [Status.EXCEEDS_HOLD if place == more else LINKED for place in (0, 1)]
+    for _ in range(2):
+        _, answer = await operation(town.router)
+        assert list(answer.status) == expected
+        await pays(town)
+
+
+async def superseded(town: Town) -> None:
+    request = order(NEW, [(3, 1), (3, 2)])
+    request.columns["flags"][0] |= Flag.SUPERSEDE
+    for half, number in on(HELD).items():
+        request.columns[half] = np.array([number, 0], np.uint64)
+    _, answer = await town.router.reserve(request)
+    assert not any(answer.status)
+
+
+@pytest.mark.parametrize(
+    ("lines", "flags", "refused"),
+    [
+        ([], 0, [False]),
+        ([(1, 1, 3)], 0, [False]),
+        ([(1, 1, 2), (2, 2, 1)], 0, [False, True]),
+        ([(1, 1, 2), (2, 2, 1)], [Flag.LINKED, 0], [True, True]),
+    ],
+)
+@pytest.mark.parametrize("to", [2, 3, 4, SPLIT])
+@pytest.mark.parametrize("meddling", [pays, gives_up, superseded])
+async def test_a_move_that_was_told_is_told_the_same_whatever_the_hold_is_by_then(
+    town: Town, meddling: Meddling, to: int, lines: list[Any], flags: Any, refused: list[bool]
+) -> None:
+    """One of its parts was given up by lines before, and comes to be seen as given up with the rest."""
+    await hold_five(town)
+    line = {"sku": 2, "location": 2, "quantity": 2}
+    await town.router.on_hold(call(os.urandom(16), Kind.RELEASE, HELD, **line))
+    operation = a_move(to, *lines, flags=flags)
+    _, first = await operation(town.router)
+    await meddling(town)
+    after = [shard.machine.hold(HELD) for shard in town.shards]
+    _, again = await operation(town.router)
+    assert [status > 0 for status in first.status] == refused
+    assert again.status == first.status
+    assert [shard.machine.hold(HELD) for shard in town.shards] == after
+
+
 @pytest.mark.parametrize("to", [4, SPLIT])
 async def test_of_linked_lines_none_is_moved_when_one_is_of_more_than_is_held(to: int) -> None:
     operation = a_move_together(to, (1, 1, 2), (2, 1, 5))
@@ -544,6 +596,138 @@ async def test_a_hold_of_so_many_lines_does_not_move(town: Town) -> None:
     assert list(answer.status) == [Status.TOO_MANY_LINES]
     assert await lines_of(town, NEW) == [(3, 2, 1)]
     assert town.reserved == 6
+
+
+@pytest.fixture
+def few_lines(monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many lines a hold can have."""
+    monkeypatch.setattr(limits, "MAX_HOLD_LINES", 12)
+    return 12
+
+
+WIDE = ShardMap(1, 3)
+WIDE_CELLS = [(sku, 2) for sku in range(1, 8)] + [(sku, 3) for sku in range(1, 6)]  # two shards
+
+
+async def a_wide_town() -> Town:
+    """Three shards instead of two, with ten of everything at the first locations."""
+    town = Town()
+    town.shards = [FakeShard(number, WIDE) for number in range(3)]
+    town.router = Router(dict(enumerate(town.shards)), lambda: WIDE)
+    for at in range(1, 7):
+        columns = {"kind": Kind.RECEIVE, "sku": range(1, 9), "location": at, "quantity": 10}
+        _, answer = await town.router.submit(Request.of(batch_id(), 8, **columns))
+        assert not any(answer.status)
+    return town
+
+
+async def hold_two_of_each(town: Town) -> None:
+    """One line of each cell, as many as there can be, and two more at location 3."""
+    await town.router.reserve(order(HELD, WIDE_CELLS, 2))
+    _, answer = await a_move(3, (6, 2, 1), (7, 2, 1), op_id=NEW)(town.router)
+    assert not any(answer.status)
+    assert len(await lines_of(town)) == 14
+
+
+@pytest.mark.usefixtures("few_lines")
+async def test_what_a_hold_of_many_lines_has_no_room_for_stays_and_is_not_lost() -> None:
+    """Moved back, lines are added to those that it had: five have room, and two that stay are paid."""
+
+    async def away(town: Town) -> None:
+        skus = range(1, 8)
+        await town.router.reserve(order(HELD, [(sku, 1) for sku in skus], 3))
+        _, answer = await a_move(2, *((sku, 1, 0) for sku in skus), op_id=NEW)(town.router)
+        assert not any(answer.status)
+
+    back = a_move(1, *((sku, 2, 0) for sku in range(1, 8)))
+    expected = [0] * 5 + [Status.TOO_MANY_LINES] * 2
+    for lives in range(100):
+        town, left = await Town().stocked(), [lives]
+        await away(town)
+        links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
+        with suppress(Died):
+            await back(Router(links, lambda: MAP))
+        for _ in range(2):
+            _, answer = await back(town.router)
+            assert list(answer.status) == expected
+            assert Counter(at for _, at, _ in await lines_of(town)) == {1: 5, 2: 2}
+        _, answer = await commit_held()(town.router)
+        assert list(answer.status) == [Status.OK]
+        assert (town.counted("committed"), town.reserved) == (21, 0)
+        _, answer = await back(town.router)
+        assert list(answer.status) == expected
+        if left[0]:
+            return
+    raise AssertionError("it takes ever more calls")
+
+
+@pytest.mark.parametrize("is_linked", [False, True])
+async def test_lines_that_come_from_two_shards_are_counted_together(
+    few_lines: int, *, is_linked: bool
+) -> None:
+    """All of a hold, which has nothing yet where it goes; or linked lines, where one line is already."""
+    operation, told = a_move(1), {Status.TOO_MANY_LINES: 1}
+    if is_linked:
+        lines = [(*cell, 1 + (cell != (1, 2))) for cell in WIDE_CELLS]
+        operation = a_move_together(1, *lines)
+        told = {LINKED: few_lines - 1, Status.TOO_MANY_LINES: 1}
+    for lives in range(30):
+        town = await a_wide_town()
+        if is_linked:
+            await town.router.reserve(order(HELD, WIDE_CELLS, 2))
+            await a_move(1, (1, 2, 1), op_id=NEW)(town.router)
+        else:
+            await hold_two_of_each(town)
+        before, left = await lines_of(town), [lives]
+        links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
+        with suppress(Died):
+            await operation(Router(links, lambda: WIDE))
+        for _ in range(2):
+            _, answer = await operation(town.router)
+            assert Counter(map(Status, answer.status)) == told
+            assert len(answer.available) == 8 * len(answer.status)
+            assert await lines_of(town) == before
+            assert town.reserved == 24
+        if left[0]:
+            return
+    raise AssertionError("it takes ever more calls")
+
+
+@pytest.mark.usefixtures("few_lines")
+async def test_what_splits_where_a_move_goes_is_counted_with_what_comes(town: Town) -> None:
+    """Of lines that are paid in part, what is left becomes lines of their own when it moves."""
+    cells = [(sku, 1) for sku in range(1, 7)] + [(sku, 2) for sku in range(1, 6)]
+    await town.router.reserve(order(HELD, cells, 2))
+    paid = {"sku": [1, 2], "location": 1, "quantity": 1}
+    _, answer = await town.router.on_hold(call(NEW, Kind.COMMIT, HELD, 2, **paid))
+    assert not any(answer.status)
+    before = await lines_of(town)
+    for _ in range(2):
+        _, answer = await a_move(3)(town.router)
+        assert list(answer.status) == [Status.TOO_MANY_LINES]
+        assert await lines_of(town) == before
+
+
+@pytest.mark.usefixtures("few_lines")
+async def test_two_moves_that_meet_are_not_too_many_lines_together() -> None:
+    """By two gateways, neither of which has seen the other's when it begins: nothing is lost."""
+    ends = set()
+    for calls, others, more in product(range(12), (1, 2, 4, 6, 9), (2, 5)):
+        town = await a_wide_town()
+        await hold_two_of_each(town)
+        stage = Stage((calls, others, more, more), (FOREVER, FOREVER))
+        moves = []
+        for who, (leaves, op_id) in enumerate(((2, OP), (3, OTHER))):
+            links = {number: Paced(shard, stage, who) for number, shard in enumerate(town.shards)}
+            lines = [line for line in await lines_of(town) if line[1] == leaves]
+            moves.append(a_move_together(1, *lines, op_id=op_id)(Router(links, lambda: WIDE)))
+        told = await stage.run(*moves)
+        ends.add(tuple(not any(answer.status) for answer in told))
+        _, answer = await commit_held()(town.router)
+        assert list(answer.status) == [Status.OK]
+        assert (town.counted("committed"), town.reserved) == (24, 0)
+    assert (True, True) not in ends
+    assert len(ends) > 1
 
 
 # --- two routers ----------------------------------------------------------------------------------

@@ -496,6 +496,9 @@ async def test_what_is_malformed_in_calls_on_holds_is_told_by_its_field(shop: Sh
     ):
         request = stock_pb2.ReserveRequest(op_id=an_id(), lines=one, **order)  # type: ignore[arg-type]
         assert await refused_field(stock.Reserve(request)) == path
+    itself = an_id()
+    request = stock_pb2.ReserveRequest(op_id=itself, lines=one, supersedes=itself)
+    assert await refused_field(stock.Reserve(request)) == "supersedes"
     for hold_id, lines, to, path in (
         (b"x", one, 2, "hold_id"),
         (an_id(), one, 0, "to"),

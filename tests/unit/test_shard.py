@@ -200,6 +200,18 @@ async def test_the_id_of_a_batch_line_is_taken(world: World) -> None:
         assert (await shard.submit(receive(1, 1, beyond))).status == OK
 
 
+async def test_the_id_of_a_batch_line_is_taken_in_the_same_block_too(world: World) -> None:
+    async with world.serving() as shard:
+        base = new_id()
+        batch = Request.of(base, 3, kind=Kind.RECEIVE, sku=[1, 2, 3], location=1, quantity=1)
+        within, beyond = base[:14] + b"\0\2", base[:14] + b"\0\3"
+        answers = await asyncio.gather(
+            shard.submit(batch), *(shard.submit(receive(1, 1, each)) for each in (within, beyond))
+        )
+        told = [answer.status for answer in answers]
+        assert told == [OK * 3, bytes((Status.OP_ID_REUSED,)), OK]
+
+
 async def test_what_waits_goes_into_one_block(world: World) -> None:
     async with world.serving() as shard:
         at = shard.at
