@@ -49,6 +49,8 @@ EXPANDED: Final = (
     Kind.UNFULFIL,
 )
 _NO_KIND: Final = 0
+_INVALID_KIND: Final = bytes((Status.INVALID_KIND,))
+_HOLD_EXISTS: Final = bytes((Status.HOLD_EXISTS,))
 _NO_SALES: Final[Mapping[bytes, Mapping[int, bytes]]] = {}
 # Answers of a component that are those of its bundle only when no other component says more.
 _LESS_TELLING: Final = (Status.OK, Status.ALREADY_RECORDED, Status.LINKED_LINE_REFUSED)
@@ -120,8 +122,9 @@ class BundleRouter:
             # which something has come to be.
             expanded.request.columns["kind"][np.isin(expanded.origin, taken)] = _NO_KIND
         shard, answer = await self._sent(request, expanded, self._router.submit)
-        status = answer.status.replace(bytes((Status.INVALID_KIND,)), bytes((Status.HOLD_EXISTS,)))
-        return shard, replace(answer, status=status)
+        if _INVALID_KIND in answer.status:
+            answer = replace(answer, status=answer.status.replace(_INVALID_KIND, _HOLD_EXISTS))
+        return shard, answer
 
     async def reserve(self, request: Request) -> tuple[int, Answer]:
         """Hold all lines of one order, as `Router.reserve`."""
@@ -215,18 +218,15 @@ class BundleRouter:
         What is not in the catalogue is so everywhere, and any shard says that.
         """
         catalogue = self._catalogue
-        rows = zip(
-            *(column_of(request, each).tolist() for each in ("sku", "location")), strict=True
-        )
-        return self._router.elsewhere(
-            [
-                (
-                    sku if sku <= catalogue.skus else 0,
-                    location if location <= catalogue.locations else 0,
-                )
-                for sku, location in rows
-            ]
-        )
+        # There is no shard map before there are locations.
+        if not (catalogue.locations and self._router.is_one_of_many):
+            return []
+        skus, locations = (column_of(request, name).tolist() for name in ("sku", "location"))
+        known = [
+            (sku if sku <= catalogue.skus else 0, at if at <= catalogue.locations else 0)
+            for sku, at in zip(skus, locations, strict=True)
+        ]
+        return self._router.elsewhere(known)
 
     async def _expanded(self, request: Request, path: Path) -> Expanded | None:
         """Expand a request; None when nothing in it is of a bundle."""

@@ -472,6 +472,14 @@ async def test_a_shard_by_itself_judges_nothing_of_a_call_that_is_also_about_oth
         assert not any(answer.status)
 
 
+async def test_a_shard_answers_before_there_is_a_shard_map() -> None:
+    def none_yet() -> ShardMap:
+        raise AssertionError("there is no shard map yet")
+
+    lines = BundleRouter(Router({0: FakeShard()}, none_yet), Catalogue())
+    assert not any((await lines.submit(request_of(Kind.SALE, (COLA, 1))))[1].status)
+
+
 async def test_what_nobody_knows_any_shard_refuses() -> None:
     shard = FakeShard(0, APART)
     lines = BundleRouter(Router({0: shard}, lambda: APART), CATALOGUE)
