@@ -93,6 +93,11 @@ class Router:
         """The number of the first shard that it has a link to; a shard's own where that is all."""
         return self._first
 
+    @property
+    def is_one_of_many(self) -> bool:
+        """Whether it is a shard's own router, and there are others."""
+        return self._only is not None and self._shards.map.shards > 1
+
     # --- writes -----------------------------------------------------------------------------------
 
     async def submit(self, request: Request) -> tuple[int, Answer]:

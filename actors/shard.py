@@ -75,8 +75,8 @@ class BlockStats:
     kinds: NDArray[np.uint8]
     statuses: NDArray[np.uint8]
     nbytes: int
-    expired: int
-    endangered: int  # holds that facts named, which left less than was promised
+    expired: int  # holds that ran out: swept, or as they were called on
+    endangered: int  # holds of each cell that facts left short of what was promised
     append_s: float
     waits_s: Sequence[float]  # of each request, from its arrival to its answer
 
@@ -105,17 +105,19 @@ class _Staged:
     taken: list[_Waiting]
     requests: list[Request]
     outcome: Outcome
+    expired: int
 
     def stats(self, append_s: float, waits_s: Sequence[float]) -> BlockStats:
         """What metrics want to know; see there."""
         requests = self.requests
+        named = {(each.sku, each.location): each.holds for each in self.outcome.endangered}
         return BlockStats(
             len(requests),
             concatenated(requests, "kind") if requests else np.zeros(0, np.uint8),
             self.outcome.status,
             len(self.payload),
-            self.outcome.expired,
-            sum(len(each.holds) for each in self.outcome.endangered),
+            self.expired,
+            sum(map(len, named.values())),
             append_s,
             waits_s,
         )
@@ -490,6 +492,7 @@ class Shard:
     def _applied(self, now: int, taken: list[_Waiting], requests: list[Request]) -> _Staged | None:
         """Apply requests as the next block; None when there is nothing in it. Raises MemoryError."""
         machine = self._machine
+        had_expired = machine.expired
         outcome = machine.apply(now, requests)
         if not (requests or self._learner.unjournaled or outcome.expired):
             return None  # the wheel turned, and nothing was due
@@ -502,7 +505,8 @@ class Shard:
         )  # fmt: skip
         payload, crc = encode(block)
         self._tip, self._chain, self._learner.unjournaled = position, crc, []
-        return _Staged(position, payload, now, taken, requests, outcome)
+        expired = machine.expired - had_expired
+        return _Staged(position, payload, now, taken, requests, outcome, expired)
 
     def _full(self, error: MemoryError) -> Overloaded:
         return Overloaded(f"shard {self._number} is full: {error}")

@@ -57,7 +57,9 @@ class Metrics:
         self._block_bytes = named(Counter, "block_bytes", "Bytes of blocks appended")
         self._expired = named(Counter, "holds_expired", "Holds that ran out")
         self._endangered = named(
-            Counter, "holds_endangered", "Holds named by facts that left a shortage"
+            Counter,
+            "holds_endangered",
+            "Holds named by facts that left a shortage; of a cell once a block",
         )
         self._block_lines = named(Histogram, "block_lines", "Lines of a block", buckets=_LINES)
         self._append = named(

@@ -31,6 +31,7 @@ class Promises:
 
     def __init__(self) -> None:
         self._slots: dict[int, NDArray[np.int32]] = {}  # the one noted last is the last
+        self._lines = 0  # slots of all rows
 
     def known(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
         """All slots that were noted for these rows, each once; none when there is a row without."""
@@ -39,17 +40,18 @@ class Promises:
         if len(noted) < len(found):
             return _NO_SLOTS
         # A line that has moved may have been noted for both of its cells.
-        return np.unique(np.concatenate(noted))
+        return noted[0] if len(noted) == 1 else np.unique(np.concatenate(noted))
 
-    def note(
-        self, rows: NDArray[np.int64], slots: NDArray[np.int32], counts: NDArray[np.int64]
-    ) -> None:
-        """Keep the first `counts[c]` slots (c, k) of each row (c,)."""
-        for at, (row, count) in enumerate(zip(rows.tolist(), counts.tolist(), strict=True)):
-            self._slots.pop(row, None)
-            self._slots[row] = slots[at, :count].copy()
-        while len(self._slots) > limits.REMEMBERED_SHORT_CELLS:
-            del self._slots[next(iter(self._slots))]
+    def note(self, rows: NDArray[np.int64], slots: Sequence[NDArray[np.int32]]) -> None:
+        """Keep the slots of each row, each of them once."""
+        for row, found in zip(rows.tolist(), slots, strict=True):
+            self._lines += len(found) - len(self._slots.pop(row, _NO_SLOTS))
+            self._slots[row] = found
+        while (
+            len(self._slots) > limits.REMEMBERED_SHORT_CELLS
+            or self._lines > limits.REMEMBERED_SHORT_LINES
+        ):
+            self._lines -= len(self._slots.pop(next(iter(self._slots))))
 
 
 _NO_SLOTS: Final = np.zeros(0, np.int32)
@@ -136,12 +138,34 @@ def _scan(
         counts[:] = 0
         left(_NO_SLOTS)
         if is_few:
-            promises.note(short, slots, counts)
+            promises.note(short, _all_lines(state, short, slots, counts))
     # The first ones whose units cover the shortage.
     amounts = state.lines[slots, kernels.PENDING : kernels.FULFILLED].sum(axis=2, dtype=np.int64)
     covered = np.cumsum(amounts, axis=1) - amounts
     counts = np.minimum(counts, (covered < units[:, None]).sum(axis=1))
     return slots, counts
+
+
+def _all_lines(
+    state: kernels.State,
+    short: NDArray[np.int64],
+    slots: NDArray[np.int32],
+    counts: NDArray[np.int64],
+) -> list[NDArray[np.int32]]:
+    """The slots of all lines that keep something on c cells, of which a scan has found (c, k), (c,).
+
+    Where it has found as many as are ever named there may be more, which it has met and not kept.
+    """
+    found = [slots[at, :count].copy() for at, count in enumerate(counts.tolist())]
+    full = np.flatnonzero(counts == limits.MAX_ENDANGERED)
+    if len(full):
+        lines = state.lines[: state.meta[kernels.HOLDS_USED]]
+        there = np.flatnonzero(np.isin(lines[:, kernels.CELL], short[full]))
+        there = there[lines[there, kernels.PENDING : kernels.FULFILLED].any(axis=1)]
+        of = lines[there, kernels.CELL]
+        for at in full.tolist():
+            found[at] = there[of == short[at]].astype(np.int32)
+    return found
 
 
 def _holds(

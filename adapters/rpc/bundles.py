@@ -48,6 +48,9 @@ EXPANDED: Final = (
     Kind.MOVE,
     Kind.UNFULFIL,
 )
+_NO_KIND: Final = 0
+_INVALID_KIND: Final = bytes((Status.INVALID_KIND,))
+_HOLD_EXISTS: Final = bytes((Status.HOLD_EXISTS,))
 _NO_SALES: Final[Mapping[bytes, Mapping[int, bytes]]] = {}
 # Answers of a component that are those of its bundle only when no other component says more.
 _LESS_TELLING: Final = (Status.OK, Status.ALREADY_RECORDED, Status.LINKED_LINE_REFUSED)
@@ -112,17 +115,16 @@ class BundleRouter:
     async def submit(self, request: Request) -> tuple[int, Answer]:
         """Apply lines that are judged one by one, as `Router.submit`."""
         taken = await self._taken(request)
-        if not taken:
-            return await self._send(request, self._router.submit)
-        columns = {name: column.copy() for name, column in request.columns.items()}
-        for column in columns.values():
-            column[taken] = 0  # nothing, which is refused
-        blanked = request.with_lines(request.lines, columns)
-        shard, answer = await self._send(blanked, self._router.submit)
-        status = bytearray(answer.status)
-        for place in taken:
-            status[place] = Status.HOLD_EXISTS
-        return shard, replace(answer, status=bytes(status))
+        expanded = await self._expanded(request, "lines[{}]".format)
+        if taken and expanded is not None:
+            # Of no kind, which is refused, and otherwise what they are: the lines stay as many, each with
+            # its shard. So a repetition for which nothing is taken is told the same, and so is one for
+            # which something has come to be.
+            expanded.request.columns["kind"][np.isin(expanded.origin, taken)] = _NO_KIND
+        shard, answer = await self._sent(request, expanded, self._router.submit)
+        if _INVALID_KIND in answer.status:
+            answer = replace(answer, status=answer.status.replace(_INVALID_KIND, _HOLD_EXISTS))
+        return shard, answer
 
     async def reserve(self, request: Request) -> tuple[int, Answer]:
         """Hold all lines of one order, as `Router.reserve`."""
@@ -216,18 +218,15 @@ class BundleRouter:
         What is not in the catalogue is so everywhere, and any shard says that.
         """
         catalogue = self._catalogue
-        rows = zip(
-            *(column_of(request, each).tolist() for each in ("sku", "location")), strict=True
-        )
-        return self._router.elsewhere(
-            [
-                (
-                    sku if sku <= catalogue.skus else 0,
-                    location if location <= catalogue.locations else 0,
-                )
-                for sku, location in rows
-            ]
-        )
+        # There is no shard map before there are locations.
+        if not (catalogue.locations and self._router.is_one_of_many):
+            return []
+        skus, locations = (column_of(request, name).tolist() for name in ("sku", "location"))
+        known = [
+            (sku if sku <= catalogue.skus else 0, at if at <= catalogue.locations else 0)
+            for sku, at in zip(skus, locations, strict=True)
+        ]
+        return self._router.elsewhere(known)
 
     async def _expanded(self, request: Request, path: Path) -> Expanded | None:
         """Expand a request; None when nothing in it is of a bundle."""

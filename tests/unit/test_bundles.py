@@ -197,6 +197,34 @@ async def test_what_was_sold_of_a_bundle_is_found_by_the_id_of_its_line() -> Non
     assert [(line.sku, line.returned) for line in found.lines] == [(COLA, 6), (HAM, 250)]
 
 
+@pytest.mark.parametrize("is_taken_first", [True, False])
+async def test_the_sale_of_a_bundle_gets_one_answer_though_its_id_is_taken_or_forgotten_since(
+    is_taken_first: bool,
+) -> None:
+    shard = FakeShard()
+    shard.machine = ReferenceMachine(resolved_remembered=2)
+    shard.machine.set_sku_limit(8)
+    shard.machine.set_location(1, owned=True, currency=USD)
+    lines = BundleRouter(Router({0: shard}, lambda: ShardMap(1, 1, {})), CATALOGUE)
+
+    async def sell(sku: int, hold: bytes) -> None:
+        sold = request_of(Kind.SALE, (sku, 1), holds=[hold], op_id=os.urandom(16))
+        assert not any((await lines.submit(sold))[1].status)
+
+    name = b"s" * 16
+    if is_taken_first:
+        await sell(COLA, name)
+    till = request_of(Kind.SALE, (MILK, 1), (BOX, 1), holds=[b"m" * 16, name])
+    _, first = await lines.submit(till)
+    assert list(first.status) == [Status.OK, Status.HOLD_EXISTS if is_taken_first else Status.OK]
+    for number in range(4):
+        await sell(MILK, bytes([1 + number]) * 16)
+        assert (await lines.submit(till))[1].status == first.status
+    if not is_taken_first:
+        await sell(COLA, name)
+        assert (await lines.submit(till))[1].status == first.status
+
+
 async def test_a_bundle_comes_back_whole_or_not_at_all() -> None:
     router, sale = a_router(), b"s" * 16
     lines = BundleRouter(router, CATALOGUE)
@@ -442,6 +470,14 @@ async def test_a_shard_by_itself_judges_nothing_of_a_call_that_is_also_about_oth
     for _ in range(2):
         _, answer = await getattr(gateway, way)(request, *more)
         assert not any(answer.status)
+
+
+async def test_a_shard_answers_before_there_is_a_shard_map() -> None:
+    def none_yet() -> ShardMap:
+        raise AssertionError("there is no shard map yet")
+
+    lines = BundleRouter(Router({0: FakeShard()}, none_yet), Catalogue())
+    assert not any((await lines.submit(request_of(Kind.SALE, (COLA, 1))))[1].status)
 
 
 async def test_what_nobody_knows_any_shard_refuses() -> None:

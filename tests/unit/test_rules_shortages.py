@@ -278,6 +278,42 @@ def test_a_cell_that_stays_short_is_looked_for_once(scans: list[bool]) -> None:
     assert scans == [False] * 3
 
 
+def test_a_cell_with_more_holds_than_are_named_is_looked_for_once_too(scans: list[bool]) -> None:
+    most = limits.MAX_ENDANGERED
+    shop = Shop(tea=most + 3, jam=most)
+    names = [f"{number}" for number in range(most + 3)]
+    for name in names:
+        shop.holds(name, reserve(1))
+    for name in names[:most]:
+        shop.holds(f"jam {name}", reserve(1, JAM))
+    shop.does(release("1"), commit("2"))
+    shop.does(count(0), count(0, JAM))
+    first = [(name, 1, 0) for name in names[:2:-1]]
+    assert shop.endangered() == [
+        first[:most],
+        [(f"jam {name}", 1, 0) for name in names[most - 1 :: -1]],
+    ]
+    for name in names[:4:-1]:
+        shop.does(release(name), sale(1))
+    assert shop.endangered() == [[("4", 1, 0), ("3", 1, 0), ("0", 1, 0), ("2", 0, 1)]]
+    assert scans == [True] + [False] * len(names[:4:-1])
+
+
+def test_of_very_many_lines_only_those_are_remembered_that_were_short_last(
+    scans: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = busy("abc")
+    shop.holds("of jam", reserve(5, JAM))
+    monkeypatch.setattr(limits, "REMEMBERED_SHORT_LINES", 3)
+    for cell in (TEA, TEA, JAM, JAM, TEA):
+        shop.does(sale(1, cell))
+    assert scans == [True, False, True, False, True]
+    monkeypatch.setattr(limits, "REMEMBERED_SHORT_LINES", 2)
+    shop.does(sale(1), sale(1, JAM))
+    shop.does(sale(1))
+    assert scans == [True, False, True, False, True, True, True]
+
+
 def test_what_is_promised_anew_on_a_short_cell_is_found(scans: list[bool]) -> None:
     shop = busy("abc")
     shop.does(sale(1))

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 
 from actors.mirror import MirrorFeed
@@ -154,6 +155,39 @@ async def test_what_a_block_swept_runs_out_in_its_replay_whatever_the_bound_is_n
         again = Machine(expiries_per_block=bound)
         async with world.serving(machine=again):
             assert again.state_hash == machine.state_hash
+
+
+async def test_holds_are_counted_that_ran_out_as_they_were_called_on(world: World) -> None:
+    seen: list[BlockStats] = []
+    machine = Machine(expiries_per_block=1)
+    async with world.serving(machine=machine, observe=seen.append) as shard:
+        await shard.submit(receive(1, 20))
+        held = [reserve(1, 1, ttl_ms=1) for _ in range(4)]
+        for each in held:
+            await shard.submit(each)
+        world.now_ns += 10**9
+        halves = [np.array(id_to_pair(each.op_id), np.uint64) for each in held]
+        late = [
+            Request.of(new_id(), 1, kind=Kind.COMMIT, hold_hi=high, hold_lo=low)
+            for high, low in halves
+        ]
+        for answer in await asyncio.gather(*map(shard.submit, late)):
+            assert list(answer.status) == [Status.HOLD_EXPIRED]
+    assert machine.expired == 4
+    assert sum(each.expired for each in seen) == 4
+
+
+async def test_holds_are_counted_once_a_cell_however_many_facts_endanger_them(world: World) -> None:
+    seen: list[BlockStats] = []
+    async with world.serving(observe=seen.append) as shard:
+        await shard.submit(receive(1, 6))
+        await shard.submit(receive(2, 2))
+        for sku in (1, 1, 1, 2):
+            await shard.submit(reserve(sku, 2))
+        sku = [1] * 10 + [2] * 10
+        sold = Request.of(new_id(), 20, kind=Kind.SALE, sku=sku, location=1, quantity=1)
+        assert len((await shard.submit(sold)).endangered) == 20
+    assert [each.endangered for each in seen if each.endangered] == [4]
 
 
 async def test_a_fact_names_the_holds_it_endangers_and_again_after_restarts(world: World) -> None:
