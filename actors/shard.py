@@ -639,7 +639,7 @@ class Shard:
                 # Its caller is gone and nothing was judged; whoever cares will repeat it.
                 self._queued_lines -= request.lines
                 continue
-            if _is_among(ids, request.op_id) or _is_among(self._unanswered, request.op_id):
+            if _is_among(ids, request.op_id) or self._is_unanswered(request.op_id):
                 again.append(waiting)  # the same id is under way: answered after that
                 continue
             self._queued_lines -= request.lines
@@ -652,6 +652,10 @@ class Shard:
             lines += request.lines
         self._queue.extendleft(reversed(again))
         return taken
+
+    def _is_unanswered(self, op_id: bytes) -> bool:
+        """Whether a block that is not durable yet has this id, as a request's or as a line's."""
+        return _is_among(self._unanswered, op_id)
 
     def _remembered(self, request: Request) -> Answer | None:
         """The first answer to this op_id, or the refusal when it came with other content."""
