@@ -559,7 +559,7 @@ def _fits_hold(
     ids = [request.op_id]
     if kind == Kind.EXTEND:
         ids += [step_id(request.op_id, f"all {number}") for number in range(ROUNDS)]
-    if kind == Kind.COMMIT:
+    if kind in (Kind.COMMIT, Kind.RELEASE):  # what was on its way at first
         ids += [step_id(request.op_id, f"again {number}") for number in range(ROUNDS)]
     known = [
         each.answers[op_id] for each in ledgers.values() for op_id in ids if op_id in each.answers
