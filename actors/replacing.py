@@ -33,7 +33,6 @@ Units = Counter[tuple[int, int]]
 """How many of each (SKU, location)."""
 
 _DIGEST_BYTES: Final = 8
-_COMMITTED: Final = (HoldState.COMMITTED, HoldState.FULFILLED, HoldState.CANCELLED)
 
 
 def wanted_of(request: Request) -> Units:
@@ -114,7 +113,7 @@ class Replacement:
         """
         if any(map(_is_committed, older)):
             return True
-        is_cancelled = any(hold.state in _COMMITTED for hold in older)
+        is_cancelled = any(hold.state == HoldState.CANCELLED for hold in older)
         return is_cancelled and not await is_taken_back(self.shards, hold_id_of(self.request))
 
     # --- taking ---
