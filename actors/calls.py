@@ -9,11 +9,11 @@ from typing import Final
 
 from actors import commits, given_up
 from actors.notes import keeper_of, noted, number_of
-from actors.parts import hold_id_of, joined, on, step_id, step_of, that_count, whole
+from actors.parts import Told, hold_id_of, joined, on, step_id, step_of, that_count, whole
 from actors.ports import Sight, Unavailable
 from actors.shards import Shards
 from actors.transits import ROUNDS, at_rest, have_moved
-from actors.wholes import Told, holders_of, lines_of, make_time, refused_with, that_matter
+from actors.wholes import holders_of, lines_of, make_time, refused_with, that_matter
 from engine import limits
 from engine.operations import Answer, Kind, Request, column_of
 from engine.status import Status
@@ -148,7 +148,8 @@ async def release(shards: Shards, request: Request, sights: Mapping[int, Sight])
             return told
         if is_spread or number:
             await given_up.mark(shards, hold_id_of(request), request.op_id, left)
-        step = step_of(request, f"again {number}", kind=Kind.RELEASE, **on(hold_id_of(request)))
+        step = step_of(request, "again", kind=Kind.RELEASE, **on(hold_id_of(request)))
+        step.op_id = given_up.again_id(request.op_id, number)
         parts = [
             whole(step if told and sights[shard].digests[0] is not None else request, shard)
             for shard in holders

@@ -15,11 +15,11 @@ from actors import fates
 from actors.fates import fate_of
 from actors.late import have_run_out
 from actors.notes import note_of, number_of
-from actors.parts import NOTHING_LEFT, Part, hold_id_of, joined, on, step_id, step_of, whole
+from actors.parts import NOTHING_LEFT, Part, Told, hold_id_of, joined, on, step_id, step_of, whole
 from actors.ports import Sight, Unavailable
 from actors.shards import Shards, every
 from actors.transits import ROUNDS, at_rest, have_left, have_moved
-from actors.wholes import GRACE_MS, Told, holders_of, lines_of, make_time, refused_with, that_matter
+from actors.wholes import GRACE_MS, holders_of, lines_of, make_time, refused_with, that_matter
 from engine.operations import Answer, Flag, Kind, Request, column_of
 from engine.status import Status
 from engine.views import Hold, HoldState

@@ -3,67 +3,81 @@
 A part of which nothing is left says nothing of the others if its lines were given up, or have moved
 away: then the rest is all of the hold. It says that the hold is over when all of it was being given up,
 part by part, by whom another order is to take its place or by whom nothing of it is wanted any more.
-So whoever does that *marks* each part first, on its own shard, and a part that he gives back is marked
-as such by the very step that does it.
+So whoever does that *marks* each part first, on its own shard. A mark names the steps that follow it,
+and it counts when one of them was taken, until the part is given back.
 
-The marks of a part are numbered without gaps, and their ids follow from the hold's. A mark is a note
-(`actors.notes`), whose number tells the operation apart.
+The marks of a part are numbered without gaps, and their ids follow from the hold's. A mark is two notes
+(`actors.notes`), the halves of the id by which its steps are known.
 """
 
 from collections.abc import Collection
 from itertools import count
 from typing import Final
 
-from actors.notes import noted_at, number_of
+from actors.notes import note_of, noted_at, number_of
 from actors.parts import step_id
 from actors.shards import Shards, every
+from actors.transits import ROUNDS
+from engine.operations import id_to_pair, pair_to_id
 
 _AT_ONCE: Final = 4  # marks that are asked about with one question
 
 
 async def mark(shards: Shards, hold_id: bytes, op_id: bytes, parts: Collection[int]) -> None:
-    """Have the shards of some parts note that these are about to be given up by an operation."""
-    await every(_number(shards, hold_id, op_id, shard) for shard in parts)
+    """Have the shards of some parts note that these are about to be given up, by the steps of `op_id`."""
+    await every(_mark(shards, hold_id, op_id, shard) for shard in parts)
 
 
-async def back_id(shards: Shards, hold_id: bytes, op_id: bytes, shard: int) -> bytes:
-    """The id of the step that gives a part back which an operation has marked."""
-    return _back_id(hold_id, await _number(shards, hold_id, op_id, shard))
+def again_id(op_id: bytes, number: int) -> bytes:
+    """The id of a further step that gives up what was found later; of the first one it is `op_id`."""
+    return step_id(op_id, f"again {number}")
+
+
+def back_id(op_id: bytes) -> bytes:
+    """The id of the step that gives a part back, whole."""
+    return step_id(op_id, "given back")
+
+
+async def nothing_to_give_back(shards: Shards, op_id: bytes, shard: int) -> None:
+    """Have it noted that of a part that was marked nothing was taken after all, or is left."""
+    await shards.submit(shard, note_of(_nothing_id(op_id), 0))
 
 
 async def marked(shards: Shards, hold_id: bytes, asked: Collection[int]) -> set[int]:
-    """The shards whose parts are marked, and were not given back since."""
+    """The shards whose parts were given up after they were marked, and not given back since."""
     found = await every(_is_marked(shards, hold_id, shard) for shard in asked)
     return {shard for shard, is_marked in zip(asked, found, strict=True) if is_marked}
 
 
-async def _number(shards: Shards, hold_id: bytes, op_id: bytes, shard: int) -> int:
-    """The number of an operation's mark, which is made if there is none."""
-    own = number_of(step_id(op_id, "gives up")[:8])
+async def _mark(shards: Shards, hold_id: bytes, op_id: bytes, shard: int) -> None:
+    halves = list(id_to_pair(op_id))
     for number in count():
-        if await noted_at(shards, shard, hold_id, _mark_id(hold_id, number), own) == own:
-            return number
-    raise AssertionError("numbers do not end")
+        notes = zip(_mark_ids(hold_id, number), halves, strict=True)
+        if await every(noted_at(shards, shard, hold_id, *each) for each in notes) == halves:
+            return
 
 
 async def _is_marked(shards: Shards, hold_id: bytes, shard: int) -> bool:
+    link = shards.link(shard)
     for first in count(0, _AT_ONCE):
         numbers = range(first, first + _AT_ONCE)
-        marks = [_mark_id(hold_id, number) for number in numbers]
-        backs = [_back_id(hold_id, number) for number in numbers]
-        sight = await shards.link(shard).sight(hold_id, [*marks, *backs])
-        are_marked = [digest is not None for digest in sight.digests[:_AT_ONCE]]
-        are_back = sight.done[_AT_ONCE:]
-        if any(mark and not back for mark, back in zip(are_marked, are_back, strict=True)):
-            return True
-        if not all(are_marked):
-            return False
+        ids = [each for number in numbers for each in _mark_ids(hold_id, number)]
+        halves = (await link.sight(hold_id, ids)).digests
+        for high, low in zip(halves[::2], halves[1::2], strict=True):
+            if high is None or low is None:
+                return False
+            op_id = pair_to_id(number_of(high), number_of(low))
+            steps = [op_id, *(again_id(op_id, number) for number in range(ROUNDS + 1))]
+            sight = await link.sight(hold_id, [*steps, _nothing_id(op_id), back_id(op_id)])
+            *taken, nothing, _ = (digest is not None for digest in sight.digests)
+            if any(taken) and not (nothing or sight.done[-1]):
+                return True
     raise AssertionError("numbers do not end")
 
 
-def _mark_id(hold_id: bytes, number: int) -> bytes:
-    return step_id(hold_id, f"given up {number}")
+def _mark_ids(hold_id: bytes, number: int) -> list[bytes]:
+    return [step_id(hold_id, f"given up {number} {half}") for half in (0, 1)]
 
 
-def _back_id(hold_id: bytes, number: int) -> bytes:
-    return step_id(hold_id, f"given back {number}")
+def _nothing_id(op_id: bytes) -> bytes:
+    return step_id(op_id, "nothing to give back")

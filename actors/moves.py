@@ -15,11 +15,12 @@ from typing import Final
 
 import numpy as np
 
-from actors.parts import NOTHING_LEFT, groups_of, hold_id_of, on, step_id, step_of
+from actors.notes import keeper_of, noted, number_of
+from actors.parts import NOTHING_LEFT, Told, groups_of, hold_id_of, on, step_id, step_of
 from actors.ports import Sight, Unavailable, Waiting
 from actors.shards import Shards, every
 from actors.transits import ENDED, ROUNDS, Line, arrive, at_rest, keep, leave, place_id, take_place
-from actors.wholes import GRACE_MS, Told, make_time, refused_with, that_matter
+from actors.wholes import GRACE_MS, make_time, refused_with, that_matter
 from engine import limits
 from engine.operations import Answer, Flag, Kind, Request, column_of
 from engine.status import Status
@@ -102,13 +103,29 @@ async def move(shards: Shards, request: Request) -> Told:
         parts, told = await that_matter(shards, request, holders, times)
         refusals = [answer.status[0] for answer in told if answer.status[0]]
         if refusals and not await _has_begun(shards, request, sights, own):
-            return parts[0].shard, refused_with(request, Status(refusals[0]))
+            # Noted: a part that others had taken may be given back by the time it is repeated.
+            first = await noted(shards, hold_id, refusal_id(request), refusals[0])
+            return parts[0].shard, refused_with(request, Status(first))
         move_ = _Move(shards, request, sights, holders, times)
         try:
             return await (move_.lines() if column_of(request, "sku")[0] else move_.all())
         except _EndedByOthers:
             continue
     raise Unavailable("the hold is called on again and again")
+
+
+def refusal_id(request: Request) -> bytes:
+    """The id of the note that says why a move was refused before it began."""
+    return step_id(request.op_id, f"refused {request.digest.hex()}")
+
+
+def refused_before(shards: Shards, request: Request, sights: Mapping[int, Sight]) -> Told | None:
+    """The refusal of an earlier attempt, by what each shard knows of `refusal_id` last."""
+    keeper = keeper_of(shards, hold_id_of(request))
+    digest = sights[keeper].digests[-1]
+    if digest is None:
+        return None
+    return keeper, refused_with(request, Status(number_of(digest)))
 
 
 def _named(request: Request, shards: Sequence[int]) -> list[_Way]:

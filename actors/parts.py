@@ -45,6 +45,10 @@ NOTHING_LEFT: Final = frozenset(
 )
 
 
+Told = tuple[int, Answer]
+"""The shard of the first line, and the answer."""
+
+
 @dataclass(slots=True)
 class Part:
     """What one shard gets of a request.

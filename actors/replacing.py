@@ -70,12 +70,14 @@ def own_lines(part: Part, answer: Answer) -> Answer:
 class Taken(NamedTuple):
     """What was taken of the older hold on a shard: what is kept, and what was lent to the order.
 
-    `is_rest` says whether the older hold was left something on other shards then.
+    `is_rest` says whether the older hold was left something on other shards when all of its part here was
+    taken; None: it was not. `is_asked`: whether steps that take of it have come here.
     """
 
     kept: Units
     lent: Units
-    is_rest: bool
+    is_rest: bool | None
+    is_asked: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +142,11 @@ class Replacement:
         if older:
             await self._mark([shard])
             take = self._handover("take", hold_id_of(self.request), self._id("kept"), older)
+            take.op_id = self._id("take")
+            take.digest = int(is_rest).to_bytes(_DIGEST_BYTES, "little")
             await shards.submit(shard, take)
         kept = pending_of(await shards.link(shard).hold(self._id("kept"), sure=True))
-        steps = [self._lending(*each, is_rest=is_rest) for each in (needed & kept).items()]
+        steps = [self._lending(*each) for each in (needed & kept).items()]
         await every(shards.submit(shard, step) for step in steps)
         lent = (await self._taken())[shard].lent
         request = in_place_of(part.request, self._id("lent"))
@@ -168,17 +172,16 @@ class Replacement:
                 return await self._end_for_good(holders)
             if len(holders) > 1:
                 await self._mark(pending)
-            kept = self._id("kept")
-            steps = {
-                shard: self._handover(f"keep {number}", older, kept, units)
-                for shard, units in pending.items()
-            }
+            steps = {}
+            for shard, units in pending.items():
+                steps[shard] = self._handover("keep", older, self._id("kept"), units)
+                steps[shard].op_id = given_up.again_id(self._id("take"), number)
             await self.shards.submit_each(steps)
         raise Unavailable("the hold is moved again and again")
 
     async def _mark(self, parts: Collection[int]) -> None:
         """Mark parts of the older hold that are about to be taken."""
-        await given_up.mark(self.shards, hold_id_of(self.request), self._id("mark"), parts)
+        await given_up.mark(self.shards, hold_id_of(self.request), self._id("take"), parts)
 
     async def _end_for_good(self, holders: Mapping[int, Hold]) -> bool:
         older = hold_id_of(self.request)
@@ -187,6 +190,7 @@ class Replacement:
             await self._mark(run_out)
         columns = {"kind": Kind.RELEASE, "flags": Flag.SUPERSEDE, **on(older)}
         step = step_of(self.request, "supersede", **columns)
+        step.op_id = given_up.again_id(self._id("take"), ROUNDS)
         told = await self.shards.submit_each(dict.fromkeys(run_out, step))
         return all(each.status[0] != Status.HOLD_NOT_PENDING for each in told.values())
 
@@ -210,7 +214,7 @@ class Replacement:
         taken, older_id = await self._taken(), hold_id_of(self.request)
         names = self._id("lent"), self._id("kept"), self.request.op_id
         given: dict[int, Units] = {}
-        for shard, (_, lent, _) in taken.items():
+        for shard, (_, lent, _, is_asked) in taken.items():
             link = self.shards.link(shard)
             found = await every(link.hold(name, sure=True) for name in names)
             gifts = {name: pending_of(hold) for name, hold in zip(names, found, strict=True)}
@@ -218,8 +222,11 @@ class Replacement:
             # What was lent is the order's, if that has taken its place; else it has none of it.
             is_taken = found[0] is not None and found[0].state == HoldState.RELEASED
             gifts[self.request.op_id] &= lent if is_taken else Counter()
-            if any(gifts.values()):
-                back = await self._giving_back(shard, gifts)
+            if not any(gifts.values()):
+                if is_asked:
+                    await given_up.nothing_to_give_back(self.shards, self._id("take"), shard)
+            else:
+                back = self._giving_back(gifts)
                 answer = await self.shards.submit(shard, back)
                 await self._extend(shard, max(lived) - answer.now_ns)
                 given[shard] = sum(gifts.values(), Counter())
@@ -234,7 +241,7 @@ class Replacement:
         They were told that nothing of it is left. It is looked for when all that was taken is given
         back: whoever gives it up later finds that.
         """
-        were_rests = [is_rest for _, lent, is_rest in taken.values() if lent]
+        were_rests = [each.is_rest for each in taken.values() if each.is_rest is not None]
         if not were_rests or not all(were_rests):
             return False
         holders = await self.shards.holds(hold_id_of(self.request), self.shards.asked_for(0))
@@ -263,35 +270,40 @@ class Replacement:
     # --- what was taken ---
 
     async def _taken(self) -> dict[int, Taken]:
-        asked = self.shards.asked_for(0)
-        op_ids = [self._id(_lend_name(cell)) for cell in wanted_of(self.request)]
-        sights = await self.shards.sights(self._id("kept"), asked, op_ids)
+        take = self._id("take")
+        op_ids = [take, *(given_up.again_id(take, number) for number in range(ROUNDS + 1))]
+        op_ids += [self._id(_lend_name(cell)) for cell in wanted_of(self.request)]
+        sights = await self.shards.sights(self._id("kept"), self.shards.asked_for(0), op_ids)
         return {shard: self._taken_in(sight) for shard, sight in sights.items()}
 
     def _taken_in(self, sight: Sight) -> Taken:
         """What was taken on a shard; what was lent, by the digests of the steps that were done."""
-        lent: Units = Counter()
-        is_rest = False
         cells = wanted_of(self.request)
-        for cell, digest, is_done in zip(cells, sight.digests, sight.done, strict=True):
-            if digest is not None and is_done:
-                lent[cell] = number_of(digest) >> 1
-                is_rest = bool(number_of(digest) & 1)
-        return Taken(pending_of(sight.hold), lent, is_rest)
+        done = [
+            number_of(digest) if digest is not None and is_done else None
+            for digest, is_done in zip(sight.digests, sight.done, strict=True)
+        ]
+        lends = zip(cells, done[-len(cells) :], strict=True)
+        return Taken(
+            pending_of(sight.hold),
+            Counter({cell: units for cell, units in lends if units is not None}),
+            None if done[0] is None else bool(done[0]),
+            any(digest is not None for digest in sight.digests[: -len(cells)]),
+        )
 
-    def _lending(self, cell: tuple[int, int], units: int, *, is_rest: bool) -> Request:
-        """The step that lends units of one cell; its digest tells how many, and of the rest."""
+    def _lending(self, cell: tuple[int, int], units: int) -> Request:
+        """The step that lends units of one cell; its digest tells how many."""
         kept, lent = self._id("kept"), self._id("lent")
         step = self._handover(_lend_name(cell), kept, lent, Counter({cell: units}))
         step.op_id = self._id(_lend_name(cell))
-        step.digest = (units << 1 | is_rest).to_bytes(_DIGEST_BYTES, "little")
+        step.digest = units.to_bytes(_DIGEST_BYTES, "little")
         return step
 
-    async def _giving_back(self, shard: int, gifts: Mapping[bytes, Units]) -> Request:
+    def _giving_back(self, gifts: Mapping[bytes, Units]) -> Request:
         """The one step that hands over to the older hold what several others have of it on a shard."""
         older = hold_id_of(self.request)
         step = self._handovers("give back", [(giver, older, gift) for giver, gift in gifts.items()])
-        step.op_id = await given_up.back_id(self.shards, older, self._id("mark"), shard)
+        step.op_id = given_up.back_id(self._id("take"))
         return step
 
     def _handover(self, name: str, giver: bytes, taker: bytes, units: Units) -> Request:

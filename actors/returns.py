@@ -22,6 +22,7 @@ from actors.fates import Fate
 from actors.notes import note_of, noted_shards, number_of
 from actors.parts import (
     Part,
+    Told,
     groups_of,
     in_order,
     joined,
@@ -55,9 +56,6 @@ _BUCKETS: Final = {
     Disposition.QUALITY_CONTROL: int(Flag.QUALITY_CONTROL),
     Disposition.DAMAGED: int(Flag.DAMAGED),
 }
-
-Told = tuple[int, Answer]
-"""The shard of the first line, and the answer."""
 
 
 async def returned(

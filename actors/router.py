@@ -354,7 +354,11 @@ class Router:
         """
         (to,) = set(column_of(request, "location").tolist())
         hold_id, asked = hold_id_of(request), self._shards.asked_for(0)
-        sights = await self._shards.sights(hold_id, asked, [request.op_id])
+        op_ids = [request.op_id, moves.refusal_id(request)]
+        sights = await self._shards.sights(hold_id, asked, op_ids)
+        refused = moves.refused_before(self._shards, request, sights)
+        if refused is not None:
+            return refused
         for shard, sight in sights.items():
             if sight.digests[0] is not None:
                 return shard, await self._shards.submit(shard, request)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.fates import Fate
-from actors.parts import Part, hold_id_of, joined, on, order_part, step_id, step_of, undone
+from actors.parts import Part, Told, hold_id_of, joined, on, order_part, step_id, step_of, undone
 from actors.ports import Sight
 from actors.replacing import (
     Replacement,
@@ -35,9 +35,6 @@ from engine.status import Status
 from engine.views import Hold
 
 _OK: Final = int(Status.OK)
-
-Told = tuple[int, Answer]
-"""The shard of the first line, and the answer."""
 
 
 # --- reserve --------------------------------------------------------------------------------------
@@ -178,12 +175,16 @@ async def _held(
     shards, request = replacement.shards, replacement.request
     older = holders_of(sights)
     is_alone = len(older) == 1 and not have_moved(sights)
-    if not is_alone and not any(map(any, taken.values())) and any(map(_is_long, older.values())):
+    if (
+        not is_alone
+        and not any(each.is_asked for each in taken.values())
+        and any(map(_is_long, older.values()))
+    ):
         return {0: await replacement.refuse(parts[0])}
     known = await shards.sights(request.op_id, [part.shard for part in parts], [request.op_id])
     last: dict[int, Units] = {}
     for place, part in enumerate(parts):
-        has, (kept, lent, _) = pending_of(older.get(part.shard)), taken[part.shard]
+        has, (kept, lent, *_) = pending_of(older.get(part.shard)), taken[part.shard]
         if known[part.shard].digests[0] is None and (has or kept or lent):
             needed = has if is_alone else await _needed(shards, part, has + kept)
             if needed or lent:
@@ -199,7 +200,7 @@ async def _held(
         if any(_is_refused(parts[each], answer) for each, answer in answers.items()):
             break
         has = left.pop(part.shard, Counter())
-        if is_alone and not any(taken[part.shard]):
+        if is_alone and not (taken[part.shard].kept or taken[part.shard].lent):
             superseding = in_place_of(part.request, hold_id_of(request))
             answers[place] = await shards.submit(part.shard, superseding)
         else:

@@ -15,9 +15,6 @@ from engine.views import Hold, HoldLine
 GRACE_MS: Final = 10_000  # steps on a pending hold first make sure that it lives so long
 _NOBODYS: Final = Answer(b"\0", bytes(8), 0, 0, 0)
 
-Told = tuple[int, Answer]
-"""The shard of the first line, and the answer."""
-
 
 async def make_time(
     shards: Shards, request: Request, asked: Sequence[int], ttl_ms: int, name: str = "extend"

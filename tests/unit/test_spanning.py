@@ -1499,6 +1499,128 @@ async def test_nothing_is_taken_of_an_older_one_that_could_not_be_given_back(tow
         assert town.reserved == 9 * 301
 
 
+async def dies(town: Town, operation: Operation, lives: int) -> bool:
+    """Whether the router has died when it had made so many calls that change something."""
+    left = [lives]
+    links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
+    try:
+        await operation(Router(links, lambda: MAP))
+    except Died:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("is_repeated", [False, True])
+async def test_a_part_that_was_to_be_given_up_and_was_not_says_nothing_of_the_rest(
+    is_repeated: bool,
+) -> None:
+    """Its line is given up by the buyer, who pays for the rest, as an order in its place has died or is refused."""
+    operation = an_order([(1, 1), (2, 2)], [9, 9], older=HELD)
+    stood = 0
+    for lives in range(20):
+        town = await Town().stocked()
+        await town.router.reserve(order(HELD, [(1, 1), (2, 2)], [3, 2]))
+        is_dead = await dies(town, operation, lives)
+        stands = await pending_of(town, HELD) == {(1, 1): 3, (2, 2): 2}
+        line = call(OP, Kind.RELEASE, HELD, sku=1, location=1, quantity=3)
+        await town.router.on_hold(line)
+        if is_repeated:
+            await town.router.reserve(order(bytes([8]) * 16, [(2, 2)], [8]))
+            _, answer = await operation(town.router)
+            assert any(answer.status) or not is_dead or not stands
+        if stands:
+            stood += 1
+            _, answer = await town.router.on_hold(call(bytes([7]) * 16, Kind.COMMIT, HELD))
+            assert not any(answer.status)
+            assert town.counted("committed") == 2
+        if not is_dead:
+            assert stood > 2
+            return
+    raise AssertionError("it takes ever more calls")
+
+
+async def test_a_part_that_was_marked_by_a_release_and_not_given_up_says_nothing_of_the_rest() -> (
+    None
+):
+    release = call(OP, Kind.RELEASE, HELD)
+    stood = 0
+    for lives in range(20):
+        town = await Town().stocked()
+        await town.router.reserve(order(HELD, [(1, 1), (2, 2)], [3, 2]))
+        is_dead = await dies(town, lambda router: router.on_hold(release), lives)
+        if await pending_of(town, HELD) == {(1, 1): 3, (2, 2): 2}:
+            stood += 1
+            line = call(NEW, Kind.RELEASE, HELD, sku=1, location=1, quantity=3)
+            await town.router.on_hold(line)
+            _, answer = await town.router.on_hold(call(bytes([7]) * 16, Kind.COMMIT, HELD))
+            assert not any(answer.status)
+        if not is_dead:
+            assert stood > 2
+            return
+    raise AssertionError("it takes ever more calls")
+
+
+@pytest.mark.parametrize("kind", [Kind.COMMIT, Kind.RELEASE])
+@pytest.mark.parametrize("sold", [0, 8])
+async def test_an_order_that_died_and_a_call_on_the_older_one_that_died_end_one_way(
+    kind: Kind, sold: int
+) -> None:
+    """Both are repeated: not both are done, no answer is another then, and nothing is lost of what stands."""
+    operation = an_order([(1, 1), (2, 2)], [9, 9], older=HELD)
+    request = call(OP, kind, HELD)
+    for lives in range(20):
+        for others in range(20):
+            town = await Town().stocked()
+            await town.router.reserve(order(HELD, [(1, 1), (2, 2)], [3, 2]))
+            is_dead = await dies(town, operation, lives)
+            if sold:
+                await town.router.reserve(order(bytes([8]) * 16, [(2, 2)], [sold]))
+            is_other_dead = await dies(town, lambda router: router.on_hold(request), others)
+            told = [(await operation(town.router))[1].status for _ in range(2)]
+            said = [(await town.router.on_hold(request))[1].status for _ in range(2)]
+            assert (told[0], said[0]) == (told[1], said[1])
+            is_held, is_done = not any(told[0]), not any(said[0])
+            pending = await pending_of(town, HELD)
+            if kind == Kind.COMMIT:
+                assert not (is_held and is_done)
+                assert town.counted("committed") == (5 if is_done else 0)
+            if is_held or is_done:
+                assert pending == {}
+            else:
+                assert pending == {(1, 1): 3, (2, 2): 2}
+            if not is_other_dead:
+                break
+        if not is_dead:
+            assert lives > 5
+            return
+    raise AssertionError("it takes ever more calls")
+
+
+@pytest.mark.parametrize("lines", [1, 2])
+async def test_a_move_that_was_refused_as_a_part_was_taken_stays_so_when_that_is_given_back(
+    lines: int,
+) -> None:
+    operation = an_order([(1, 1), (2, 2)], [9, 9], older=HELD)
+    column = {"sku": [1, 2][:lines], "value": [1, 2][:lines]} if lines > 1 else {}
+    move = call(OP, Kind.MOVE, HELD, lines=lines, location=3, **column)
+    refused = 0
+    for lives in range(20):
+        town = await Town().stocked()
+        await town.router.reserve(order(HELD, [(1, 1), (2, 2)], [3, 2]))
+        is_dead = await dies(town, operation, lives)
+        _, told = await town.router.move(move)
+        await town.router.reserve(order(bytes([8]) * 16, [(2, 2)], [8]))
+        await operation(town.router)
+        there = state_of(town)
+        assert (await town.router.move(move))[1].status == told.status
+        assert state_of(town) == there
+        refused += told.status[0] == Status.HOLD_RELEASED
+        if not is_dead:
+            assert refused > 3
+            return
+    raise AssertionError("it takes ever more calls")
+
+
 async def test_an_order_is_in_place_of_a_hold_that_goes_elsewhere_meanwhile(town: Town) -> None:
     """It was held beside that."""
     await town.router.reserve(order(HELD, [(1, 1)], [4]))
