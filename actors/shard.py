@@ -511,20 +511,23 @@ class Shard:
     def _full(self, error: MemoryError) -> Overloaded:
         return Overloaded(f"shard {self._number} is full: {error}")
 
-    def _begin_append(self, staged: _Staged) -> None:
+    def _begin_append(self, staged: _Staged, sent: float | None = None) -> None:
+        """Begin to write a block; `sent`, if it may have been sent before, is a time before that."""
         self._unanswered.update(request.op_id for request in staged.requests)
-        self._appending = asyncio.create_task(self._append(staged))
+        self._appending = asyncio.create_task(self._append(staged, sent))
         self._appending.add_done_callback(lambda _: self._plenty.set())
 
-    async def _append(self, staged: _Staged) -> None:
+    async def _append(self, staged: _Staged, sent: float | None) -> None:
         """Make a block durable, and answer it."""
         started = self._monotonic()
         while True:
-            sent = self._monotonic()
+            if sent is None:
+                sent = self._monotonic()
             try:
                 await self._journal.append(staged.position, staged.payload)
                 break
             except JournalUnavailable as error:
+                sent = None
                 _log.warning("journal unavailable", shard=self._number, error=str(error))
                 self._fail_reads("the journal cannot be reached")
                 await asyncio.sleep(RETRY_APPEND_S)
@@ -603,7 +606,7 @@ class Shard:
         ):
             answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
             staged.taken.append(_Waiting(request, answer, since))
-            self._begin_append(staged)
+            self._begin_append(staged, since)
             self._wake.set()
             return answer
         (given,) = told

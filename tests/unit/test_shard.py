@@ -372,6 +372,43 @@ async def test_proof_of_ownership_is_as_old_as_the_append_that_gave_it(world: Wo
         doomed.cancel()
 
 
+async def test_proof_of_ownership_is_as_old_as_the_append_at_once_that_was_late(
+    world: World,
+) -> None:
+    """The process sleeps after the block was sent, before it waits for it in the usual way."""
+    now_s = 0.0
+
+    class LateJournal(FakeJournal):
+        def append_at_once(
+            self, position: Position, payload: bytes, meanwhile: Callable[[], object]
+        ) -> bool:
+            nonlocal now_s
+            if self.is_quick:
+                return super().append_at_once(position, payload, meanwhile)
+            self.stream.add(position, payload)
+            world.stream.add(position.opening(), b"another owner")
+            now_s += LEASE_S + 1.0
+            return False
+
+        async def append(self, position: Position, payload: bytes) -> None:
+            if self.is_quick:
+                await super().append(position, payload)
+            self.acknowledged = position  # its own entry is found
+
+    journal = LateJournal(world.stream)
+    shard = world.shard(journal=journal, monotonic=lambda: now_s)
+    await shard.start()
+    await alone(shard, LONE_BLOCKS + 1)
+    journal.is_quick = False
+    await shard.submit(receive(1, 100))
+    reading = asyncio.create_task(shard.cells([(1, 1)]))
+    done, _ = await asyncio.wait([reading], timeout=0.1)
+    assert not done
+    assert world.stopped
+    assert "Fenced" in world.stopped[0]
+    reading.cancel()
+
+
 async def test_a_long_replay_leaves_no_proof_of_ownership(world: World) -> None:
     now_s = 0.0
 
