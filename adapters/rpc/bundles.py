@@ -8,7 +8,7 @@ A component that was sold under a receipt's id has an id of its own (`adapters.r
 order is in the order's hold like any other line.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
@@ -105,7 +105,9 @@ class BundleRouter:
 
     A shard by itself refuses a call of which a line, or a component, is another shard's: as a whole, and
     nothing of it is judged or remembered. Sent again to a gateway, with the same op_id, it is cut by
-    shard, and a shard that had judged all of its lines before would answer for the wrong ones.
+    shard, and a shard that had judged all of its lines before would answer for the wrong ones. So is an
+    exchange for goods that may have been sold elsewhere: a gateway takes it step by step, each under an
+    id of its own, and what a shard had done in one it would do again.
     """
 
     def __init__(self, router: Router, catalogue: Catalogue) -> None:
@@ -167,7 +169,10 @@ class BundleRouter:
 
         expanded = await self._expanded(request, path)
         of = sold_at if expanded is None else expanded.of_parts(sold_at)
-        return await self._sent(request, expanded, lambda sent: self._router.exchange(sent, of))
+        foreign = self._sold_elsewhere(request if expanded is None else expanded.request, of)
+        return await self._sent(
+            request, expanded, lambda sent: self._router.exchange(sent, of), foreign
+        )
 
     async def _taken(self, request: Request) -> list[int]:
         """The lines that sell a bundle under the id of something else that was sold.
@@ -203,30 +208,52 @@ class BundleRouter:
         return await self._sent(request, await self._expanded(request, "lines[{}]".format), send)
 
     async def _sent(
-        self, request: Request, expanded: Expanded | None, send: Send
+        self,
+        request: Request,
+        expanded: Expanded | None,
+        send: Send,
+        foreign: Collection[int] = (),
     ) -> tuple[int, Answer]:
+        """Send a request, unless some of its lines, of its expanded form if it has one, are foreign."""
         sent = request if expanded is None else expanded.request
-        foreign = self._elsewhere(sent)
+        foreign = {*foreign, *self._elsewhere(sent)}
         shard, answer = (
             (self._router.first, not_here(sent, foreign)) if foreign else await send(sent)
         )
         return shard, answer if expanded is None else expanded.folded(answer)
+
+    @property
+    def _is_one_of_many(self) -> bool:
+        # There is no shard map before there are locations.
+        return self._catalogue.locations > 0 and self._router.is_one_of_many
 
     def _elsewhere(self, request: Request) -> list[int]:
         """The lines whose cells another shard owns, as a shard by itself sees it.
 
         What is not in the catalogue is so everywhere, and any shard says that.
         """
-        catalogue = self._catalogue
-        # There is no shard map before there are locations.
-        if not (catalogue.locations and self._router.is_one_of_many):
+        if not self._is_one_of_many:
             return []
-        skus, locations = (column_of(request, name).tolist() for name in ("sku", "location"))
+        skus, locations = column_of(request, "sku"), column_of(request, "location")
+        is_move = column_of(request, "kind") == Kind.MOVE
+        leaves = np.where(is_move, column_of(request, "value"), 0)
+        return [*self._not_owned(skus, locations), *self._not_owned(skus, leaves)]
+
+    def _not_owned(self, skus: NDArray[Any], locations: NDArray[Any]) -> list[int]:
+        catalogue = self._catalogue
         known = [
             (sku if sku <= catalogue.skus else 0, at if at <= catalogue.locations else 0)
-            for sku, at in zip(skus, locations, strict=True)
+            for sku, at in zip(skus.tolist(), locations.tolist(), strict=True)
         ]
         return self._router.elsewhere(known)
+
+    def _sold_elsewhere(self, request: Request, sold_at: Sequence[int]) -> list[int]:
+        """The lines that bring back what may not have been sold on this shard alone."""
+        if not self._is_one_of_many:
+            return []
+        is_named = (column_of(request, "hold_hi") | column_of(request, "hold_lo")) != 0
+        named = np.flatnonzero(is_named).tolist()
+        return [place for place in named if not self._router.has_all_of(sold_at[place])]
 
     async def _expanded(self, request: Request, path: Path) -> Expanded | None:
         """Expand a request; None when nothing in it is of a bundle."""
@@ -252,7 +279,7 @@ class BundleRouter:
         return found
 
 
-def not_here(request: Request, foreign: Sequence[int]) -> Answer:
+def not_here(request: Request, foreign: Collection[int]) -> Answer:
     """The answer to a call that was not judged since these lines are another shard's."""
     status = bytearray((Status.LINKED_LINE_REFUSED,)) * request.lines
     for place in foreign:

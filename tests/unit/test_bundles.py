@@ -34,10 +34,11 @@ SECOND = 10**9
 def some_catalogue() -> Catalogue:
     catalogue = Catalogue()
     plain = [Sku("COLA"), Sku("HAM", 1), Sku("MILK", 2)]
-    catalogue.apply(CatalogueBlock(1, 1, skus=plain, locations=[Location("L1", "EUR")]))
+    places = [Location(f"L{number}", "EUR") for number in (1, 2, 3)]
+    catalogue.apply(CatalogueBlock(1, 1, skus=plain, locations=places))
     box = Sku("BOX", components=(Component(COLA, 6), Component(HAM, 250)))
     case = Sku("CASE", components=(Component(COLA, 24),))
-    catalogue.apply(CatalogueBlock(1, 2, 0, 3, 1, [box, case]))
+    catalogue.apply(CatalogueBlock(1, 2, 0, 3, 3, [box, case]))
     return catalogue
 
 
@@ -412,7 +413,9 @@ def test_an_order_of_bundles_is_judged_as_its_components_are(
     assert machine.cell(BOX, 1) is None
 
 
-APART = ShardMap(1, 2, {1: (0, 1)})  # cola on shard 0, ham on shard 1
+APART = ShardMap(1, 2, {1: (0, 1), 2: (0, 1)})  # cola on shard 0, ham on shard 1
+SOLD = b"q" * 16
+SHOPS = ShardMap(1, 2, {1: (0,), 2: (1,), 3: (0, 1)})
 TWO = ((COLA, 1), (HAM, 1))
 
 
@@ -431,6 +434,8 @@ def many_calls(op_id: bytes) -> dict[str, tuple[str, Request, list[Any]]]:
         "flags": np.array([Flag.LINKED, 0], "u1"),
         "value": np.array([0, 60_000], "<i8"),
     }
+    moved = request_of(Kind.MOVE, *TWO, holds=[ID] * 2, value=1, op_id=op_id)
+    moved.columns["location"] = np.full(2, 2, "<u4")
     priced = request_of(Kind.SET_PRICE, *TWO, op_id=op_id)
     priced.columns |= {"quantity": np.zeros(2, "<i8"), "currency": np.full(2, USD, "<u2")}
     return {
@@ -441,6 +446,7 @@ def many_calls(op_id: bytes) -> dict[str, tuple[str, Request, list[Any]]]:
         "prices": ("submit", priced, []),
         "returns": ("returned", back, [[0, 0]]),
         "an exchange": ("exchange", swapped, [[0, 0], 1]),
+        "a move": ("move", moved, []),
         "parts of a hold": ("on_hold", linked(request_of(Kind.COMMIT, *TWO, holds=[ID] * 2, op_id=op_id)), []),
     }  # fmt: skip
 
@@ -455,8 +461,9 @@ async def test_a_shard_by_itself_judges_nothing_of_a_call_that_is_also_about_oth
         BundleRouter(Router(links, lambda: APART), CATALOGUE)
         for links in (shards, *({number: shard} for number, shard in shards.items()))
     )
-    stock = request_of(Kind.RECEIVE, (COLA, 100), (HAM, 1_000), op_id=os.urandom(16))
-    assert not any((await gateway.submit(stock))[1].status)
+    for location in (1, 2):
+        stock = request_of(Kind.RECEIVE, (COLA, 100), (HAM, 1_000), op_id=os.urandom(16))
+        assert not any((await gateway.submit(at(location, stock)))[1].status)
     assert not any((await gateway.reserve(order(*TWO)))[1].status)
     before = [list(shard.seen) for shard in shards.values()]
     way, request, more = many_calls(os.urandom(16))[what]
@@ -470,6 +477,124 @@ async def test_a_shard_by_itself_judges_nothing_of_a_call_that_is_also_about_oth
     for _ in range(2):
         _, answer = await getattr(gateway, way)(request, *more)
         assert not any(answer.status)
+
+
+def shops() -> tuple[dict[int, FakeShard], BundleRouter, list[BundleRouter]]:
+    """Two shards with a shop each and one together; by a gateway, and each shard by itself."""
+    shards = {number: FakeShard(number, SHOPS) for number in range(2)}
+    gateway, *own = (
+        BundleRouter(Router(links, lambda: SHOPS), CATALOGUE)
+        for links in (shards, *({number: shard} for number, shard in shards.items()))
+    )
+    return shards, gateway, own
+
+
+async def received(gateway: BundleRouter, *locations: int) -> None:
+    for location in locations:
+        stock = at(
+            location, request_of(Kind.RECEIVE, (COLA, 100), (HAM, 1_000), op_id=os.urandom(16))
+        )
+        assert not any((await gateway.submit(stock))[1].status)
+
+
+def at(location: int, request: Request) -> Request:
+    request.columns["location"] = np.full(request.lines, location, "<u4")
+    return request
+
+
+@pytest.mark.parametrize(("leaves", "to"), [((1, 1), 2), ((1, 1), 3), ((1, 3), 2), ((1, 2), 3)])
+async def test_a_shard_by_itself_moves_nothing_that_leaves_another(
+    leaves: tuple[int, int], to: int
+) -> None:
+    """That nothing of this is in its part of the hold, it had judged, and a gateway was told so."""
+    shards, gateway, own = shops()
+    await received(gateway, 1, 2, 3)
+    held = order((COLA, 3), (HAM, 5))
+    held.columns["location"] = np.array(leaves, "<u4")
+    assert not any((await gateway.reserve(held))[1].status)
+    move = at(to, request_of(Kind.MOVE, (COLA, 3), (HAM, 5), holds=[ID] * 2, op_id=os.urandom(16)))
+    move.columns["value"] = np.array(leaves, "<i8")
+    before = list(shards[1].seen)
+    _, answer = await own[1].move(move)
+    is_own = [leaves[0] != 1 and to != 3, leaves[1] != 1]  # cola of the third shop is not
+    expected = [Status.LINKED_LINE_REFUSED if each else Status.WRONG_SHARD for each in is_own]
+    assert list(answer.status) == expected
+    assert shards[1].seen == before
+    for _ in range(2):
+        assert not any((await gateway.move(move))[1].status)
+    hold = await gateway.hold(ID, 0)
+    assert hold is not None
+    pending = {(line.sku, line.location): line.pending for line in hold.lines if line.pending}
+    assert pending == {(COLA, to): 3, (HAM, to): 5}
+
+
+def swap_of(sku: int) -> Request:
+    """One of what was sold under SOLD comes back to the second shop, for one ham."""
+    lines = ((sku, 1), (HAM, 1))
+    swap = at(2, request_of(Kind.RETURN, *lines, holds=[SOLD, bytes(16)], op_id=os.urandom(16)))
+    swap.columns |= {
+        "kind": np.array([Kind.RETURN, Kind.RESERVE], "u1"),
+        "flags": np.array([Flag.LINKED, 0], "u1"),
+        "value": np.array([0, 60_000], "<i8"),
+    }
+    return swap
+
+
+@pytest.mark.parametrize("sku", [COLA, CASE, BOX])
+@pytest.mark.parametrize("sold_at", [0, 1, 3])
+async def test_a_shard_by_itself_exchanges_nothing_that_may_be_sold_elsewhere(
+    sold_at: int, sku: int
+) -> None:
+    """Half of the third shop is elsewhere."""
+    shards, gateway, own = shops()
+    await received(gateway, 2)
+    sale = at(2, request_of(Kind.SALE, (sku, 2), holds=[SOLD], op_id=os.urandom(16)))
+    assert not any((await gateway.submit(sale))[1].status)
+    before = list(shards[1].seen)
+    shard, answer = await own[1].exchange(swap_of(sku), [sold_at, 0], 1)
+    assert (shard, list(answer.status)) == (1, [Status.WRONG_SHARD, Status.LINKED_LINE_REFUSED])
+    assert shards[1].seen == before
+
+
+@pytest.mark.parametrize("sold_at", [0, 2])
+@pytest.mark.parametrize("is_own_first", [True, False])
+async def test_what_is_exchanged_comes_back_once(is_own_first: bool, sold_at: int) -> None:
+    """Asked of the shard's own server, and then of a gateway, it came back twice."""
+    _, gateway, own = shops()
+    await received(gateway, 2)
+    sale = at(2, request_of(Kind.SALE, (COLA, 5), holds=[SOLD], op_id=os.urandom(16)))
+    assert not any((await gateway.submit(sale))[1].status)
+    swap, ways = swap_of(COLA), (own[1], gateway) if is_own_first else (gateway, own[1])
+    told = [list((await way.exchange(swap, [sold_at, 0], 1))[1].status) for way in ways]
+    refused = [Status.WRONG_SHARD, Status.LINKED_LINE_REFUSED]
+    assert told == [[0, 0] if sold_at or way is gateway else refused for way in ways]
+    hold = await gateway.hold(SOLD, 2)
+    assert hold is not None
+    assert [line.returned for line in hold.lines] == [1]
+
+
+WAYS: dict[str, tuple[Kind, list[Any]]] = {
+    "submit": (Kind.RECEIVE, []),
+    "reserve": (Kind.RESERVE, []),
+    "returned": (Kind.RETURN, [[0, 0]]),
+    "exchange": (Kind.RETURN, [[0, 0], 1]),
+    "move": (Kind.MOVE, []),
+    "on_hold": (Kind.COMMIT, []),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_an_answer_to_another_number_of_lines_is_told_to_nobody(way: str) -> None:
+    """A shard had a part of the request, of one line, when the shard map was another one."""
+    shard = FakeShard()
+    kind, more = WAYS[way]
+    whole = request_of(kind, *TWO)
+    await shard.submit(
+        whole.with_lines(1, {name: each[:1] for name, each in whole.columns.items()})
+    )
+    lines = BundleRouter(Router({0: shard}, lambda: ShardMap(1, 1, {})), CATALOGUE)
+    _, answer = await getattr(lines, way)(whole, *more)
+    assert list(answer.status) == [Status.OP_ID_REUSED] * 2
 
 
 async def test_a_shard_answers_before_there_is_a_shard_map() -> None:
