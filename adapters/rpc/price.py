@@ -22,7 +22,7 @@ class PriceServicer(price_pb2_grpc.PriceServicer):
     async def SetPrice(
         self, request: price_pb2.SetPriceRequest, context: Any
     ) -> common_pb2.OperationReply:
-        """Set prices; each line by itself."""
+        """Set prices; each line by itself, but none where one is another shard's."""
         operation = requests.set_price(request, self._catalogue)
         return replies.operation(*await self._lines.submit(operation))
 
