@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from actors.router import Router
 from adapters.rpc import bundles, sold
-from adapters.rpc.bundles import BundleRouter
 from adapters.rpc.requests import NO_SUCH_ID, InvalidField
+from adapters.rpc.unary import UnaryRouter
 from engine import limits
 from engine.catalogue import Catalogue
 from engine.catalogue_block import CatalogueBlock
@@ -172,7 +172,7 @@ def a_router() -> Router:
 
 async def test_what_was_sold_of_a_bundle_is_found_by_the_id_of_its_line() -> None:
     router, sale = a_router(), b"s" * 16
-    lines = BundleRouter(router, CATALOGUE)
+    lines = UnaryRouter(router, CATALOGUE)
     for _ in range(2):
         till = request_of(
             Kind.SALE, (BOX, 2), (CASE, 1), holds=[sale, b"c" * 16], op_id=os.urandom(16)
@@ -206,7 +206,7 @@ async def test_the_sale_of_a_bundle_gets_one_answer_though_its_id_is_taken_or_fo
     shard.machine = ReferenceMachine(resolved_remembered=2)
     shard.machine.set_sku_limit(8)
     shard.machine.set_location(1, owned=True, currency=USD)
-    lines = BundleRouter(Router({0: shard}, lambda: ShardMap(1, 1, {})), CATALOGUE)
+    lines = UnaryRouter(Router({0: shard}, lambda: ShardMap(1, 1, {})), CATALOGUE)
 
     async def sell(sku: int, hold: bytes) -> None:
         sold = request_of(Kind.SALE, (sku, 1), holds=[hold], op_id=os.urandom(16))
@@ -228,7 +228,7 @@ async def test_the_sale_of_a_bundle_gets_one_answer_though_its_id_is_taken_or_fo
 
 async def test_a_bundle_comes_back_whole_or_not_at_all() -> None:
     router, sale = a_router(), b"s" * 16
-    lines = BundleRouter(router, CATALOGUE)
+    lines = UnaryRouter(router, CATALOGUE)
     await lines.submit(request_of(Kind.SALE, (BOX, 1), holds=[sale], op_id=os.urandom(16)))
     part = request_of(Kind.RETURN, (HAM, 1), holds=[sale], op_id=os.urandom(16))
     assert (await lines.returned(part, [0]))[1].status == b"\0"
@@ -241,7 +241,7 @@ async def test_a_bundle_comes_back_whole_or_not_at_all() -> None:
 
 async def test_a_bundle_moves_whole_or_not_at_all() -> None:
     router = a_router()
-    lines = BundleRouter(router, CATALOGUE)
+    lines = UnaryRouter(router, CATALOGUE)
     goods = {"sku": [COLA, HAM, COLA, HAM], "location": [1, 1, 2, 2]}
     stock = Request.of(os.urandom(16), 4, kind=Kind.RECEIVE, quantity=[12, 500, 12, 250], **goods)
     await router.submit(stock)
@@ -262,7 +262,7 @@ async def test_a_bundle_moves_whole_or_not_at_all() -> None:
 
 async def test_the_history_of_what_was_sold_of_a_bundle_is_that_of_its_components() -> None:
     shard, sale = FakeShard(), b"s" * 16
-    lines = BundleRouter(Router({0: shard}, lambda: ShardMap(1, 1, {})), CATALOGUE)
+    lines = UnaryRouter(Router({0: shard}, lambda: ShardMap(1, 1, {})), CATALOGUE)
     await lines.submit(request_of(Kind.SALE, (BOX, 1), holds=[sale]))
     for number, sku in enumerate((COLA, HAM)):
         event = Event(ID, number, Kind.SALE, 0, sku, 1, 1, 0, 0, 0, 0, 10 - number, 0, 1, 1)
@@ -458,7 +458,7 @@ async def test_a_shard_by_itself_judges_nothing_of_a_call_that_is_also_about_oth
     """Sent again by the gateway it has other lines there, and what was judged would be told of these."""
     shards = {number: FakeShard(number, APART) for number in range(2)}
     gateway, *own = (
-        BundleRouter(Router(links, lambda: APART), CATALOGUE)
+        UnaryRouter(Router(links, lambda: APART), CATALOGUE)
         for links in (shards, *({number: shard} for number, shard in shards.items()))
     )
     for location in (1, 2):
@@ -479,17 +479,17 @@ async def test_a_shard_by_itself_judges_nothing_of_a_call_that_is_also_about_oth
         assert not any(answer.status)
 
 
-def shops() -> tuple[dict[int, FakeShard], BundleRouter, list[BundleRouter]]:
+def shops() -> tuple[dict[int, FakeShard], UnaryRouter, list[UnaryRouter]]:
     """Two shards with a shop each and one together; by a gateway, and each shard by itself."""
     shards = {number: FakeShard(number, SHOPS) for number in range(2)}
     gateway, *own = (
-        BundleRouter(Router(links, lambda: SHOPS), CATALOGUE)
+        UnaryRouter(Router(links, lambda: SHOPS), CATALOGUE)
         for links in (shards, *({number: shard} for number, shard in shards.items()))
     )
     return shards, gateway, own
 
 
-async def received(gateway: BundleRouter, *locations: int) -> None:
+async def received(gateway: UnaryRouter, *locations: int) -> None:
     for location in locations:
         stock = at(
             location, request_of(Kind.RECEIVE, (COLA, 100), (HAM, 1_000), op_id=os.urandom(16))
@@ -592,7 +592,7 @@ async def test_an_answer_to_another_number_of_lines_is_told_to_nobody(way: str) 
     await shard.submit(
         whole.with_lines(1, {name: each[:1] for name, each in whole.columns.items()})
     )
-    lines = BundleRouter(Router({0: shard}, lambda: ShardMap(1, 1, {})), CATALOGUE)
+    lines = UnaryRouter(Router({0: shard}, lambda: ShardMap(1, 1, {})), CATALOGUE)
     _, answer = await getattr(lines, way)(whole, *more)
     assert list(answer.status) == [Status.OP_ID_REUSED] * 2
 
@@ -601,13 +601,13 @@ async def test_a_shard_answers_before_there_is_a_shard_map() -> None:
     def none_yet() -> ShardMap:
         raise AssertionError("there is no shard map yet")
 
-    lines = BundleRouter(Router({0: FakeShard()}, none_yet), Catalogue())
+    lines = UnaryRouter(Router({0: FakeShard()}, none_yet), Catalogue())
     assert not any((await lines.submit(request_of(Kind.SALE, (COLA, 1))))[1].status)
 
 
 async def test_what_nobody_knows_any_shard_refuses() -> None:
     shard = FakeShard(0, APART)
-    lines = BundleRouter(Router({0: shard}, lambda: APART), CATALOGUE)
+    lines = UnaryRouter(Router({0: shard}, lambda: APART), CATALOGUE)
     unknown = request_of(Kind.SALE, (COLA, 1), (NO_SUCH_ID, 1), (0, 1))
     unknown.columns["location"] = np.array([NO_SUCH_ID, 1, 1], "<u4")
     _, answer = await lines.submit(unknown)
