@@ -122,7 +122,7 @@ class Router:
         When one shard refuses, the others are released before this answers.
         """
         if self._only is not None:
-            return self._first, await self._only.submit(request)
+            return self._first, that_fits(request, await self._only.submit(request))
         owners = self._owners_of(request)
         is_special = "flags" in request.columns and request.columns["flags"][0] & Flag.SUPERSEDE
         if (owners == owners[0]).all() and not is_special:
@@ -145,7 +145,7 @@ class Router:
         if self._only is not None:
             if location and self._first not in self._shards.asked_for(location):
                 return self._first, refused_with(request, Status.WRONG_SHARD)
-            return self._first, await self._only.submit(request)
+            return self._first, that_fits(request, await self._only.submit(request))
         async with self._turns.of(hold_id_of(request)):
             return await self._on_hold(request, location)
 
@@ -158,7 +158,7 @@ class Router:
     async def move(self, request: Request) -> tuple[int, Answer]:
         """Move lines of a pending hold to another location, on the same shard or not."""
         if self._only is not None:
-            return self._first, await self._only.submit(request)
+            return self._first, that_fits(request, await self._only.submit(request))
         async with self._turns.of(hold_id_of(request)):
             return await self._move(request)
 
@@ -169,7 +169,7 @@ class Router:
         `sold_at`: where each line was, as far as that is known; 0 where it has to be looked for.
         """
         if self._only is not None:
-            return self._first, await self._only.submit(request)
+            return self._first, that_fits(request, await self._only.submit(request))
         return await returns.returned(self._shards, request, self._owners_of(request), sold_at)
 
     @in_doubt_half_way
@@ -179,7 +179,7 @@ class Router:
         The lines are returns, then those of one order. `sold_at` is as for `returned`.
         """
         if self._only is not None:
-            return self._first, await self._only.submit(request)
+            return self._first, that_fits(request, await self._only.submit(request))
         owners = self._owners_of(request)
         owner = int(owners[0])
         named = np.flatnonzero(column_of(request, "hold_hi") | column_of(request, "hold_lo"))
@@ -255,6 +255,12 @@ class Router:
         if self._only is None:
             return []
         return [place for place, name in enumerate(names) if name[1] and not self._may_own(*name)]
+
+    def has_all_of(self, location: int) -> bool:
+        """Whether a location is known, and nothing of it is on a shard that this router has no link to."""
+        if self._only is None:
+            return True
+        return location != 0 and self._shards.asked_for(location) == [self._first]
 
     async def history(self, hold_id: bytes, location: int = 0) -> History:
         """Find the operations on a hold in all its shards, oldest first.

@@ -92,7 +92,7 @@ MESSAGES: Final[dict[Status, str]] = {
     Status.INSUFFICIENT_STOCK: "quantity: more than is available",
     Status.BALANCE_LIMIT: f"quantity: a counter of the cell would pass {limits.MAX_BALANCE}, or a "
     f"line of the incoming record {limits.MAX_QUANTITY}",
-    Status.LINKED_LINE_REFUSED: "another line of the same order was refused",
+    Status.LINKED_LINE_REFUSED: "another line of the same order or call was refused",
 }
 
 assert set(MESSAGES) == set(Status), "each status has a message"

@@ -4,6 +4,7 @@ They come before all others, which start many processes or measure something, an
 machine to themselves. All results are told by the first process, in order.
 """
 
+import argparse
 import contextlib
 import io
 import multiprocessing
@@ -37,12 +38,12 @@ class Beside:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items.sort(key=_place)
         both = [[item for item in items if _turn(item) == turn] for turn in (0, 1)]
-        if not all(both) or self._config.option.collectonly:
+        if not all(both) or is_for_one(self._config.option):
             return
         for item in both[1]:
             item.add_marker(pytest.mark.timeout(0), append=False)  # it counts where the test runs
         given = self._config.invocation_params
-        arguments = [each for each in given.args if each != OPTION]
+        arguments = arguments_of(given.args, self._config.option.basetemp)
         context = multiprocessing.get_context("spawn")
         self._results, results = context.Pipe(duplex=False)
         names = [item.nodeid for item in both[1]]
@@ -94,6 +95,22 @@ class _Second:
         hook = self._config.hook
         data = hook.pytest_report_to_serializable(config=self._config, report=report)
         self.told.setdefault(report.nodeid, []).append(data)
+
+
+def is_for_one(option: argparse.Namespace) -> bool:
+    """Whether something is asked for that needs all tests in one process.
+
+    That is a word with who has called it, to see what is written at once, or to stop at the first
+    failure and go on from there the next time.
+    """
+    is_live = option.usepdb or option.trace or option.capture == "no"
+    return bool(option.collectonly or option.stepwise or is_live)
+
+
+def arguments_of(given: Sequence[str], basetemp: str | Path | None) -> list[str]:
+    """The arguments of the second process, which has a folder of its own: each empties its at first."""
+    arguments = [each for each in given if each != OPTION]
+    return arguments if basetemp is None else [*arguments, f"--basetemp={basetemp}-beside"]
 
 
 def _run(results: Connection, folder: Path, arguments: Sequence[str], names: Sequence[str]) -> None:

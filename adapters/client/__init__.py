@@ -15,6 +15,7 @@ from adapters.client.batches import Batch
 from adapters.client.client import Client
 from adapters.client.errors import (
     EventsGone,
+    FailedPrecondition,
     InvalidArgument,
     OnhandError,
     Overloaded,
@@ -72,6 +73,7 @@ __all__ = [
     "EventFrame",
     "EventKind",
     "EventsGone",
+    "FailedPrecondition",
     "Fields",
     "Flag",
     "Frame",

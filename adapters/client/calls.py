@@ -15,8 +15,8 @@ from typing import Any, Final, TypeVar
 import grpc.aio
 
 from adapters.client.errors import (
+    FailedPrecondition,
     OnhandError,
-    ServerFailed,
     TimedOut,
     Unavailable,
     is_retryable,
@@ -89,9 +89,9 @@ class Caller:
         request = directory_pb2.GetShardMapRequest()
         try:
             self._take(await self.call(lambda peer: peer.directory.GetShardMap, request))
-        except ServerFailed as error:
+        except FailedPrecondition:
             # What is called may be a shard's own server, which has none: all goes there.
-            if self._direct or error.code != grpc.StatusCode.FAILED_PRECONDITION.name:
+            if self._direct:
                 raise
 
     async def close(self) -> None:

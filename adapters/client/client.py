@@ -23,9 +23,10 @@ class Client(Tills, Transfers):
 
     All operations take an `op_id` of 16 bytes and make a fresh one when there is none; to repeat an
     operation, also in another process, give the id again. What the servers answer is a `Result`,
-    refused or not. What keeps them from answering is raised: InvalidArgument, Unavailable once the
-    retries have used up `timeout_s`, ServerFailed. A wrong argument that is seen here is a
-    ValueError. Belongs to one event loop; any number of its calls may be under way at once.
+    refused or not. What keeps them from answering is raised: InvalidArgument, FailedPrecondition,
+    Unavailable once the retries have used up `timeout_s`, ServerFailed. A wrong argument that is
+    seen here is a ValueError. Belongs to one event loop; any number of its calls may be under way
+    at once.
     """
 
     @classmethod

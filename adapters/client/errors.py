@@ -2,6 +2,7 @@
 
     OnhandError
     ├── InvalidArgument    the request is malformed; nothing was judged, repeating it is no use
+    ├── FailedPrecondition not here, or not as things are: nothing was done, repeating it is no use
     ├── Unavailable        no answer in time; whether the operation was applied is not known
     │   ├── Overloaded     the servers turned every attempt away
     │   └── TimedOut       the last attempt was not answered in time
@@ -57,6 +58,13 @@ class InvalidArgument(OnhandError):  # noqa: N818 - conditions, as in actors.por
         self.description = violations[0].description if violations else message
 
 
+class FailedPrecondition(OnhandError):  # noqa: N818
+    """Nothing was done, and repeating it does not help: the message says what stands in the way.
+
+    The catalogue is full; or a shard's own server was asked for what only a gateway or another shard has.
+    """
+
+
 class Unavailable(OnhandError):  # noqa: N818
     """No answer within the deadline, after retries. The operation may have been applied."""
 
@@ -97,6 +105,8 @@ def translate(error: grpc.aio.AioRpcError, where: str) -> OnhandError:
     if _TOO_LARGE in details:
         return InvalidArgument(details, (Violation("request", details),))
     told = f"{where}: {code.name}: {details}"
+    if code is grpc.StatusCode.FAILED_PRECONDITION:
+        return FailedPrecondition(told)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return Overloaded(told)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -8,7 +8,7 @@ A component that was sold under a receipt's id has an id of its own (`adapters.r
 order is in the order's hold like any other line.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
@@ -16,13 +16,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.router import Router
-from actors.shards import every
 from adapters.rpc import sold
 from adapters.rpc.requests import InvalidField
 from engine import limits
 from engine.catalogue import Catalogue
-from engine.history import History
 from engine.operations import (
     COLUMNS,
     LINKING_KINDS,
@@ -35,7 +32,6 @@ from engine.operations import (
     pair_to_id,
 )
 from engine.status import Status
-from engine.views import Hold
 
 EXPANDED: Final = (
     Kind.RESERVE,
@@ -48,15 +44,10 @@ EXPANDED: Final = (
     Kind.MOVE,
     Kind.UNFULFIL,
 )
-_NO_KIND: Final = 0
-_INVALID_KIND: Final = bytes((Status.INVALID_KIND,))
-_HOLD_EXISTS: Final = bytes((Status.HOLD_EXISTS,))
 _NO_SALES: Final[Mapping[bytes, Mapping[int, bytes]]] = {}
 # Answers of a component that are those of its bundle only when no other component says more.
 _LESS_TELLING: Final = (Status.OK, Status.ALREADY_RECORDED, Status.LINKED_LINE_REFUSED)
 
-
-Send = Callable[[Request], Awaitable[tuple[int, Answer]]]
 Path = Callable[[int], str]
 """Where in its message a line is that has a number in its request."""
 
@@ -100,175 +91,15 @@ class Expanded:
         return replace(answer, status=status, available=available, endangered=endangered)
 
 
-class BundleRouter:
-    """A router for single calls, which may name bundles; what it raises besides is InvalidField.
-
-    A shard by itself refuses a call of which a line, or a component, is another shard's: as a whole, and
-    nothing of it is judged or remembered. Sent again to a gateway, with the same op_id, it is cut by
-    shard, and a shard that had judged all of its lines before would answer for the wrong ones.
-    """
-
-    def __init__(self, router: Router, catalogue: Catalogue) -> None:
-        self._router = router
-        self._catalogue = catalogue
-
-    async def submit(self, request: Request) -> tuple[int, Answer]:
-        """Apply lines that are judged one by one, as `Router.submit`."""
-        taken = await self._taken(request)
-        expanded = await self._expanded(request, "lines[{}]".format)
-        if taken and expanded is not None:
-            # Of no kind, which is refused, and otherwise what they are: the lines stay as many, each with
-            # its shard. So a repetition for which nothing is taken is told the same, and so is one for
-            # which something has come to be.
-            expanded.request.columns["kind"][np.isin(expanded.origin, taken)] = _NO_KIND
-        shard, answer = await self._sent(request, expanded, self._router.submit)
-        if _INVALID_KIND in answer.status:
-            answer = replace(answer, status=answer.status.replace(_INVALID_KIND, _HOLD_EXISTS))
-        return shard, answer
-
-    async def reserve(self, request: Request) -> tuple[int, Answer]:
-        """Hold all lines of one order, as `Router.reserve`."""
-        return await self._send(request, self._router.reserve)
-
-    async def move(self, request: Request) -> tuple[int, Answer]:
-        """Move lines of a hold, as `Router.move`."""
-        return await self._send(request, self._router.move)
-
-    async def on_hold(self, request: Request, location: int = 0) -> tuple[int, Answer]:
-        """Apply lines on one hold, as `Router.on_hold`."""
-        return await self._send(request, lambda sent: self._router.on_hold(sent, location))
-
-    async def hold(self, hold_id: bytes, location: int) -> Hold | None:
-        """Look a hold up, as `Router.hold`, or what was sold of a bundle."""
-        if not self._catalogue.has_bundles:
-            return await self._router.hold(hold_id, location)
-        return await sold.hold(self._router, hold_id, location)
-
-    async def history(self, hold_id: bytes, location: int) -> tuple[Hold | None, History]:
-        """Look a hold up with the operations on it, or what was sold of a bundle."""
-        if not self._catalogue.has_bundles:
-            told = await self._router.history(hold_id, location)
-            return await self._router.hold(hold_id, location), told
-        return await sold.history(self._router, hold_id, location)
-
-    async def returned(self, request: Request, sold_at: Sequence[int]) -> tuple[int, Answer]:
-        """Record what came back, as `Router.returned`."""
-        expanded = await self._expanded(request, "lines[{}].line".format)
-        of = sold_at if expanded is None else expanded.of_parts(sold_at)
-        return await self._sent(request, expanded, lambda sent: self._router.returned(sent, of))
-
-    async def exchange(
-        self, request: Request, sold_at: Sequence[int], returns: int
-    ) -> tuple[int, Answer]:
-        """Apply so many returns and the reserves behind them, as `Router.exchange`."""
-
-        def path(i: int) -> str:
-            return f"returns[{i}].line" if i < returns else f"lines[{i - returns}]"
-
-        expanded = await self._expanded(request, path)
-        of = sold_at if expanded is None else expanded.of_parts(sold_at)
-        return await self._sent(request, expanded, lambda sent: self._router.exchange(sent, of))
-
-    async def _taken(self, request: Request) -> list[int]:
-        """The lines that sell a bundle under the id of something else that was sold.
-
-        Its first component may be that very thing, and recorded; the others would be sold all the
-        same, under ids of their own. Components of a location that is split may be sold one by one
-        by an attempt that ended half-way, so there this is not known.
-        """
-        if not self._catalogue.has_bundles or Kind.SALE not in column_of(request, "kind"):
-            return []
-        is_sale = _bundle_lines(request, self._catalogue) & (
-            column_of(request, "kind") == Kind.SALE
-        )
-        names = ("location", "hold_hi", "hold_lo")
-        location, high, low = (column_of(request, name) for name in names)
-        sku = column_of(request, "sku")
-        asked = [
-            i
-            for i in np.flatnonzero(is_sale & ((high | low) != 0)).tolist()
-            if len(self._catalogue.components(int(sku[i]))) > 1
-            and not self._router.is_split(int(location[i]))
-        ]
-        ids = [pair_to_id(int(high[i]), int(low[i])) for i in asked]
-        found = await every(
-            self._router.hold(sold.part_id(each, number), int(location[i]))
-            for i, each in zip(asked, ids, strict=True)
-            for number in (0, 1)
-        )
-        pairs = zip(asked, found[::2], found[1::2], strict=True)
-        return [i for i, first, second in pairs if first is not None and second is None]
-
-    async def _send(self, request: Request, send: Send) -> tuple[int, Answer]:
-        return await self._sent(request, await self._expanded(request, "lines[{}]".format), send)
-
-    async def _sent(
-        self, request: Request, expanded: Expanded | None, send: Send
-    ) -> tuple[int, Answer]:
-        sent = request if expanded is None else expanded.request
-        foreign = self._elsewhere(sent)
-        shard, answer = (
-            (self._router.first, not_here(sent, foreign)) if foreign else await send(sent)
-        )
-        return shard, answer if expanded is None else expanded.folded(answer)
-
-    def _elsewhere(self, request: Request) -> list[int]:
-        """The lines whose cells another shard owns, as a shard by itself sees it.
-
-        What is not in the catalogue is so everywhere, and any shard says that.
-        """
-        catalogue = self._catalogue
-        # There is no shard map before there are locations.
-        if not (catalogue.locations and self._router.is_one_of_many):
-            return []
-        skus, locations = (column_of(request, name).tolist() for name in ("sku", "location"))
-        known = [
-            (sku if sku <= catalogue.skus else 0, at if at <= catalogue.locations else 0)
-            for sku, at in zip(skus, locations, strict=True)
-        ]
-        return self._router.elsewhere(known)
-
-    async def _expanded(self, request: Request, path: Path) -> Expanded | None:
-        """Expand a request; None when nothing in it is of a bundle."""
-        catalogue = self._catalogue
-        if not catalogue.has_bundles:
-            return None
-        sales = await self._sales(request)
-        if not sales and not names_bundles(request, catalogue):
-            return None
-        return expand(request, catalogue, sales, path)
-
-    async def _sales(self, request: Request) -> dict[bytes, dict[int, bytes]]:
-        """What lines bring back of bundles that were sold: SKU by SKU, the ids of their sales.
-
-        What came back may be of an order as well, and only looking it up tells.
-        """
-        found: dict[bytes, dict[int, bytes]] = {}
-        for sale_id in returned_of(request, self._catalogue):
-            parts = await sold.parts_of(self._router, sale_id)
-            if set(parts) - {sale_id}:
-                of = [(line.sku, each) for each, part in parts.items() for line in part.lines]
-                found[sale_id] = dict(of)
-        return found
-
-
-def not_here(request: Request, foreign: Sequence[int]) -> Answer:
-    """The answer to a call that was not judged since these lines are another shard's."""
-    status = bytearray((Status.LINKED_LINE_REFUSED,)) * request.lines
-    for place in foreign:
-        status[place] = Status.WRONG_SHARD
-    return Answer(bytes(status), bytes(8 * request.lines), 0, 0, 0)
-
-
 def names_bundles(request: Request, catalogue: Catalogue) -> bool:
     """Whether a line of stock is of a bundle; a price of one is its own."""
-    return bool(_bundle_lines(request, catalogue).any())
+    return bool(bundle_lines(request, catalogue).any())
 
 
 def refuse_in_batch(request: Request, catalogue: Catalogue) -> None:
     """Refuse a batch whose stock lines name a bundle."""
     if catalogue.has_bundles:
-        found = np.flatnonzero(_bundle_lines(request, catalogue))
+        found = np.flatnonzero(bundle_lines(request, catalogue))
         if len(found):
             told = "is a bundle: use single calls, or name its components"
             raise InvalidField("sku", f"that of line {found[0]} {told}")
@@ -300,7 +131,7 @@ def expand(
     `sales`: of those of `returned_of` that are sales of bundles, the ids of their parts by SKU.
     InvalidField when a bundle cannot be meant, or when what it stands for is beyond a limit.
     """
-    is_bundle = _bundle_lines(request, catalogue)
+    is_bundle = bundle_lines(request, catalogue)
     skus, quantities = column_of(request, "sku").tolist(), column_of(request, "quantity").tolist()
     origin, numbers, times, sku_column, quantity_column = [], [], [], [], []
     for i, (sku, quantity) in enumerate(zip(skus, quantities, strict=True)):
@@ -401,7 +232,7 @@ def _name_sales(
     columns |= {"hold_hi": high, "hold_lo": low}
 
 
-def _bundle_lines(request: Request, catalogue: Catalogue) -> NDArray[np.bool_]:
+def bundle_lines(request: Request, catalogue: Catalogue) -> NDArray[np.bool_]:
     """Which lines are of a bundle's stock."""
     of_stock: NDArray[np.bool_] = column_of(request, "kind") != Kind.SET_PRICE
     return of_stock & catalogue.are_bundles(column_of(request, "sku"))

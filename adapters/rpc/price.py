@@ -5,7 +5,7 @@ from typing import Any
 from actors.router import Router
 from adapters.rpc import replies, requests
 from adapters.rpc.availability import Reader
-from adapters.rpc.bundles import BundleRouter
+from adapters.rpc.unary import UnaryRouter
 from engine import currencies
 from engine.catalogue import Catalogue
 from onhand.v1 import common_pb2, price_pb2, price_pb2_grpc
@@ -15,14 +15,14 @@ class PriceServicer(price_pb2_grpc.PriceServicer):
     """Prices go to the shards by `router` and come from `reader` (a router, or a mirror)."""
 
     def __init__(self, router: Router, reader: Reader, catalogue: Catalogue) -> None:
-        self._lines = BundleRouter(router, catalogue)
+        self._lines = UnaryRouter(router, catalogue)
         self._reader = reader
         self._catalogue = catalogue
 
     async def SetPrice(
         self, request: price_pb2.SetPriceRequest, context: Any
     ) -> common_pb2.OperationReply:
-        """Set prices; each line by itself."""
+        """Set prices; each line by itself, but none where one is another shard's."""
         operation = requests.set_price(request, self._catalogue)
         return replies.operation(*await self._lines.submit(operation))
 

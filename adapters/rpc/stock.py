@@ -4,8 +4,8 @@ from typing import Any
 
 from actors.router import Router
 from adapters.rpc import bundles, errors, facts, replies, requests, texts
-from adapters.rpc.bundles import BundleRouter
 from adapters.rpc.texts import Texts
+from adapters.rpc.unary import UnaryRouter
 from engine.catalogue import Catalogue
 from engine.operations import Kind, Request
 from engine.status import MESSAGES, Status
@@ -17,14 +17,14 @@ _Reply = common_pb2.OperationReply
 class StockServicer(stock_pb2_grpc.StockServicer):
     """Each method: message to request, request to router, answer to message.
 
-    Lines of single calls may be of bundles, and go through `_lines`, which knows them.
+    Lines of single calls may be of bundles or other shards, and go through `_lines`, which knows them.
     What they raise (InvalidField, Overloaded, Unavailable) becomes a gRPC status in
     `adapters.rpc.server`, where it stands once for all services.
     """
 
     def __init__(self, router: Router, catalogue: Catalogue) -> None:
         self._router = router
-        self._lines = BundleRouter(router, catalogue)
+        self._lines = UnaryRouter(router, catalogue)
         self._catalogue = catalogue
 
     async def Submit(self, request: stock_pb2.SubmitRequest, context: Any) -> stock_pb2.SubmitReply:

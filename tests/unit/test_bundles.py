@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from actors.router import Router
 from adapters.rpc import bundles, sold
-from adapters.rpc.bundles import BundleRouter
 from adapters.rpc.requests import NO_SUCH_ID, InvalidField
+from adapters.rpc.unary import UnaryRouter
 from engine import limits
 from engine.catalogue import Catalogue
 from engine.catalogue_block import CatalogueBlock
@@ -34,10 +34,11 @@ SECOND = 10**9
 def some_catalogue() -> Catalogue:
     catalogue = Catalogue()
     plain = [Sku("COLA"), Sku("HAM", 1), Sku("MILK", 2)]
-    catalogue.apply(CatalogueBlock(1, 1, skus=plain, locations=[Location("L1", "EUR")]))
+    places = [Location(f"L{number}", "EUR") for number in (1, 2, 3)]
+    catalogue.apply(CatalogueBlock(1, 1, skus=plain, locations=places))
     box = Sku("BOX", components=(Component(COLA, 6), Component(HAM, 250)))
     case = Sku("CASE", components=(Component(COLA, 24),))
-    catalogue.apply(CatalogueBlock(1, 2, 0, 3, 1, [box, case]))
+    catalogue.apply(CatalogueBlock(1, 2, 0, 3, 3, [box, case]))
     return catalogue
 
 
@@ -171,7 +172,7 @@ def a_router() -> Router:
 
 async def test_what_was_sold_of_a_bundle_is_found_by_the_id_of_its_line() -> None:
     router, sale = a_router(), b"s" * 16
-    lines = BundleRouter(router, CATALOGUE)
+    lines = UnaryRouter(router, CATALOGUE)
     for _ in range(2):
         till = request_of(
             Kind.SALE, (BOX, 2), (CASE, 1), holds=[sale, b"c" * 16], op_id=os.urandom(16)
@@ -205,7 +206,7 @@ async def test_the_sale_of_a_bundle_gets_one_answer_though_its_id_is_taken_or_fo
     shard.machine = ReferenceMachine(resolved_remembered=2)
     shard.machine.set_sku_limit(8)
     shard.machine.set_location(1, owned=True, currency=USD)
-    lines = BundleRouter(Router({0: shard}, lambda: ShardMap(1, 1, {})), CATALOGUE)
+    lines = UnaryRouter(Router({0: shard}, lambda: ShardMap(1, 1, {})), CATALOGUE)
 
     async def sell(sku: int, hold: bytes) -> None:
         sold = request_of(Kind.SALE, (sku, 1), holds=[hold], op_id=os.urandom(16))
@@ -227,7 +228,7 @@ async def test_the_sale_of_a_bundle_gets_one_answer_though_its_id_is_taken_or_fo
 
 async def test_a_bundle_comes_back_whole_or_not_at_all() -> None:
     router, sale = a_router(), b"s" * 16
-    lines = BundleRouter(router, CATALOGUE)
+    lines = UnaryRouter(router, CATALOGUE)
     await lines.submit(request_of(Kind.SALE, (BOX, 1), holds=[sale], op_id=os.urandom(16)))
     part = request_of(Kind.RETURN, (HAM, 1), holds=[sale], op_id=os.urandom(16))
     assert (await lines.returned(part, [0]))[1].status == b"\0"
@@ -240,7 +241,7 @@ async def test_a_bundle_comes_back_whole_or_not_at_all() -> None:
 
 async def test_a_bundle_moves_whole_or_not_at_all() -> None:
     router = a_router()
-    lines = BundleRouter(router, CATALOGUE)
+    lines = UnaryRouter(router, CATALOGUE)
     goods = {"sku": [COLA, HAM, COLA, HAM], "location": [1, 1, 2, 2]}
     stock = Request.of(os.urandom(16), 4, kind=Kind.RECEIVE, quantity=[12, 500, 12, 250], **goods)
     await router.submit(stock)
@@ -261,7 +262,7 @@ async def test_a_bundle_moves_whole_or_not_at_all() -> None:
 
 async def test_the_history_of_what_was_sold_of_a_bundle_is_that_of_its_components() -> None:
     shard, sale = FakeShard(), b"s" * 16
-    lines = BundleRouter(Router({0: shard}, lambda: ShardMap(1, 1, {})), CATALOGUE)
+    lines = UnaryRouter(Router({0: shard}, lambda: ShardMap(1, 1, {})), CATALOGUE)
     await lines.submit(request_of(Kind.SALE, (BOX, 1), holds=[sale]))
     for number, sku in enumerate((COLA, HAM)):
         event = Event(ID, number, Kind.SALE, 0, sku, 1, 1, 0, 0, 0, 0, 10 - number, 0, 1, 1)
@@ -412,7 +413,9 @@ def test_an_order_of_bundles_is_judged_as_its_components_are(
     assert machine.cell(BOX, 1) is None
 
 
-APART = ShardMap(1, 2, {1: (0, 1)})  # cola on shard 0, ham on shard 1
+APART = ShardMap(1, 2, {1: (0, 1), 2: (0, 1)})  # cola on shard 0, ham on shard 1
+SOLD = b"q" * 16
+SHOPS = ShardMap(1, 2, {1: (0,), 2: (1,), 3: (0, 1)})
 TWO = ((COLA, 1), (HAM, 1))
 
 
@@ -431,6 +434,8 @@ def many_calls(op_id: bytes) -> dict[str, tuple[str, Request, list[Any]]]:
         "flags": np.array([Flag.LINKED, 0], "u1"),
         "value": np.array([0, 60_000], "<i8"),
     }
+    moved = request_of(Kind.MOVE, *TWO, holds=[ID] * 2, value=1, op_id=op_id)
+    moved.columns["location"] = np.full(2, 2, "<u4")
     priced = request_of(Kind.SET_PRICE, *TWO, op_id=op_id)
     priced.columns |= {"quantity": np.zeros(2, "<i8"), "currency": np.full(2, USD, "<u2")}
     return {
@@ -441,6 +446,7 @@ def many_calls(op_id: bytes) -> dict[str, tuple[str, Request, list[Any]]]:
         "prices": ("submit", priced, []),
         "returns": ("returned", back, [[0, 0]]),
         "an exchange": ("exchange", swapped, [[0, 0], 1]),
+        "a move": ("move", moved, []),
         "parts of a hold": ("on_hold", linked(request_of(Kind.COMMIT, *TWO, holds=[ID] * 2, op_id=op_id)), []),
     }  # fmt: skip
 
@@ -452,11 +458,12 @@ async def test_a_shard_by_itself_judges_nothing_of_a_call_that_is_also_about_oth
     """Sent again by the gateway it has other lines there, and what was judged would be told of these."""
     shards = {number: FakeShard(number, APART) for number in range(2)}
     gateway, *own = (
-        BundleRouter(Router(links, lambda: APART), CATALOGUE)
+        UnaryRouter(Router(links, lambda: APART), CATALOGUE)
         for links in (shards, *({number: shard} for number, shard in shards.items()))
     )
-    stock = request_of(Kind.RECEIVE, (COLA, 100), (HAM, 1_000), op_id=os.urandom(16))
-    assert not any((await gateway.submit(stock))[1].status)
+    for location in (1, 2):
+        stock = request_of(Kind.RECEIVE, (COLA, 100), (HAM, 1_000), op_id=os.urandom(16))
+        assert not any((await gateway.submit(at(location, stock)))[1].status)
     assert not any((await gateway.reserve(order(*TWO)))[1].status)
     before = [list(shard.seen) for shard in shards.values()]
     way, request, more = many_calls(os.urandom(16))[what]
@@ -472,17 +479,135 @@ async def test_a_shard_by_itself_judges_nothing_of_a_call_that_is_also_about_oth
         assert not any(answer.status)
 
 
+def shops() -> tuple[dict[int, FakeShard], UnaryRouter, list[UnaryRouter]]:
+    """Two shards with a shop each and one together; by a gateway, and each shard by itself."""
+    shards = {number: FakeShard(number, SHOPS) for number in range(2)}
+    gateway, *own = (
+        UnaryRouter(Router(links, lambda: SHOPS), CATALOGUE)
+        for links in (shards, *({number: shard} for number, shard in shards.items()))
+    )
+    return shards, gateway, own
+
+
+async def received(gateway: UnaryRouter, *locations: int) -> None:
+    for location in locations:
+        stock = at(
+            location, request_of(Kind.RECEIVE, (COLA, 100), (HAM, 1_000), op_id=os.urandom(16))
+        )
+        assert not any((await gateway.submit(stock))[1].status)
+
+
+def at(location: int, request: Request) -> Request:
+    request.columns["location"] = np.full(request.lines, location, "<u4")
+    return request
+
+
+@pytest.mark.parametrize(("leaves", "to"), [((1, 1), 2), ((1, 1), 3), ((1, 3), 2), ((1, 2), 3)])
+async def test_a_shard_by_itself_moves_nothing_that_leaves_another(
+    leaves: tuple[int, int], to: int
+) -> None:
+    """That nothing of this is in its part of the hold, it had judged, and a gateway was told so."""
+    shards, gateway, own = shops()
+    await received(gateway, 1, 2, 3)
+    held = order((COLA, 3), (HAM, 5))
+    held.columns["location"] = np.array(leaves, "<u4")
+    assert not any((await gateway.reserve(held))[1].status)
+    move = at(to, request_of(Kind.MOVE, (COLA, 3), (HAM, 5), holds=[ID] * 2, op_id=os.urandom(16)))
+    move.columns["value"] = np.array(leaves, "<i8")
+    before = list(shards[1].seen)
+    _, answer = await own[1].move(move)
+    is_own = [leaves[0] != 1 and to != 3, leaves[1] != 1]  # cola of the third shop is not
+    expected = [Status.LINKED_LINE_REFUSED if each else Status.WRONG_SHARD for each in is_own]
+    assert list(answer.status) == expected
+    assert shards[1].seen == before
+    for _ in range(2):
+        assert not any((await gateway.move(move))[1].status)
+    hold = await gateway.hold(ID, 0)
+    assert hold is not None
+    pending = {(line.sku, line.location): line.pending for line in hold.lines if line.pending}
+    assert pending == {(COLA, to): 3, (HAM, to): 5}
+
+
+def swap_of(sku: int) -> Request:
+    """One of what was sold under SOLD comes back to the second shop, for one ham."""
+    lines = ((sku, 1), (HAM, 1))
+    swap = at(2, request_of(Kind.RETURN, *lines, holds=[SOLD, bytes(16)], op_id=os.urandom(16)))
+    swap.columns |= {
+        "kind": np.array([Kind.RETURN, Kind.RESERVE], "u1"),
+        "flags": np.array([Flag.LINKED, 0], "u1"),
+        "value": np.array([0, 60_000], "<i8"),
+    }
+    return swap
+
+
+@pytest.mark.parametrize("sku", [COLA, CASE, BOX])
+@pytest.mark.parametrize("sold_at", [0, 1, 3])
+async def test_a_shard_by_itself_exchanges_nothing_that_may_be_sold_elsewhere(
+    sold_at: int, sku: int
+) -> None:
+    """Half of the third shop is elsewhere."""
+    shards, gateway, own = shops()
+    await received(gateway, 2)
+    sale = at(2, request_of(Kind.SALE, (sku, 2), holds=[SOLD], op_id=os.urandom(16)))
+    assert not any((await gateway.submit(sale))[1].status)
+    before = list(shards[1].seen)
+    shard, answer = await own[1].exchange(swap_of(sku), [sold_at, 0], 1)
+    assert (shard, list(answer.status)) == (1, [Status.WRONG_SHARD, Status.LINKED_LINE_REFUSED])
+    assert shards[1].seen == before
+
+
+@pytest.mark.parametrize("sold_at", [0, 2])
+@pytest.mark.parametrize("is_own_first", [True, False])
+async def test_what_is_exchanged_comes_back_once(is_own_first: bool, sold_at: int) -> None:
+    """Asked of the shard's own server, and then of a gateway, it came back twice."""
+    _, gateway, own = shops()
+    await received(gateway, 2)
+    sale = at(2, request_of(Kind.SALE, (COLA, 5), holds=[SOLD], op_id=os.urandom(16)))
+    assert not any((await gateway.submit(sale))[1].status)
+    swap, ways = swap_of(COLA), (own[1], gateway) if is_own_first else (gateway, own[1])
+    told = [list((await way.exchange(swap, [sold_at, 0], 1))[1].status) for way in ways]
+    refused = [Status.WRONG_SHARD, Status.LINKED_LINE_REFUSED]
+    assert told == [[0, 0] if sold_at or way is gateway else refused for way in ways]
+    hold = await gateway.hold(SOLD, 2)
+    assert hold is not None
+    assert [line.returned for line in hold.lines] == [1]
+
+
+WAYS: dict[str, tuple[Kind, list[Any]]] = {
+    "submit": (Kind.RECEIVE, []),
+    "reserve": (Kind.RESERVE, []),
+    "returned": (Kind.RETURN, [[0, 0]]),
+    "exchange": (Kind.RETURN, [[0, 0], 1]),
+    "move": (Kind.MOVE, []),
+    "on_hold": (Kind.COMMIT, []),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_an_answer_to_another_number_of_lines_is_told_to_nobody(way: str) -> None:
+    """A shard had a part of the request, of one line, when the shard map was another one."""
+    shard = FakeShard()
+    kind, more = WAYS[way]
+    whole = request_of(kind, *TWO)
+    await shard.submit(
+        whole.with_lines(1, {name: each[:1] for name, each in whole.columns.items()})
+    )
+    lines = UnaryRouter(Router({0: shard}, lambda: ShardMap(1, 1, {})), CATALOGUE)
+    _, answer = await getattr(lines, way)(whole, *more)
+    assert list(answer.status) == [Status.OP_ID_REUSED] * 2
+
+
 async def test_a_shard_answers_before_there_is_a_shard_map() -> None:
     def none_yet() -> ShardMap:
         raise AssertionError("there is no shard map yet")
 
-    lines = BundleRouter(Router({0: FakeShard()}, none_yet), Catalogue())
+    lines = UnaryRouter(Router({0: FakeShard()}, none_yet), Catalogue())
     assert not any((await lines.submit(request_of(Kind.SALE, (COLA, 1))))[1].status)
 
 
 async def test_what_nobody_knows_any_shard_refuses() -> None:
     shard = FakeShard(0, APART)
-    lines = BundleRouter(Router({0: shard}, lambda: APART), CATALOGUE)
+    lines = UnaryRouter(Router({0: shard}, lambda: APART), CATALOGUE)
     unknown = request_of(Kind.SALE, (COLA, 1), (NO_SUCH_ID, 1), (0, 1))
     unknown.columns["location"] = np.array([NO_SUCH_ID, 1, 1], "<u4")
     _, answer = await lines.submit(unknown)

@@ -23,6 +23,7 @@ from adapters.client import (
     DatedIncoming,
     Disposition,
     Endangered,
+    FailedPrecondition,
     Flag,
     FrameKind,
     InspectLine,
@@ -263,7 +264,7 @@ async def test_without_direct_a_shards_own_server_may_be_called(store: Store) ->
         await client.submit(Batch(kind=Kind.SALE, sku=1, location=[1, 2], quantity=1))
     assert [name for name, _ in store.first.got] == ["GetShardMap", "Submit"]
     store.gateway.fates["GetShardMap"].append(fail(refused))
-    with pytest.raises(ServerFailed):
+    with pytest.raises(FailedPrecondition):
         async with Client.connect(store.gateway.address):
             pass
 
@@ -544,6 +545,16 @@ async def test_any_other_error_tells_its_code(store: Store, client: Client) -> N
     with pytest.raises(ServerFailed) as raised:
         await client.sale([(7, 1, 1)])
     assert raised.value.code == "INTERNAL"
+
+
+async def test_what_cannot_be_as_things_are_is_no_fault_of_the_server(
+    store: Store, client: Client
+) -> None:
+    full = grpc.StatusCode.FAILED_PRECONDITION
+    store.gateway.fates["AddSkus"].append(fail(full))
+    with pytest.raises(FailedPrecondition, match="FAILED_PRECONDITION"):
+        await client.add_skus([Sku("A")])
+    assert len(store.gateway.requests("AddSkus")) == 1
 
 
 async def test_a_refusal_is_a_value(store: Store, client: Client) -> None:

@@ -1083,7 +1083,7 @@ async def test_a_refusal_names_the_fields_of_its_call(shop: Shop) -> None:
         assert reply.message.startswith(told), reply.message
         assert reply.lines[0].message in (
             reply.message,
-            "another line of the same order was refused",
+            "another line of the same order or call was refused",
         )
 
 
