@@ -247,6 +247,16 @@ def test_a_pending_hold_takes_the_place_of_a_committed_one_when_there_are_too_ma
     assert shop.endangered() == [[("0", 1, 0), *committed]]
 
 
+def test_it_does_so_too_when_not_all_lines_that_there_are_can_be_noted() -> None:
+    shop = Shop(tea=2000)
+    for number in range(70):
+        shop.holds(f"{number}", reserve(20))
+    shop.does(*[commit(f"{number}") for number in range(1, 70)])
+    shop.does(count(0))
+    committed = [(f"{number}", 0, 20) for number in range(69, 6, -1)]
+    assert shop.endangered() == [[("0", 20, 0), *committed]]
+
+
 @pytest.fixture
 def scans(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Of each look for endangered holds, whether it was at all lines there are."""
