@@ -39,14 +39,26 @@ class Promises:
         noted = [slots for slots in found if slots is not None]
         if len(noted) < len(found):
             return _NO_SLOTS
+        if len(noted) == 1:
+            return noted[0]
         # A line that has moved may have been noted for both of its cells.
-        return noted[0] if len(noted) == 1 else np.unique(np.concatenate(noted))
+        slots = np.sort(np.concatenate(noted))  # np.unique would hash, which takes far longer
+        return slots[np.diff(slots, prepend=-1) > 0]
 
-    def note(self, rows: NDArray[np.int64], slots: Sequence[NDArray[np.int32]]) -> None:
-        """Keep the slots of each row, each of them once."""
-        for row, found in zip(rows.tolist(), slots, strict=True):
-            self._lines += len(found) - len(self._slots.pop(row, _NO_SLOTS))
-            self._slots[row] = found
+    def note(
+        self,
+        rows: NDArray[np.int64],
+        slots: NDArray[np.int32],
+        counts: NDArray[np.int64],
+        is_all: NDArray[np.bool_],
+    ) -> None:
+        """Keep the first `counts[c]` slots (c, k) of each row (c,); of a row that has more, nothing."""
+        for at, (row, count) in enumerate(zip(rows.tolist(), counts.tolist(), strict=True)):
+            self._lines -= len(self._slots.pop(row, _NO_SLOTS))
+            if is_all[at]:
+                # Looked at from the end, where those are then that come first.
+                self._slots[row] = slots[at, :count][::-1].copy()
+                self._lines += count
         while (
             len(self._slots) > limits.REMEMBERED_SHORT_CELLS
             or self._lines > limits.REMEMBERED_SHORT_LINES
@@ -116,56 +128,43 @@ def _scan(
     state: kernels.State, short: NDArray[np.int64], units: NDArray[np.int64], promises: Promises
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """The slots of the hold lines that c short cells endanger: (c, k) in order, and (c,) how many."""
+    kept = state.cells[short, RESERVED : COMMITTED + 1].sum(axis=1)
+    promised = int(kept.sum())
     is_few = len(short) <= limits.SHORT_CELLS_NOTED
-    # Each line has a unit at least, so no cell needs more of them than units. Of few cells all that
-    # may be named are worth noting.
-    most = limits.MAX_ENDANGERED
-    wanted = np.full(len(short), most) if is_few else np.minimum(units, most)
-    slots = np.zeros((len(short), int(wanted.max())), np.int32)
     counts = np.zeros(len(short), np.int64)
-    promised = int(state.cells[short, RESERVED : COMMITTED + 1].sum())
 
-    def left(known: NDArray[np.int32]) -> int:
+    def look(wanted: NDArray[np.int64], known: NDArray[np.int32]) -> tuple[NDArray[np.int32], int]:
+        slots = np.zeros((len(short), int(wanted.max())), np.int32)
         marks, ranks = np.zeros(kernels.MARK_WORDS, np.uint64), np.empty(slots.shape, np.int64)
-        return int(
-            kernels.find_endangered(
-                state.lines, state.meta, short, wanted, promised, marks, ranks, slots, counts, known
-            )
-        )
-
-    known = promises.known(short) if promised and is_few else _NO_SLOTS
-    if promised and (not len(known) or left(known)):
         counts[:] = 0
-        left(_NO_SLOTS)
+        left = kernels.find_endangered(
+            state.lines, state.meta, short, wanted, promised, marks, ranks, slots, counts, known
+        )
+        return slots, int(left)
+
+    # Each line has a unit at least, so no cell needs more of them than units.
+    wanted = np.minimum(units, limits.MAX_ENDANGERED)
+    known = promises.known(short) if promised and is_few else _NO_SLOTS
+    slots, left = np.zeros((len(short), 1), np.int32), promised
+    if len(known):
+        slots, left = look(wanted, known)
+    if left:
         if is_few:
-            promises.note(short, _all_lines(state, short, slots, counts))
+            # All there are are worth noting, unless there may be very many; that there are more than
+            # are named is seen by one more.
+            wanted[:] = limits.MAX_ENDANGERED + 1
+            if promised <= limits.SHORT_UNITS_NOTED:
+                wanted = np.maximum(kept, 1)
+        slots, _ = look(wanted, _NO_SLOTS)
+        if is_few:
+            promises.note(short, slots, counts, (counts < wanted) | (wanted >= kept))
     # The first ones whose units cover the shortage.
+    slots = slots[:, : limits.MAX_ENDANGERED]
+    counts = np.minimum(counts, limits.MAX_ENDANGERED)
     amounts = state.lines[slots, kernels.PENDING : kernels.FULFILLED].sum(axis=2, dtype=np.int64)
     covered = np.cumsum(amounts, axis=1) - amounts
     counts = np.minimum(counts, (covered < units[:, None]).sum(axis=1))
     return slots, counts
-
-
-def _all_lines(
-    state: kernels.State,
-    short: NDArray[np.int64],
-    slots: NDArray[np.int32],
-    counts: NDArray[np.int64],
-) -> list[NDArray[np.int32]]:
-    """The slots of all lines that keep something on c cells, of which a scan has found (c, k), (c,).
-
-    Where it has found as many as are ever named there may be more, which it has met and not kept.
-    """
-    found = [slots[at, :count].copy() for at, count in enumerate(counts.tolist())]
-    full = np.flatnonzero(counts == limits.MAX_ENDANGERED)
-    if len(full):
-        lines = state.lines[: state.meta[kernels.HOLDS_USED]]
-        there = np.flatnonzero(np.isin(lines[:, kernels.CELL], short[full]))
-        there = there[lines[there, kernels.PENDING : kernels.FULFILLED].any(axis=1)]
-        of = lines[there, kernels.CELL]
-        for at in full.tolist():
-            found[at] = there[of == short[at]].astype(np.int32)
-    return found
 
 
 def _holds(

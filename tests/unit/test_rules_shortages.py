@@ -247,6 +247,16 @@ def test_a_pending_hold_takes_the_place_of_a_committed_one_when_there_are_too_ma
     assert shop.endangered() == [[("0", 1, 0), *committed]]
 
 
+def test_it_does_so_too_when_not_all_lines_that_there_are_can_be_noted() -> None:
+    shop = Shop(tea=2000)
+    for number in range(70):
+        shop.holds(f"{number}", reserve(20))
+    shop.does(*[commit(f"{number}") for number in range(1, 70)])
+    shop.does(count(0))
+    committed = [(f"{number}", 0, 20) for number in range(69, 6, -1)]
+    assert shop.endangered() == [[("0", 20, 0), *committed]]
+
+
 @pytest.fixture
 def scans(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Of each look for endangered holds, whether it was at all lines there are."""
@@ -312,6 +322,54 @@ def test_of_very_many_lines_only_those_are_remembered_that_were_short_last(
     shop.does(sale(1), sale(1, JAM))
     shop.does(sale(1))
     assert scans == [True, False, True, False, True, True, True]
+
+
+def test_more_holds_than_are_named_are_remembered_of_1024_units_at_most(scans: list[bool]) -> None:
+    """Each unit may be a line of its own."""
+    shop = Shop(tea=1024)
+    for number in range(65):
+        shop.holds(f"{number}", reserve(1))
+    shop.holds("many", reserve(959))
+    shop.does(expect(5, TEA, "comes"))  # promised to nobody
+    shop.does(sale(1))
+    shop.does(sale(1))
+    assert scans == [True, False]
+    scans.clear()
+    shop.does(receive(3))
+    shop.holds("one", reserve(1))
+    for _ in range(3):
+        shop.does(sale(1))
+    assert shop.endangered() == [[("one", 1, 0), ("many", 959, 0)]]
+    assert scans == [False, True, True, True]  # what was noted is not looked at again and again
+    scans.clear()
+    shop.does(release("0"))
+    shop.does(sale(1))
+    shop.does(sale(1))
+    assert shop.endangered() == [[("one", 1, 0), ("many", 959, 0)]]
+    assert scans == [True, False]
+
+
+def test_of_very_many_units_so_many_holds_are_remembered_as_are_named(scans: list[bool]) -> None:
+    shop = Shop(tea=2000)
+    for number in range(64):
+        shop.holds(f"{number}", reserve(1))
+    shop.holds("many", reserve(1936))
+    for _ in range(3):
+        shop.does(sale(1))
+    assert scans == [True, True, True]  # there may be a line more
+    scans.clear()
+    shop.does(release("0"))
+    for _ in range(3):
+        shop.does(sale(1))
+    assert shop.endangered() == [[("many", 1936, 0)]]
+    assert scans == [True, False, False]
+
+
+def test_cells_of_which_nothing_is_promised_are_not_looked_for(scans: list[bool]) -> None:
+    shop = Shop(tea=1, jam=1)
+    shop.does(sale(2), sale(3, JAM))
+    assert (shop.endangered(), scans) == ([[], []], [])
+    assert [each.units for each in shop.pair.endangered] == [1, 2]
 
 
 def test_what_is_promised_anew_on_a_short_cell_is_found(scans: list[bool]) -> None:
