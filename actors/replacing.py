@@ -71,7 +71,8 @@ class Taken(NamedTuple):
     """What was taken of the older hold on a shard: what is kept, and what was lent to the order.
 
     `is_rest` says whether the older hold was left something on other shards when all of its part here was
-    taken; None: it was not. `is_asked`: whether steps that take of it have come here.
+    taken; None: it was not. `is_asked`: whether steps that take of it have come here, and nothing of it was
+    ended for good.
     """
 
     kept: Units
@@ -223,7 +224,7 @@ class Replacement:
             is_taken = found[0] is not None and found[0].state == HoldState.RELEASED
             gifts[self.request.op_id] &= lent if is_taken else Counter()
             if not any(gifts.values()):
-                if is_asked:
+                if is_asked and found[1] is None:  # all that was to be taken had gone before
                     await given_up.nothing_to_give_back(self.shards, self._id("take"), shard)
             else:
                 back = self._giving_back(gifts)
@@ -284,11 +285,12 @@ class Replacement:
             for digest, is_done in zip(sight.digests, sight.done, strict=True)
         ]
         lends = zip(cells, done[-len(cells) :], strict=True)
+        *asked, is_over = (digest is not None for digest in sight.digests[: -len(cells)])
         return Taken(
             pending_of(sight.hold),
             Counter({cell: units for cell, units in lends if units is not None}),
             None if done[0] is None else bool(done[0]),
-            any(digest is not None for digest in sight.digests[: -len(cells)]),
+            any(asked) and not is_over,
         )
 
     def _lending(self, cell: tuple[int, int], units: int) -> Request:

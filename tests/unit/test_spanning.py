@@ -1560,6 +1560,27 @@ async def test_a_part_that_was_marked_by_a_release_and_not_given_up_says_nothing
     raise AssertionError("it takes ever more calls")
 
 
+async def test_an_older_one_is_not_paid_without_what_ran_out_while_it_was_taken(town: Town) -> None:
+    """Its other part was given more time, by itself; the order is refused at last."""
+    await town.router.reserve(order(HELD, [(1, 1), (1, 2)], [3, 2]))
+    operation = an_order([(1, 1), (1, 2)], [9, 9], older=HELD)
+    for lives in range(20):
+        assert await dies(town, operation, lives)
+        if await pending_of(town, HELD) == {(1, 2): 2}:
+            break
+    more = call(bytes([6]) * 16, Kind.EXTEND, HELD, value=limits.MAX_TTL_MS)
+    await town.router.on_hold(more, location=2)
+    for shard in town.shards:
+        shard.now_ns += 2 * TTL * limits.NS_PER_MS
+    await town.router.reserve(order(bytes([8]) * 16, [(1, 2)], [8]))
+    _, answer = await operation(town.router)
+    assert any(answer.status)
+    for op_id in (OP, bytes([7]) * 16):
+        _, paid = await town.router.on_hold(call(op_id, Kind.COMMIT, HELD))
+        assert list(paid.status) == [Status.HOLD_RELEASED]
+    assert town.counted("committed") == 0
+
+
 @pytest.mark.parametrize("kind", [Kind.COMMIT, Kind.RELEASE])
 @pytest.mark.parametrize("sold", [0, 8])
 async def test_an_order_that_died_and_a_call_on_the_older_one_that_died_end_one_way(
