@@ -15,7 +15,8 @@ from engine.kernels.codes import (
 from engine.kernels.compiled import jit
 from engine.kernels.hold_index import find_hold
 from engine.kernels.holds import called_hold, judge_parts, on_hold
-from engine.kernels.layout import DEADLINE, H_EXPIRED, KEY, LINE, STATE
+from engine.kernels.layout import DEADLINE, H_EXPIRED, H_PENDING, KEY, LINE, STATE
+from engine.kernels.life import is_short
 from engine.kernels.lines import append_line, tail_of
 
 
@@ -37,6 +38,8 @@ def judge_taker(
         return UNKNOWN_HOLD if find_hold(holds, hold_index, hi, lo) >= 0 else OK
     if lines[head, STATE] == H_EXPIRED:
         return HOLD_EXPIRED
+    if lines[head, STATE] != H_PENDING and is_short(lines, head):
+        return HOLD_EXPIRED  # some of it was committed; the rest ran out, like what would join it
     return TOO_MANY_LINES if tail_of(lines, head)[1] >= MAX_HOLD_LINES else OK
 
 

@@ -45,6 +45,6 @@ def _judge_taker(book: Book, gives: Line, takes: Line, key: Key | None) -> Statu
     hold = called_hold(book, takes)
     if hold is None:
         return Status.UNKNOWN_HOLD if takes.hold_id in book.incoming else Status.OK
-    if hold.state == HoldState.EXPIRED:
+    if hold.state == HoldState.EXPIRED or takes.hold_id in book.short:
         return Status.HOLD_EXPIRED
     return Status.TOO_MANY_LINES if len(hold.lines) >= limits.MAX_HOLD_LINES else Status.OK

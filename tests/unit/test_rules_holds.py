@@ -876,17 +876,17 @@ def test_a_hold_of_which_some_ran_out_is_not_told_to_be_committed() -> None:
 
 
 @pytest.mark.parametrize("before", [[], [fulfil("order")], [cancel("order")]])
-def test_a_hold_that_has_run_out_in_part_and_is_pending_again_is_whole(
-    before: list[Line],
-) -> None:
+def test_nothing_joins_a_hold_of_which_some_ran_out(before: list[Line]) -> None:
+    """It would be pending again, and a commit of all of it told OK without what is gone."""
     shop = Shop(tea=9, jam=9)
     short(shop)
     for call in before:
         shop.does(call)
     shop.holds("giver", reserve(1))
-    assert shop.answers(*hands_over("giver", "order", 1)) == [Status.OK] * 2
-    shop.does(commit("order"))
-    assert shop.answer(commit("order")) is Status.HOLD_NOT_PENDING
+    refused = [Status.LINKED_LINE_REFUSED, Status.HOLD_EXPIRED]
+    assert shop.answers(*hands_over("giver", "order", 1)) == refused
+    assert shop.answer(commit("order")) is Status.HOLD_EXPIRED
+    assert shop.units("giver") == [(1, 0, 0)]
 
 
 def test_what_was_paid_for_late_is_whole() -> None:
