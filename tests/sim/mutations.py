@@ -235,7 +235,7 @@ def the_last_block_is_lost() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=18)
 def the_journal_is_opened_after_the_replay() -> Iterator[None]:
     async def recover(
         shard: int,
@@ -311,7 +311,7 @@ def a_snapshot_misses_what_changes_while_it_is_made() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=1)
+@mutation(found_by=28)
 def the_journal_is_trimmed_up_to_the_newest_snapshot() -> Iterator[None]:
     async def save(store: Any, name: str, chunks: Any, position: Callable[[], Position]) -> Saved:
         saved: Saved = await store.save(name, chunks, position)
@@ -359,7 +359,7 @@ def answers_are_forgotten_in_a_replay() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=3)
+@mutation(found_by=12)
 def answers_are_forgotten_in_a_snapshot() -> Iterator[None]:
     with replaced(AnswerMemory, "load", lambda *_: None):
         yield
@@ -605,7 +605,7 @@ def _skus_of(hold: Hold | None) -> set[int]:
     return {line.sku for line in hold.lines} if hold else set()
 
 
-@mutation(found_by=3)
+@mutation
 def a_late_payment_is_not_judged() -> Iterator[None]:
     def cells(machine: Machine, request: Request) -> Cells:
         if not (_has(request, Kind.COMMIT) and (_flags(request) & Flag.RE_RESERVE).any()):
@@ -702,7 +702,7 @@ def the_older_hold_is_superseded_on_some_shards_only() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=3)
+@mutation(found_by=30)
 def a_superseded_hold_that_ran_out_may_be_paid_late() -> Iterator[None]:
     with _steps_as(replacing, "supersede", lambda step: _changed(step, flags=np.zeros(1, "u1"))):
         yield
@@ -799,7 +799,7 @@ def what_waits_for_a_move_that_is_refused_stays() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=3)
+@mutation(found_by=1)
 def linked_lines_are_moved_each_by_itself() -> Iterator[None]:
     def groups_of(request: Request) -> list[list[int]]:
         return [[place] for place in range(request.lines)]
@@ -833,7 +833,7 @@ def a_refused_exchange_leaves_its_hold() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=21)
+@mutation(found_by=25)
 def an_exchange_that_is_paid_is_held_only() -> Iterator[None]:
     with _steps_left_out("commit", returns):
         yield
@@ -898,7 +898,7 @@ def a_commit_in_part_is_told_as_done() -> Iterator[None]:
 _NOT_PAID: Final = (HoldState.PENDING, HoldState.EXPIRED)
 
 
-@mutation(found_by=1)
+@mutation(found_by=10)
 def what_ran_out_beside_what_is_committed_is_not_missed() -> Iterator[None]:
     original = commits._committed
 
