@@ -156,8 +156,8 @@ def hand_over(draft: Draft, call: Call, moment: Moment) -> Answer:
     status = Status.OK
     if draft.record(call.other) is not None:
         status = Status.UNKNOWN_HOLD
-    elif taker is not None and taker.state == HoldState.EXPIRED:
-        status = Status.HOLD_EXPIRED
+    elif taker is not None and _closed(Kind.COMMIT, taker) == Status.HOLD_EXPIRED:
+        status = Status.HOLD_EXPIRED  # some of it at least ran out, and so does what would join it
     if status != Status.OK:
         return told(draft, *refused([judged, (status, None)], 2))
     giver = draft.hold(call.hold)

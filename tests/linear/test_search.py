@@ -430,6 +430,20 @@ def test_a_hold_that_comes_back_after_its_deadline() -> None:
     check([*history, read(4, 5, on_hand=5), receive(1, 6, 7, 6, at=102 + MS)])
 
 
+def test_nothing_joins_a_hold_of_which_some_ran_out() -> None:
+    some = Call(Kind.COMMIT, ((TEA, 1),), hold=b"h")
+    history = [
+        receive(9, 0, 1, 9, at=10),
+        does(reserve(3, b"h", ttl_ms=1), 2, 3, (OK, 6), at=100),
+        does(some, 4, 5, (OK, 6), at=101),
+        does(reserve(2, b"g"), 6, 7, (OK, 6), at=200 + MS),
+    ]
+    gives = Call(HAND_OVER, ((TEA, 1),), b"g", other=b"h")
+    linked, over = (Status.LINKED_LINE_REFUSED, None), (Status.HOLD_EXPIRED, None)
+    check([*history, does(gives, 8, 9, linked, over, at=300 + MS)])
+    refused([*history, does(gives, 8, 9, (OK, 6), (OK, 6), at=300 + MS)])
+
+
 def test_a_retry_with_two_effects() -> None:
     refused([receive(5, 0, 1, 5), sale(2, 2, 9, 3), read(10, 11, on_hand=1)])
     refused([receive(5, 0, 1, 5), sale(2, 2, 9, 3), sale(1, 10, 11, 0)])
