@@ -52,6 +52,18 @@ def pending_of(hold: Hold | None) -> Units:
     return +units
 
 
+def _last_of(holders: Mapping[int, Hold]) -> int:
+    """When the last part of a hold runs out, or would have, in ns."""
+    return max((hold.deadline_ns for hold in holders.values()), default=0)
+
+
+def _living(request: Request, ttl_ms: int) -> Request:
+    """A part of an order that lives so long at least."""
+    return request.with_lines(
+        request.lines, request.columns | {"value": np.maximum(column_of(request, "value"), ttl_ms)}
+    )
+
+
 def _is_committed(hold: Hold) -> bool:
     return any(line.committed or line.fulfilled for line in hold.lines)
 
@@ -118,6 +130,47 @@ class Replacement:
             return True
         is_cancelled = any(hold.state == HoldState.CANCELLED for hold in older)
         return is_cancelled and not await is_taken_back(self.shards, hold_id_of(self.request))
+
+    # --- outliving ---
+
+    async def that_outlive(
+        self, parts: Sequence[Part], older: Mapping[int, Hold]
+    ) -> Sequence[Part]:
+        """The parts with a time to live that does not end before the older hold's would.
+
+        Time is counted from when this was asked first, so it may be more.
+        """
+        left_ms = await self._left_ms(_last_of(older))
+        return [replace(part, request=_living(part.request, left_ms)) for part in parts]
+
+    async def outlive(self, parts: Sequence[Part], older: Mapping[int, Hold]) -> int:
+        """Have parts that are held already outlive the older hold, which may have got more time since.
+
+        OK, or the status of a part that has run out before that.
+        """
+        until_ns, shards = _last_of(older), [part.shard for part in parts]
+        op_id = self.request.op_id
+        sights = await self.shards.sights(op_id, shards, [op_id])
+        late = [
+            part.shard
+            for part in parts
+            if (sight := sights[part.shard]).digests[0] == part.request.digest
+            and sight.hold is not None
+            and sight.hold.deadline_ns < until_ns
+        ]
+        if not late:
+            return Status.OK
+        columns = {"kind": Kind.EXTEND, "value": await self._left_ms(until_ns), **on(op_id)}
+        step = step_of(self.request, f"outlive {until_ns}", **columns)
+        told = await self.shards.submit_each(dict.fromkeys(late, step))
+        return max(each.status[0] for each in told.values())
+
+    async def _left_ms(self, until_ns: int) -> int:
+        """How long it was until a moment when this was asked first."""
+        keeper = keeper_of(self.shards, hold_id_of(self.request))
+        answer = await self.shards.submit(keeper, step_of(self.request, "clock"))
+        left_ms = -(-(until_ns - answer.now_ns) // limits.NS_PER_MS)
+        return max(limits.MIN_TTL_MS, min(left_ms, limits.MAX_TTL_MS))
 
     # --- taking ---
 

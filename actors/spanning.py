@@ -60,7 +60,7 @@ async def reserve(shards: Shards, request: Request, owners: NDArray[np.int64]) -
         parts[0].request.digest = step_id(request.digest, "held first")[: len(request.digest)]
     later: dict[int, int] = {}  # why parts were given up that were held, by their place
     if supersedes:
-        answers, later = await _supersede(shards, request, parts)
+        answers, later = await _supersede(shards, request, parts, is_to_be_paid=bool(commits))
     else:
         answers = await shards.submit_parts(parts)
     if commits and not later and not any(map(_is_refused, parts, answers)):
@@ -128,7 +128,7 @@ async def _commit_held(
 
 
 async def _supersede(
-    shards: Shards, request: Request, parts: Sequence[Part]
+    shards: Shards, request: Request, parts: Sequence[Part], *, is_to_be_paid: bool
 ) -> tuple[list[Answer], dict[int, int]]:
     """Hold the parts of an order in place of an older hold of the same owner.
 
@@ -136,12 +136,17 @@ async def _supersede(
     when it refuses, all of the older hold still stands, or gets back what it had. What the order does
     not need is taken when all parts are held, and given up when nothing of the older hold is left that
     somebody could commit. That is decided once: so a repetition goes by it, whatever the older hold is
-    by then.
+    by then. An order that is to be committed outlives the older hold: else a repetition could find
+    nothing of either.
     """
     replacement = Replacement(shards, request)
     sights, decided, taken = await replacement.look()
     older = holders_of(sights)
     is_paid = decided is None and await replacement.is_paid(older.values())
+    if is_to_be_paid and decided is None and not is_paid:
+        parts = await replacement.that_outlive(parts, older)
+        if status := await replacement.outlive(parts, older):
+            decided = await replacement.decide(status)
     answers: dict[int, Answer] = {}
     if decided is None and not is_paid:
         answers = await _held(replacement, parts, sights, taken)
@@ -149,7 +154,7 @@ async def _supersede(
     told = [answers[place] for place in range(len(parts))]
     if any(map(_is_refused, parts, told)) or not any(map(_holds, told)):
         await replacement.give_back(older)
-        return _reasoned(parts, told), {}  # less was allowed, but nothing is no better
+        return _reasoned(parts, told, decided), {}  # less was allowed, but nothing is no better
     if decided is None:
         is_kept = not is_paid and await replacement.keep()
         decided = await replacement.decide(_OK if is_kept else Status.HOLD_NOT_PENDING)
@@ -233,13 +238,15 @@ async def _without_the_rest(
     }
 
 
-def _reasoned(parts: Sequence[Part], answers: Sequence[Answer]) -> list[Answer]:
+def _reasoned(
+    parts: Sequence[Part], answers: Sequence[Answer], decided: int | None
+) -> list[Answer]:
     """The answers of an order that is refused, with those of parts that were not asked.
 
-    They were not since another one refused, or else since the older hold is paid for.
+    They were not since another one refused, or as was decided, or else since the older hold is paid for.
     """
     is_unasked = [answer.status[0] == Status.INVALID_KIND for answer in answers]
-    why = Status.HOLD_NOT_PENDING
+    why = decided or int(Status.HOLD_NOT_PENDING)
     if any(
         _is_refused(part, answer)
         for part, answer, each in zip(parts, answers, is_unasked, strict=True)
@@ -274,7 +281,7 @@ async def _needed(shards: Shards, part: Part, older: Units) -> Units:
     return Counter()
 
 
-def _unasked(part: Part, status: Status) -> Answer:
+def _unasked(part: Part, status: int) -> Answer:
     """The answer of a part that no shard was asked for: a status, and that of its neighbours."""
     lines = part.request.lines
     told = bytes((status, *[Status.LINKED_LINE_REFUSED] * (lines - 1)))

@@ -38,7 +38,9 @@ def on(hold_id: bytes) -> dict[str, Any]:
     return {"hold_hi": np.uint64(high), "hold_lo": np.uint64(low)}
 
 
-def order(op_id: bytes, cells: list[tuple[int, int]], quantity: Any = 1) -> Request:
+def order(
+    op_id: bytes, cells: list[tuple[int, int]], quantity: Any = 1, ttl_ms: int = TTL
+) -> Request:
     flags = [Flag.LINKED] * (len(cells) - 1) + [0]
     skus, locations = zip(*cells, strict=True)
     return Request.of(
@@ -49,7 +51,7 @@ def order(op_id: bytes, cells: list[tuple[int, int]], quantity: Any = 1) -> Requ
         sku=skus,
         location=locations,
         quantity=quantity,
-        value=TTL,
+        value=ttl_ms,
         want_available=True,
     )
 

@@ -1210,6 +1210,56 @@ async def test_an_order_that_is_paid_takes_the_place_of_one_that_other_shards_ha
     assert await states_of(town, HELD) == [HoldState.RELEASED] * 2
 
 
+async def buy_all(town: Town) -> None:
+    """Another one holds whatever there is, also what has run out."""
+    for shard in town.shards:  # a block that sweeps
+        await shard.submit(Request.of(os.urandom(16), 1, kind=Kind.SALE))
+    cells = [(sku, location) for sku in (1, 2, 3) for location in (1, 2)]
+    found = await town.router.cells(cells)
+    for cell, (sku, location) in zip(found, cells, strict=True):
+        if cell and cell.available:
+            buyer = order(bytes([64 + sku, location] * 8), [(sku, location)], cell.available, LONG)
+            assert not any((await town.router.reserve(buyer))[1].status)
+
+
+LONG = 8 * TTL
+
+
+@pytest.mark.parametrize("has_more", [False, True])
+@pytest.mark.parametrize("older", [[(1, 1)], [(1, 1), (2, 2)]])
+@pytest.mark.parametrize("cells", [[(1, 1)], [(1, 1), (2, 2)], [(3, 1), (2, 2)], [(3, 2)]])
+async def test_a_paid_order_that_is_repeated_when_its_own_time_is_over_leaves_nobody_with_nothing(
+    cells: list[tuple[int, int]], older: list[tuple[int, int]], has_more: bool
+) -> None:
+    """The older hold, which lives longer, was gone, and so was the order, when others had bought meanwhile."""
+    operation = an_order(cells, 9, Flag.COMMIT_NOW, older=HELD)
+    for lives in range(20):
+        town = await Town().stocked()
+        await town.router.reserve(order(HELD, older, 9, LONG // 2))
+        is_dead = await dies(town, operation, lives)
+        if has_more:
+            more = call(OP, Kind.EXTEND, HELD, value=LONG)
+            await town.router.on_hold(more)
+        stands = await pending_of(town, HELD) == dict.fromkeys(older, 9)
+        # The order's own time is over; and what the older one had at first, if it got more.
+        passed_ms = 2 * TTL + (LONG // 2 if has_more and stands else 0)
+        for shard in town.shards:
+            shard.now_ns += passed_ms * limits.NS_PER_MS
+        await buy_all(town)
+        told = [(await operation(town.router))[1].status for _ in range(2)]
+        assert told[0] == told[1]
+        if any(told[0]):
+            assert await pending_of(town, HELD) == dict.fromkeys(older, 9)
+            assert (town.counted("committed"), await pending_of(town, NEW)) == (0, {})
+        else:
+            assert town.counted("committed") == 9 * len(cells)
+            assert await pending_of(town, HELD) == {}
+        if not is_dead:
+            assert lives >= 3
+            return
+    raise AssertionError("it takes ever more calls")
+
+
 async def test_a_paid_order_is_not_committed_when_the_older_one_is_paid_meanwhile(
     town: Town,
 ) -> None:
