@@ -6,25 +6,22 @@ answers and goes on. Every shard is asked for time first, also where nothing of 
 repetition knows what the move was about, and leaves alone what has come since.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
 from typing import Final
 
 import numpy as np
 
 from actors.notes import keeper_of, noted, number_of
 from actors.parts import NOTHING_LEFT, Told, groups_of, hold_id_of, on, step_id, step_of
-from actors.ports import Sight, Unavailable, Waiting
+from actors.ports import Sight, Unavailable
 from actors.shards import Shards, every
-from actors.transits import ENDED, ROUNDS, Line, arrive, at_rest, keep, leave, place_id, take_place
+from actors.transits import ROUNDS, Line, at_rest
+from actors.ways import LESS, EndedByOthers, Placed, Way, Ways, first_refusal
 from actors.wholes import GRACE_MS, make_time, refused_with, that_matter
-from engine import limits
 from engine.operations import Answer, Flag, Kind, Request, column_of
 from engine.status import Status
-from engine.views import Hold, HoldState
 
 # How a shard says that it has, or never had, nothing of a hold that a move could be about.
 _NEVER_HERE: Final = frozenset((Status.UNKNOWN_HOLD, Status.NOT_IN_HOLD))
@@ -32,49 +29,6 @@ _NOT_HERE: Final = NOTHING_LEFT | _NEVER_HERE
 _OK: Final = int(Status.OK)
 # How a shard says that all that was to leave it was committed or given up.
 _GONE: Final = frozenset((Status.HOLD_NOT_PENDING, Status.HOLD_RELEASED))
-# How it says that there is less than was to leave: others have taken some of it, or moved it elsewhere.
-_LESS: Final = frozenset((Status.EXCEEDS_HOLD, Status.NOT_IN_HOLD))
-_TAKEN: Final = frozenset((Status.OP_ID_REUSED, Status.HOLD_EXISTS))  # a place, by another
-
-
-class _EndedByOthers(Exception):  # noqa: N818
-    """A call on all of the hold came between two steps: the units stay, and the move begins anew."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """Units of a hold that are to go from cells of one shard to cells of another, all or none."""
-
-    name: str  # which of the move's, the same whenever it is taken
-    source: int  # shards
-    target: int
-    to: int  # a location
-    lines: Sequence[Line]  # what is to leave now; none: nothing, or it has left already
-
-    @property
-    def is_all(self) -> bool:
-        """Whether it is of all that is pending on a shard, however much that is."""
-        return self.name.startswith("from")
-
-    def digest(self, request: Request) -> bytes:
-        """Whose its places are: no other move's, nor another way's of this one."""
-        named = request.op_id + request.digest + self.name.encode()
-        return hashlib.blake2b(named, digest_size=8).digest()
-
-
-@dataclass(frozen=True, slots=True)
-class _Placed:
-    """A way that has taken its place, or was refused one."""
-
-    way: _Way
-    answer: Answer  # ENDED: there is nothing to go
-    place: bytes
-    waits: Hold | None = None
-    is_new: bool = False  # else what waits was seen, and is not surely what is to leave now
-
-    @property
-    def is_empty(self) -> bool:
-        return self.answer.status == ENDED
 
 
 async def move(shards: Shards, request: Request) -> Told:
@@ -106,10 +60,10 @@ async def move(shards: Shards, request: Request) -> Told:
             # Noted: a part that others had taken may be given back by the time it is repeated.
             first = await noted(shards, hold_id, refusal_id(request), refusals[0])
             return parts[0].shard, refused_with(request, Status(first))
-        move_ = _Move(shards, request, sights, holders, times)
+        move_ = _Move(shards, request, Ways(shards, request, sights, holders, times))
         try:
             return await (move_.lines() if column_of(request, "sku")[0] else move_.all())
-        except _EndedByOthers:
+        except EndedByOthers:
             continue
     raise Unavailable("the hold is called on again and again")
 
@@ -128,11 +82,11 @@ def refused_before(shards: Shards, request: Request, sights: Mapping[int, Sight]
     return keeper, refused_with(request, Status(number_of(digest)))
 
 
-def _named(request: Request, shards: Sequence[int]) -> list[_Way]:
+def _named(request: Request, shards: Sequence[int]) -> list[Way]:
     """Every way that a move can have, for its digest."""
     names = [f"from {shard}" for shard in shards]
     names += [f"line {place}" for place in range(request.lines)]
-    return [_Way(name, 0, 0, 0, ()) for name in names]
+    return [Way(name, 0, 0, 0, ()) for name in names]
 
 
 async def _has_begun(
@@ -166,23 +120,12 @@ class _Move:
 
     shards: Shards
     request: Request
-    sights: Mapping[int, Sight]
-    holders: Mapping[int, Hold]
-    times: Mapping[int, Answer]
-
-    @property
-    def hold_id(self) -> bytes:
-        return hold_id_of(self.request)
-
-    @property
-    def channel(self) -> int:
-        """The one that the stock is for which is taken where the lines go; 0: none."""
-        return int(column_of(self.request, "channel")[0])
+    ways: Ways
 
     def pending(self) -> Counter[tuple[int, int, int]]:
         """How much is pending of each (shard, SKU, location) that the hold has lines of."""
         units: Counter[tuple[int, int, int]] = Counter()
-        for shard, hold in self.holders.items():
+        for shard, hold in self.ways.holders.items():
             for line in hold.lines:
                 units[shard, line.sku, line.location] += line.pending
         return units
@@ -206,14 +149,14 @@ class _Move:
         sku, to, quantity, leaves = self._named(place)
         source, target = (self.shards.map.shard_of(sku, at) for at in (leaves, to))
         if source == target:
-            return await self._within(target, sku, to, quantity, leaves, self.channel)
+            return await self._within(target, sku, to, quantity, leaves, self.ways.channel)
         there = self.pending()[source, sku, leaves]
         lines = [(sku, leaves, quantity or there)] if max(quantity, 1) <= there else []
-        placed = await self._take_place(_Way(f"line {place}", source, target, to, lines))
+        placed = await self.ways.take_place(Way(f"line {place}", source, target, to, lines))
         if placed.is_empty:
             # The shard that has too little says so, asked to move it to where it is, for no channel.
             return await self._within(source, sku, leaves, quantity or 1, leaves)
-        return _one_line(await self._go(placed))
+        return _one_line(await self.ways.go(placed))
 
     async def _together(self, group: Sequence[int]) -> list[Answer]:
         """Move linked lines, all or none: all keep their stock before anything leaves.
@@ -228,16 +171,16 @@ class _Move:
             if any(told.status):
                 return await self._refused(group, places, told)
             done |= zip(places, _by_line(told, 1), strict=True)
-        placed: list[_Placed] = []
-        for way in sorted(ways, key=self._is_open):
-            each = await self._take_place(way)
+        placed: list[Placed] = []
+        for way in sorted(ways, key=self.ways.is_open):
+            each = await self.ways.take_place(way)
             if each.is_new and not each.answer.status[0]:
                 placed.append(each)
                 continue
             # It has left before, or cannot.
-            told = each.answer if each.is_empty else await self._go(each)
+            told = each.answer if each.is_empty else await self.ways.go(each)
             if any(told.status):
-                await self._give_back(list(ways), placed)
+                await self.ways.give_back(list(ways), placed)
                 if each.is_empty:
                     return await self._refused(group, *await self._too_little(way, ways[way]))
                 why = each.answer if each.answer.status[0] else told
@@ -246,14 +189,14 @@ class _Move:
         # In the same order whatever the move: of two that meet, the second is refused before any leaves.
         placed.sort(key=lambda each: (each.way.source, min(each.way.lines)))
         for number, each in enumerate(placed):
-            told = await self._go(each)
+            told = await self.ways.go(each)
             if any(told.status):
-                await self._give_back([], placed[number + 1 :])
+                await self.ways.give_back([], placed[number + 1 :])
                 return await self._refused(group, ways[each.way], told)
             done |= zip(ways[each.way], _by_line(told, 2), strict=True)
         return [done[place] for place in group]
 
-    def _ways_of(self, group: Sequence[int]) -> tuple[dict[_Way, list[int]], dict[int, list[int]]]:
+    def _ways_of(self, group: Sequence[int]) -> tuple[dict[Way, list[int]], dict[int, list[int]]]:
         """The ways by which linked lines go, and the shards that need none; with their lines.
 
         A shard needs none where it has both ends of all of them, or where they are already.
@@ -263,7 +206,7 @@ class _Move:
             sku, to, _, leaves = self._named(place)
             source, target = (self.shards.map.shard_of(sku, at) for at in (leaves, to))
             ends.setdefault((source, target, leaves == to), []).append(place)
-        ways: dict[_Way, list[int]] = {}
+        ways: dict[Way, list[int]] = {}
         within: dict[int, list[int]] = {}
         for (source, target, is_there), places in ends.items():
             if is_there or (source == target and len(ends) == 1):
@@ -271,7 +214,7 @@ class _Move:
             else:
                 to = self._named(places[0])[1]
                 lines = self._leaving(places)
-                ways[_Way(f"line {places[0]}", source, target, to, lines)] = places
+                ways[Way(f"line {places[0]}", source, target, to, lines)] = places
         return ways, within
 
     def _leaving(self, places: Sequence[int]) -> tuple[Line, ...]:
@@ -299,20 +242,20 @@ class _Move:
             f"{name} {places[0]}",
             len(places),
             kind=Kind.MOVE,
-            channel=self.channel if to == "location" else 0,
+            channel=self.ways.channel if to == "location" else 0,
             flags=[Flag.LINKED] * (len(places) - 1) + [0],
             **{name: column_of(self.request, of)[list(places)] for name, of in names.items()},
-            **on(self.hold_id),
+            **on(self.ways.hold_id),
         )
 
-    async def _too_little(self, way: _Way, places: Sequence[int]) -> tuple[Sequence[int], Answer]:
+    async def _too_little(self, way: Way, places: Sequence[int]) -> tuple[Sequence[int], Answer]:
         """What the shard says that linked lines were to leave, asked to move them to where they are.
 
         It never does, of any quantity, and has to say why of the first line: that which it has too
         little for, or had when it was asked before. The lines are told in this order.
         """
         asked = [step_id(self.request.op_id, f"stay {place}") for place in places]
-        known = (await self.shards.link(way.source).sight(self.hold_id, asked)).digests
+        known = (await self.shards.link(way.source).sight(self.ways.hold_id, asked)).digests
         was_asked = dict(zip(places, (digest is not None for digest in known), strict=True))
         in_order = sorted(places, key=lambda each: (not was_asked[each], self._is_there(each)))
         step = self._linked("stay", in_order, to="value")
@@ -346,43 +289,43 @@ class _Move:
         is moved in another attempt.
         """
         to = int(column_of(self.request, "location")[0])
-        placed: list[_Placed] = []
+        placed: list[Placed] = []
         # One that was refused its place before comes first: with it the move was refused.
-        ways = sorted(self._ways(to), key=lambda way: not self._was_refused(way))
+        ways = sorted(self._ways(to), key=lambda way: not self.ways.was_refused(way))
         for way in ways:
-            each = await self._take_place(way)
+            each = await self.ways.take_place(way)
             if each.is_empty:
                 continue
             if each.answer.status[0]:
-                await self._give_back(ways, placed)
-                return way.target, _one_line(_first_refusal(each.answer))
+                await self.ways.give_back(ways, placed)
+                return way.target, _one_line(first_refusal(each.answer))
             placed.append(each)
         told, is_any = list[Told](), True
-        if not (placed and self._is_split(to)):
+        if not (placed and self.ways.is_split(to)):
             told, is_any = await self._all_within(to, is_any=bool(placed))
         refusals = [each for each in told if each[1].status[0]]
         if refusals:
-            await self._give_back(ways, placed)
+            await self.ways.give_back(ways, placed)
             return refusals[0]
         if not is_any:  # what was pending is not any more
             target = self.shards.map.owners(to)[0]
             return target, refused_with(self.request, Status.HOLD_NOT_PENDING)
-        told += [(each.way.target, _one_line(await self._go(each))) for each in placed]
-        if any(answer.status[0] in _LESS for _, answer in told):
-            raise _EndedByOthers
+        told += [(each.way.target, _one_line(await self.ways.go(each))) for each in placed]
+        if any(answer.status[0] in LESS for _, answer in told):
+            raise EndedByOthers
         moved = [each for each in told if not each[1].status[0]]
         refusals = [each for each in told if each[1].status[0] not in {_OK, *_GONE}]
         return [*refusals, *moved, *told][0]
 
-    def _ways(self, to: int) -> list[_Way]:
+    def _ways(self, to: int) -> list[Way]:
         """From each shard that has a say to each that has cells of the destination.
 
         Within a shard too if there are several of those: then all keep the stock before any moves.
         """
-        shard_map, is_split = self.shards.map, self._is_split(to)
+        shard_map, is_split = self.shards.map, self.ways.is_split(to)
         ways = []
         for target in shard_map.owners(to):
-            for source, answer in self.times.items():
+            for source, answer in self.ways.times.items():
                 if (source != target or is_split) and not answer.status[0]:
                     lines = [
                         (sku, leaves, units)
@@ -392,7 +335,7 @@ class _Move:
                         and leaves != to
                         and shard_map.shard_of(sku, to) == target
                     ]
-                    ways.append(_Way(f"from {source}", source, target, to, lines))
+                    ways.append(Way(f"from {source}", source, target, to, lines))
         return ways
 
     async def _all_within(self, to: int, *, is_any: bool) -> tuple[list[Told], bool]:
@@ -400,156 +343,18 @@ class _Move:
 
         Also where nothing is yet: so a repetition does not take what has come since for it.
         """
-        shard_map, is_split = self.shards.map, self._is_split(to)
+        shard_map, is_split = self.shards.map, self.ways.is_split(to)
         skus = [sku for _, sku, _ in self.pending()]
         asked = list(dict.fromkeys((shard_map.shard_of(sku, to), sku * is_split) for sku in skus))
         moved = await every(
-            self._within(shard, sku, to, 0, 0, self.channel) for shard, sku in asked
+            self._within(shard, sku, to, 0, 0, self.ways.channel) for shard, sku in asked
         )
         is_any = is_any or any(not answer.status[0] for answer in moved)
         without_say = _NOT_HERE if is_any else _NEVER_HERE
         told = [(shard, answer) for (shard, _), answer in zip(asked, moved, strict=True)]
         return [each for each in told if each[1].status[0] not in without_say], is_any
 
-    def _is_split(self, to: int) -> bool:
-        return len(self.shards.map.owners(to)) > 1
-
     # --- steps ---
-
-    async def _take_place(self, way: _Way) -> _Placed:
-        """Hold units where they go; or find that this move has done so already.
-
-        A place that was taken and whose units others made stay is given back, and another one taken;
-        so it is when all of a hold moves, and others had taken some of it.
-        """
-        own = self._own(way)
-        if own:
-            place, waits = place_id(self.hold_id, own[-1][0]), own[-1][1].hold
-            if waits is None:
-                digest = way.digest(self.request)
-                answer = await take_place(self.shards, way.target, place, digest, (), GRACE_MS)
-                return _Placed(way, answer, place)
-            kept = [(line.sku, line.pending) for line in waits.lines]
-            if kept == [(sku, units) for sku, _, units in way.lines]:
-                placed = _Placed(way, _done(), place, waits, is_new=True)
-                sight = await self.shards.link(way.target).sight(self.hold_id)
-                return await self._if_there_is_room(placed, own[-1][0], sight)
-            told = await leave(self.shards, way.source, way.target, place, self.hold_id, ())
-            has_less = way.is_all and bool(_LESS & set(told.status))
-            if told.status != ENDED and not has_less:
-                return _Placed(way, _done(), place, waits)
-            await arrive(self.shards, way.target, place, self.hold_id, waits, have_left=False)
-        return await self._take_new_place(way)
-
-    def _own(self, way: _Way) -> list[tuple[int, Waiting]]:
-        """The places that were taken for a way, by number, oldest first."""
-        digest = way.digest(self.request)
-        waiting = self.sights[way.target].waiting
-        return [(number, each) for number, each in enumerate(waiting) if each.digest == digest]
-
-    def _was_refused(self, way: _Way) -> bool:
-        """Whether the newest place of a way was refused the stock, or taken for nothing."""
-        own = self._own(way)
-        return bool(own) and own[-1][1].hold is None
-
-    def _is_open(self, way: _Way) -> tuple[bool, bool]:
-        """To sort ways by: first what was refused its place, then what has left or been given back."""
-        own = self._own(way)
-        waits = own[-1][1].hold if own else None
-        is_decided = waits is not None and waits.state != HoldState.PENDING
-        return not self._was_refused(way), not is_decided
-
-    async def _take_new_place(self, way: _Way) -> _Placed:
-        kept = [(sku, way.to, units) for sku, _, units in way.lines]
-        number, answer = await self._take(way, kept, len(self.sights[way.target].waiting))
-        place = place_id(self.hold_id, number)
-        if answer.status[0]:
-            return _Placed(way, answer, place)
-        sight = await self.shards.link(way.target).sight(self.hold_id)
-        placed = _Placed(way, answer, place, sight.waiting[number].hold, is_new=True)
-        return await self._if_there_is_room(placed, number, sight)
-
-    async def _take(self, way: _Way, kept: Sequence[Line], first: int) -> tuple[int, Answer]:
-        """Take a place for lines, the first that is free from a number on: which, and the answer."""
-        digest, ttl_ms = way.digest(self.request), self._ttl_ms()
-        for number in count(first):
-            place = place_id(self.hold_id, number)
-            answer = await take_place(
-                self.shards, way.target, place, digest, kept, ttl_ms, self.channel
-            )
-            if answer.status[0] not in _TAKEN:
-                return number, answer
-        raise AssertionError("numbers do not end")
-
-    async def _if_there_is_room(self, placed: _Placed, number: int, sight: Sight) -> _Placed:
-        """Refuse what a hold of too many lines could not join, before anything of it leaves.
-
-        `sight` is of the target since the units wait there. So what waits with them is seen: of this
-        move, and of two that meet the second sees what the first one takes there.
-        """
-        way = placed.way
-        if self._lines_to_be(sight, way) <= limits.MAX_HOLD_LINES:
-            return placed
-        told = await leave(self.shards, way.source, way.target, placed.place, self.hold_id, ())
-        if not any(told.status) or placed.waits is None:
-            return placed
-        await arrive(
-            self.shards, way.target, placed.place, self.hold_id, placed.waits, have_left=False
-        )
-        # An order of too many lines is refused for that: so a repetition finds that it was.
-        too_many = [(way.lines[0][0], way.to, way.lines[0][2])] * (limits.MAX_HOLD_LINES + 1)
-        number, answer = await self._take(way, too_many, number + 1)
-        return _Placed(way, answer, place_id(self.hold_id, number))
-
-    def _lines_to_be(self, sight: Sight, way: _Way) -> int:
-        """How many lines a hold will have on a shard when all that waits has joined it there."""
-        parts = [each.hold for each in sight.waiting if each.hold is not None]
-        parts = [waits for waits in parts if waits.state == HoldState.PENDING]
-        parts += [sight.hold] if sight.hold is not None else []
-        lines = sum(len(part.lines) for part in parts)
-        if way.is_all and sight.hold is not None and not self._is_split(way.to):
-            # What moves within the shard before that: of a line with more than that a part splits.
-            lines += sum(
-                line.location != way.to and line.pending > 0 < line.committed + line.fulfilled
-                for line in sight.hold.lines
-            )
-        return lines
-
-    async def _go(self, placed: _Placed) -> Answer:
-        """Give units up where they were, and let them join the hold where they went."""
-        way, waits = placed.way, placed.waits
-        if placed.answer.status[0] or waits is None:
-            return _first_refusal(placed.answer)
-        lines = way.lines if placed.is_new else ()
-        told = await leave(self.shards, way.source, way.target, placed.place, self.hold_id, lines)
-        have_left = not any(told.status)
-        if have_left and waits.state == HoldState.EXPIRED:
-            return refused_with(self.request, Status.HOLD_EXPIRED)
-        if have_left and waits.state == HoldState.PENDING:
-            now_ns = told.now_ns
-            await keep(
-                self.shards, way.source, way.target, placed.place, self.hold_id, waits, now_ns
-            )
-        answer = await arrive(
-            self.shards, way.target, placed.place, self.hold_id, waits, have_left=have_left
-        )
-        if told.status == ENDED:
-            raise _EndedByOthers
-        if not have_left:
-            return _first_refusal(replace(answer, status=told.status))
-        return _first_refusal(answer) if any(answer.status) else answer
-
-    async def _give_back(self, ways: Sequence[_Way], placed: Sequence[_Placed]) -> None:
-        """Let all stay where it is, as far as it has not left; `placed` is what has a place by now."""
-        held = {(each.way.target, each.place): (each.way, each.waits) for each in placed}
-        for way in ways:
-            for number, each in self._own(way):
-                held.setdefault((way.target, place_id(self.hold_id, number)), (way, each.hold))
-        for (target, place), (way, waits) in held.items():
-            if waits is not None and waits.state == HoldState.PENDING:
-                told = await leave(self.shards, way.source, target, place, self.hold_id, ())
-                have_left = not any(told.status)
-                await arrive(self.shards, target, place, self.hold_id, waits, have_left=have_left)
 
     async def _within(
         self, shard: int, sku: int, to: int, quantity: int, leaves: int, channel: int = 0
@@ -564,28 +369,9 @@ class _Move:
             quantity=quantity,
             value=leaves,
             channel=channel,
-            **on(self.hold_id),
+            **on(self.ways.hold_id),
         )
         return await self.shards.submit(shard, step)
-
-    def _ttl_ms(self) -> int:
-        """How long the hold has to live, rounded up; the grace at least."""
-        left_ns = min(
-            self.holders[shard].deadline_ns - answer.now_ns
-            for shard, answer in self.times.items()
-            if shard in self.holders and not answer.status[0]
-        )
-        return min(max(-(-left_ns // limits.NS_PER_MS), GRACE_MS), limits.MAX_TTL_MS)
-
-
-def _done() -> Answer:
-    return Answer(b"\0", bytes(8), 0, 0, 0)
-
-
-def _first_refusal(answer: Answer) -> Answer:
-    """The answer with the status that says why; lines that only had such neighbours do not."""
-    why = [each for each in answer.status if each not in (Status.OK, Status.LINKED_LINE_REFUSED)]
-    return replace(answer, status=bytes(why[:1] or answer.status[:1]))
 
 
 def _by_line(answer: Answer, step: int) -> list[Answer]:

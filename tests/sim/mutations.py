@@ -25,6 +25,7 @@ from actors import (
     spanning,
     transfers,
     transits,
+    ways,
 )
 from actors import shard as shard_module
 from actors.links import RemoteShard
@@ -48,6 +49,7 @@ from actors.shard import Shard
 from actors.shards import Shards
 from actors.snapshotting import Snapshotter
 from actors.transits import sight_of
+from actors.ways import Ways
 from adapters.journal import RedisJournal
 from engine import kernels, snapshot, wire
 from engine.block import Block, decode, encode
@@ -757,7 +759,7 @@ def the_old_place_of_a_move_is_not_given_up() -> Iterator[None]:
             return await transits.leave(*args)
         return Answer(bytes(len(lines)), bytes(8 * len(lines)), 0, 0, 0)
 
-    with replaced(moves, "leave", leave):
+    with replaced(ways, "leave", leave):
         yield
 
 
@@ -774,7 +776,7 @@ def moved_units_are_doubled() -> Iterator[None]:
             await shards.submit(target, added)
         return answer
 
-    with replaced(moves, "arrive", arrive):
+    with replaced(ways, "arrive", arrive):
         yield
 
 
@@ -795,7 +797,7 @@ def what_waits_for_a_move_that_is_refused_stays() -> Iterator[None]:
     async def give_back(*_: Any) -> None:
         """Keep it."""
 
-    with replaced(moves._Move, "_give_back", give_back):
+    with replaced(Ways, "give_back", give_back):
         yield
 
 

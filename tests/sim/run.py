@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import structlog
 
-from actors import commits, moves
+from actors import commits, moves, ways
 from actors import shard as shard_module
 from actors.parts import hold_id_of
 from engine import snapshot as engine_snapshot
@@ -91,6 +91,7 @@ def _small_bounds(chance: Random) -> Iterator[None]:
         patch.object(engine_snapshot, "PIECE_ROWS", 3),
         patch.object(commits, "GRACE_MS", 2),
         patch.object(moves, "GRACE_MS", 2),
+        patch.object(ways, "GRACE_MS", 2),
     ):
         yield
 
