@@ -24,10 +24,7 @@ assert 2 * limits.MAX_BALANCE < _AVAILABLE // 2
 
 
 def asked_by(request: Request) -> list[bytes]:
-    """The op_ids whose digests a call must know of each shard when it begins.
-
-    Its own is the first; the last is that by which the call's answer is remembered.
-    """
+    """The op_ids whose digests a call must know of each shard when it begins."""
     if column_of(request, "kind")[0] != Kind.COMMIT:
         return [request.op_id, _answer_id(request)]
     return [request.op_id, *commits.asked_by(request), _answer_id(request)]
@@ -36,7 +33,7 @@ def asked_by(request: Request) -> list[bytes]:
 async def told_before(shards: Shards, request: Request, sights: Mapping[int, Sight]) -> Told | None:
     """The answer of an earlier attempt, if it stays; `sights` have digests of `asked_by`."""
     keeper = keeper_of(shards, hold_id_of(request))
-    digest = sights[keeper].digests[-1]
+    digest = sights[keeper].digests.get(_answer_id(request))
     if digest is None:
         return None
     told = keeper, _answer_of(request, number_of(digest))
@@ -52,7 +49,10 @@ async def told_before(shards: Shards, request: Request, sights: Mapping[int, Sig
 
 def _is_done(request: Request, sights: Mapping[int, Sight]) -> bool:
     """Whether a shard has done a call under its own id."""
-    return any(sight.done[0] and sight.digests[0] == request.digest for sight in sights.values())
+    return any(
+        request.op_id in sight.done and sight.digests[request.op_id] == request.digest
+        for sight in sights.values()
+    )
 
 
 async def unknown(shards: Shards, request: Request) -> Told:
@@ -124,7 +124,7 @@ async def _extended_before(
     looks = [step_id(request.op_id, _look(number)) for number in range(ROUNDS)]
     sights = await shards.sights(hold_id_of(request), list(sights), looks)
     for number in reversed(range(ROUNDS)):
-        asked = [shard for shard, sight in sights.items() if sight.done[number]]
+        asked = [shard for shard, sight in sights.items() if looks[number] in sight.done]
         if asked:
             ttl_ms = int(column_of(request, "value")[0])
             answers = await make_time(shards, request, asked, ttl_ms, _look(number))
@@ -151,7 +151,7 @@ async def release(shards: Shards, request: Request, sights: Mapping[int, Sight])
         step = step_of(request, "again", kind=Kind.RELEASE, **on(hold_id_of(request)))
         step.op_id = given_up.again_id(request.op_id, number)
         parts = [
-            whole(step if told and sights[shard].digests[0] is not None else request, shard)
+            whole(step if told and request.op_id in sights[shard].digests else request, shard)
             for shard in holders
         ]
         now = joined(request, *that_count(parts, await shards.submit_parts(parts)))
@@ -164,5 +164,7 @@ async def _released_before(
     shards: Shards, request: Request, sights: Mapping[int, Sight]
 ) -> Told | None:
     """What shards said to a RELEASE that was done; None when that is forgotten."""
-    parts = [whole(request, shard) for shard, sight in sights.items() if sight.done[0]]
+    parts = [
+        whole(request, shard) for shard, sight in sights.items() if request.op_id in sight.done
+    ]
     return joined(request, parts, await shards.submit_parts(parts)) if parts else None

@@ -31,8 +31,12 @@ _Units = Counter[tuple[int, int]]  # of each (SKU, location)
 
 def asked_by(request: Request) -> list[bytes]:
     """Further op_ids whose digests a commit must know when it begins: of its fate, and of its time."""
-    times = [step_id(request.op_id, f"extend {number}") for number in (0, 1)]
-    return [*fates.asked_by(request), *times]
+    return [*fates.asked_by(request), *_times(request)]
+
+
+def _times(request: Request) -> list[bytes]:
+    """The ids of the steps that give parts time, in the first two rounds."""
+    return [step_id(request.op_id, f"extend {number}") for number in (0, 1)]
 
 
 async def commit(shards: Shards, request: Request, sights: Mapping[int, Sight]) -> Told:
@@ -45,7 +49,7 @@ async def commit(shards: Shards, request: Request, sights: Mapping[int, Sight]) 
     hold committed while this one was under way, which is what this one answers too. It is refused as
     well when units have run out that came after their part was committed (`actors.late`). Between
     steps a reader sees a hold of which some shards' parts are committed and the others pending.
-    `sights` have the digest of its own id first, then those of `asked_by`.
+    `sights` have the digests of its own id and of `asked_by`.
     """
     hold_id = hold_id_of(request)
     fate = await fate_of(shards, request, sights)
@@ -95,7 +99,7 @@ async def _done_before(
     asked = [
         whole(request, shard)
         for shard, sight in sights.items()
-        if sight.digests[0] is not None and shard not in done
+        if request.op_id in sight.digests and shard not in done
     ]
     answers = await shards.submit_parts(asked)
     return {part.shard for part, it in zip(asked, answers, strict=True) if not it.status[0]}
@@ -125,15 +129,15 @@ async def _was_at_once(shards: Shards, request: Request, sights: Mapping[int, Si
     With parts on other shards it would have made time first. What had left the shard before it was
     committed there may have been missed; nothing can leave after that, so what else moves was added since.
     """
-    tried = [shard for shard, sight in sights.items() if sight.digests[0] is not None]
-    if len(tried) > 1 or _has_made_time(sights):
+    tried = [shard for shard, sight in sights.items() if request.op_id in sight.digests]
+    if len(tried) > 1 or _has_made_time(request, sights):
         return False
     return not await have_left(shards, hold_id_of(request), tried[0], sights)
 
 
-def _has_made_time(sights: Mapping[int, Sight]) -> bool:
+def _has_made_time(request: Request, sights: Mapping[int, Sight]) -> bool:
     """Whether an earlier attempt has asked parts of the hold for time."""
-    return any(any(sight.digests[3:5]) for sight in sights.values())
+    return any(step in sight.digests for sight in sights.values() for step in _times(request))
 
 
 async def _commit_round(
@@ -170,7 +174,7 @@ async def _commit_round(
         if any(answer.status[0] not in {_OK, *may_have_expired} for answer in given):
             return await _refused_round(shards, request, sights, parts, given, number)
     seen = {part.shard: sights[part.shard] for part in silent + parts}
-    await _note(shards, request, seen, is_again=bool(number) or _has_made_time(sights))
+    await _note(shards, request, seen, is_again=bool(number) or _has_made_time(request, sights))
     # First those that can only refuse: then the others are left as they are.
     told = [
         each
@@ -223,7 +227,7 @@ async def _committed(
     asked = [
         # Done before in this call: more has come there since.
         replace(part, request=_again(request, number))
-        if number and sights[part.shard].digests[0] is not None
+        if number and request.op_id in sights[part.shard].digests
         else part
         for part in parts
     ]
@@ -260,7 +264,7 @@ async def _note(
     """
     notes: list[tuple[int, Request]] = []
     for shard, sight in sights.items():
-        if sight.hold is None or sight.digests[0] is not None:
+        if sight.hold is None or request.op_id in sight.digests:
             continue
         now = _units(sight.hold, "committed")
         if not now and not is_again:
@@ -277,13 +281,13 @@ async def _noted(
     """How many notes there are of each cell of a part of a hold, and what the last one says."""
     found = {(line.sku, line.location): (0, 0) for line in hold.lines}
     for number in count():
-        notes = [_note_id(request, cell, number) for cell in found]
-        sight = await shards.link(shard).sight(hold_id_of(request), notes)
-        if not any(sight.digests):
+        notes = {cell: _note_id(request, cell, number) for cell in found}
+        sight = await shards.link(shard).sight(hold_id_of(request), list(notes.values()))
+        if not sight.digests:
             break
-        for cell, digest in zip(found, sight.digests, strict=True):
-            if digest is not None:
-                found[cell] = number + 1, number_of(digest)
+        for cell, note in notes.items():
+            if note in sight.digests:
+                found[cell] = number + 1, number_of(sight.digests[note])
     return found
 
 

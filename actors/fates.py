@@ -43,7 +43,8 @@ async def is_taken_back(shards: Shards, hold_id: bytes) -> bool:
     """Whether what was committed of a hold was taken back in the end, since a commit was refused."""
     link = shards.link(keeper_of(shards, hold_id))
     for number in count():
-        digest = (await link.sight(hold_id, [_fate_id(hold_id, number)])).digests[0]
+        fate = _fate_id(hold_id, number)
+        digest = (await link.sight(hold_id, [fate])).digests.get(fate)
         if digest is None or number_of(digest) != _STAYS:
             return digest is not None
     raise AssertionError("numbers do not end")
@@ -55,13 +56,14 @@ def asked_by(request: Request) -> list[bytes]:
 
 
 async def fate_of(shards: Shards, request: Request, sights: Mapping[int, Sight]) -> Fate:
-    """The fate that a commit of a hold shares; `sights` have its own digest, then those of `asked_by`.
+    """The fate that a commit of a hold shares; `sights` have the digests of `asked_by`.
 
     It is the first one, unless that is decided when the commit begins: then the commit notes which.
     So the usual commit notes nothing, and a repetition finds the same.
     """
     hold_id = hold_id_of(request)
-    _, chosen, first, *_ = sights[keeper_of(shards, hold_id)].digests
+    digests = sights[keeper_of(shards, hold_id)].digests
+    chosen, first = digests.get(_choice_id(request)), digests.get(_fate_id(hold_id, 0))
     if chosen is not None:
         number = number_of(chosen)
         decided = await noted_before(shards, hold_id, _fate_id(hold_id, number))
@@ -70,8 +72,8 @@ async def fate_of(shards: Shards, request: Request, sights: Mapping[int, Sight])
         return Fate(hold_id, 0, is_kept=first is not None and number_of(first) == _STAYS)
     link = shards.link(keeper_of(shards, hold_id))
     for number in count():
-        sight = await link.sight(hold_id, [_fate_id(hold_id, number)])
-        digest = sight.digests[0]
+        fate = _fate_id(hold_id, number)
+        digest = (await link.sight(hold_id, [fate])).digests.get(fate)
         if digest is None or number_of(digest) != _STAYS:
             return Fate(hold_id, await noted(shards, hold_id, _choice_id(request), number))
     raise AssertionError("numbers do not end")
@@ -80,7 +82,7 @@ async def fate_of(shards: Shards, request: Request, sights: Mapping[int, Sight])
 async def _has_begun(shards: Shards, request: Request) -> bool:
     """Whether a commit has been tried before; looked for after its first fate was seen decided."""
     sights = await shards.sights(hold_id_of(request), shards.asked_for(0), [request.op_id])
-    return any(sight.digests[0] is not None for sight in sights.values())
+    return any(sight.digests for sight in sights.values())
 
 
 def _fate_id(hold_id: bytes, number: int) -> bytes:

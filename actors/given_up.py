@@ -62,15 +62,15 @@ async def _is_marked(shards: Shards, hold_id: bytes, shard: int) -> bool:
     for first in count(0, _AT_ONCE):
         numbers = range(first, first + _AT_ONCE)
         ids = [each for number in numbers for each in _mark_ids(hold_id, number)]
-        halves = (await link.sight(hold_id, ids)).digests
-        for high, low in zip(halves[::2], halves[1::2], strict=True):
+        noted = (await link.sight(hold_id, ids)).digests
+        for high, low in (map(noted.get, _mark_ids(hold_id, number)) for number in numbers):
             if high is None or low is None:
                 return False
             op_id = pair_to_id(number_of(high), number_of(low))
             steps = [op_id, *(again_id(op_id, number) for number in range(ROUNDS + 1))]
             sight = await link.sight(hold_id, [*steps, _nothing_id(op_id), back_id(op_id)])
-            *taken, nothing, _ = (digest is not None for digest in sight.digests)
-            if any(taken) and not (nothing or sight.done[-1]):
+            is_back = _nothing_id(op_id) in sight.digests or back_id(op_id) in sight.done
+            if not is_back and any(step in sight.digests for step in steps):
                 return True
     raise AssertionError("numbers do not end")
 

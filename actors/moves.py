@@ -74,9 +74,9 @@ def refusal_id(request: Request) -> bytes:
 
 
 def refused_before(shards: Shards, request: Request, sights: Mapping[int, Sight]) -> Told | None:
-    """The refusal of an earlier attempt, by what each shard knows of `refusal_id` last."""
+    """The refusal of an earlier attempt, by what each shard knows of `refusal_id`."""
     keeper = keeper_of(shards, hold_id_of(request))
-    digest = sights[keeper].digests[-1]
+    digest = sights[keeper].digests.get(refusal_id(request))
     if digest is None:
         return None
     return keeper, refused_with(request, Status(number_of(digest)))
@@ -106,7 +106,7 @@ async def _has_begun(
         names |= {_within_step(line.sku, 0) for hold in holds for line in hold.lines}
     op_ids = [step_id(request.op_id, name) for name in sorted(names)]
     found = await shards.sights(hold_id_of(request), list(sights), op_ids)
-    return any(digest is not None for sight in found.values() for digest in sight.digests)
+    return any(sight.digests for sight in found.values())
 
 
 def _within_step(sku: int, leaves: int) -> str:
@@ -254,10 +254,10 @@ class _Move:
         It never does, of any quantity, and has to say why of the first line: that which it has too
         little for, or had when it was asked before. The lines are told in this order.
         """
-        asked = [step_id(self.request.op_id, f"stay {place}") for place in places]
-        known = (await self.shards.link(way.source).sight(self.ways.hold_id, asked)).digests
-        was_asked = dict(zip(places, (digest is not None for digest in known), strict=True))
-        in_order = sorted(places, key=lambda each: (not was_asked[each], self._is_there(each)))
+        asked = {place: step_id(self.request.op_id, f"stay {place}") for place in places}
+        link = self.shards.link(way.source)
+        known = (await link.sight(self.ways.hold_id, list(asked.values()))).digests
+        in_order = sorted(places, key=lambda each: (asked[each] not in known, self._is_there(each)))
         step = self._linked("stay", in_order, to="value")
         told = await self.shards.submit(way.source, step)
         if not any(told.status):  # a line alone, of all of its cell

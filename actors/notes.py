@@ -45,15 +45,15 @@ async def noted_at(shards: Shards, shard: int, hold_id: bytes, op_id: bytes, num
     answer = await link.submit(note_of(op_id, number))
     if answer.status[0] != Status.OP_ID_REUSED:
         return number
-    digest = (await link.sight(hold_id, [op_id])).digests[0]
-    assert digest is not None, "a shard that refuses an id knows whose it is"
-    return number_of(digest)
+    digests = (await link.sight(hold_id, [op_id])).digests
+    assert op_id in digests, "a shard that refuses an id knows whose it is"
+    return number_of(digests[op_id])
 
 
 async def noted_before(shards: Shards, hold_id: bytes, op_id: bytes) -> int | None:
     """The number that the keeper of a hold has noted; None when it has not, or has forgotten it."""
     sight = await shards.link(keeper_of(shards, hold_id)).sight(hold_id, [op_id])
-    digest = sight.digests[0]
+    digest = sight.digests.get(op_id)
     return None if digest is None else number_of(digest)
 
 

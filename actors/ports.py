@@ -251,14 +251,14 @@ class Waiting:
 class Sight:
     """What a shard knows of a hold: its part, what has waited there to join it, by number.
 
-    `digests` are those of the requests with the op_ids that were asked for, None where not known;
-    `done` says which of these were refused nothing.
+    `digests` are those of the requests with the op_ids that were asked for, as far as it knows them;
+    `done` are those of these ids that were refused nothing.
     """
 
     hold: Hold | None
     waiting: list[Waiting]
-    digests: list[bytes | None]
-    done: list[bool]
+    digests: dict[bytes, bytes]
+    done: set[bytes]
 
 
 class ShardLink(Protocol):

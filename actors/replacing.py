@@ -111,8 +111,9 @@ class Replacement:
         What is on its way arrives first: else its stock would be nobody's who could be superseded.
         """
         older = hold_id_of(self.request)
-        sights, _ = await at_rest(self.shards, older, [self._id("superseded")])
-        digest = sights[keeper_of(self.shards, older)].digests[0]
+        superseded = self._id("superseded")
+        sights, _ = await at_rest(self.shards, older, [superseded])
+        digest = sights[keeper_of(self.shards, older)].digests.get(superseded)
         decided = None if digest is None else number_of(digest)
         return sights, decided, await self._taken()
 
@@ -154,7 +155,7 @@ class Replacement:
         late = [
             part.shard
             for part in parts
-            if (sight := sights[part.shard]).digests[0] == part.request.digest
+            if (sight := sights[part.shard]).digests.get(op_id) == part.request.digest
             and sight.hold is not None
             and sight.hold.deadline_ns < until_ns
         ]
@@ -325,26 +326,21 @@ class Replacement:
 
     async def _taken(self) -> dict[int, Taken]:
         take = self._id("take")
-        op_ids = [take, *(given_up.again_id(take, number) for number in range(ROUNDS + 1))]
-        op_ids += [self._id(_lend_name(cell)) for cell in wanted_of(self.request)]
-        sights = await self.shards.sights(self._id("kept"), self.shards.asked_for(0), op_ids)
-        return {shard: self._taken_in(sight) for shard, sight in sights.items()}
-
-    def _taken_in(self, sight: Sight) -> Taken:
-        """What was taken on a shard; what was lent, by the digests of the steps that were done."""
-        cells = wanted_of(self.request)
-        done = [
-            number_of(digest) if digest is not None and is_done else None
-            for digest, is_done in zip(sight.digests, sight.done, strict=True)
-        ]
-        lends = zip(cells, done[-len(cells) :], strict=True)
-        *asked, is_over = (digest is not None for digest in sight.digests[: -len(cells)])
-        return Taken(
-            pending_of(sight.hold),
-            Counter({cell: units for cell, units in lends if units is not None}),
-            None if done[0] is None else bool(done[0]),
-            any(asked) and not is_over,
-        )
+        lends = {self._id(_lend_name(cell)): cell for cell in wanted_of(self.request)}
+        *again, over = (given_up.again_id(take, number) for number in range(ROUNDS + 1))
+        asked = [take, *again, over, *lends]
+        sights = await self.shards.sights(self._id("kept"), self.shards.asked_for(0), asked)
+        found = {}
+        for shard, sight in sights.items():
+            # How much was lent, and whether something was left elsewhere, is told by the steps' digests.
+            told = {step: number_of(sight.digests[step]) for step in sight.done}
+            found[shard] = Taken(
+                pending_of(sight.hold),
+                Counter({cell: told[step] for step, cell in lends.items() if step in told}),
+                bool(told[take]) if take in told else None,
+                over not in sight.digests and any(step in sight.digests for step in (take, *again)),
+            )
+        return found
 
     def _lending(self, cell: tuple[int, int], units: int) -> Request:
         """The step that lends units of one cell; its digest tells how many."""

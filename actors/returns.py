@@ -334,7 +334,7 @@ class _Exchange:
         columns = {"kind": Kind.CLAIM_RETURN, "sku": sku, **on(hold_id)}
         while True:
             sight = await self.shards.link(shard).sight(hold_id, [op_id])
-            digest = sight.digests[0]
+            digest = sight.digests.get(op_id)
             units = min(most, _still_out(sight.hold, sku)) if digest is None else number_of(digest)
             claim = Request.of(op_id, 1, quantity=units, want_available=True, **columns)
             claim.digest = note_of(op_id, units).digest

@@ -366,7 +366,7 @@ class Router:
         if refused is not None:
             return refused
         for shard, sight in sights.items():
-            if sight.digests[0] is not None:
+            if request.op_id in sight.digests:
                 return shard, await self._shards.submit(shard, request)
         holders = {shard for shard, sight in sights.items() if sight.hold is not None}
         involved = {*holders, *self._shards.map.owners(to)}
@@ -384,7 +384,7 @@ class Router:
         if before is not None:
             return before
         for shard, sight in sights.items():
-            if sight.digests[0] not in (None, request.digest):
+            if sight.digests.get(request.op_id, request.digest) != request.digest:
                 # Used for another call, which may have been about this part alone: not for the others.
                 return shard, await self._shards.submit(shard, request)
         holders = holders_of(sights)
@@ -412,7 +412,7 @@ class Router:
         holders: Collection[int] = holders_of(sights)
         if column_of(request, "kind")[0] == Kind.CANCEL_INCOMING:
             holders = await self._shards.incoming(hold_id, list(sights), sure=True)
-        done = [shard for shard, sight in sights.items() if sight.digests[0] is not None]
+        done = [shard for shard, sight in sights.items() if request.op_id in sight.digests]
         if not done and len(holders) < 2:
             return holders
         note = step_id(request.op_id, "of")

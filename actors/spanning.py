@@ -83,7 +83,7 @@ async def reserve(shards: Shards, request: Request, owners: NDArray[np.int64]) -
 async def _is_done(shards: Shards, request: Request, shard: int) -> bool:
     """Whether a shard has done all of an order, asked by itself."""
     sight = await shards.link(shard).sight(request.op_id, [request.op_id])
-    return sight.digests[0] == request.digest
+    return sight.digests.get(request.op_id) == request.digest
 
 
 def _holds(answer: Answer) -> bool:
@@ -190,7 +190,7 @@ async def _held(
     last: dict[int, Units] = {}
     for place, part in enumerate(parts):
         has, (kept, lent, *_) = pending_of(older.get(part.shard)), taken[part.shard]
-        if known[part.shard].digests[0] is None and (has or kept or lent):
+        if not known[part.shard].digests and (has or kept or lent):
             needed = has if is_alone else await _needed(shards, part, has + kept)
             if needed or lent:
                 last[place] = needed

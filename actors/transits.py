@@ -51,9 +51,9 @@ def sight_of(
         if known is None and waits is None:
             break
         waiting.append(Waiting(known[0] if known else b"", waits))
-    known_ids = [recall(op_id) for op_id in op_ids]
-    digests = [each[0] if each else None for each in known_ids]
-    done = [each is not None and not any(each[1].status) for each in known_ids]
+    known_ids = {op_id: known for op_id in op_ids if (known := recall(op_id))}
+    digests = {op_id: digest for op_id, (digest, _) in known_ids.items()}
+    done = {op_id for op_id, (_, answer) in known_ids.items() if not any(answer.status)}
     return Sight(hold(hold_id), waiting, digests, done)
 
 
@@ -69,7 +69,7 @@ async def have_left(
     places = [(at, number) for at, sight in sights.items() for number in range(len(sight.waiting))]
     if not places:
         return False
-    return any((await shards.link(source).sight(hold_id, _leave_ids(hold_id, places))).done)
+    return bool((await shards.link(source).sight(hold_id, _leave_ids(hold_id, places))).done)
 
 
 def _leave_ids(hold_id: bytes, places: Collection[tuple[int, int]]) -> list[bytes]:
@@ -212,9 +212,10 @@ async def seen(shards: Shards, hold_id: bytes, asked: Sequence[int]) -> list[Hol
     missed: set[tuple[int, int]] = set()  # next places that units have left for
     for _ in range(ROUNDS):
         ways = [*waits, *taken.items()]  # also to the next place at each target
-        sights = await shards.sights(hold_id, looked_at, _leave_ids(hold_id, ways))
-        have_gone = zip(*(sight.done for sight in sights.values()), strict=True)
-        left = {way for way, gone in zip(ways, have_gone, strict=True) if any(gone)}
+        leaves = _leave_ids(hold_id, ways)
+        sights = await shards.sights(hold_id, looked_at, leaves)
+        have_gone = {op_id for sight in sights.values() for op_id in sight.done}
+        left = {way for way, op_id in zip(ways, leaves, strict=True) if op_id in have_gone}
         waits = {
             (target, number): each.hold
             for target, sight in sights.items()

@@ -80,7 +80,7 @@ async def test_a_remote_shard_is_a_shard(remote: tuple[Wire, RemoteShard]) -> No
     await link.submit(place)  # refused: there is no time to live
     sight = await link.sight(held.op_id, [held.op_id, bytes(16)])
     assert sight == await ends.shard.sight(held.op_id, [held.op_id, bytes(16)])
-    assert sight.digests == [held.digest, None]
+    assert sight.digests == {held.op_id: held.digest}
     assert [each.digest for each in sight.waiting] == [place.digest]
     assert await link.cells([(1, 1), (2, 2)]) == [ends.shard.machine.cell(1, 1), None]
     expect = Request.of(os.urandom(16), 1, kind=Kind.EXPECT, sku=1, location=1, quantity=3, value=7)
@@ -225,5 +225,5 @@ async def test_what_an_older_gateway_wrote_is_done_before_a_newer_one_is_answere
     await asyncio.sleep(0.001)
     assert not seen.done()
     written.set()
-    assert (await seen).digests == [held.digest]
+    assert (await seen).digests == {held.op_id: held.digest}
     assert (await stocked).status == (await late).status == b"\0"  # both had been taken before
