@@ -1388,6 +1388,32 @@ class Meddled(Mortal):
         return await self._shard.submit(request)
 
 
+async def meeting(
+    town: Town, operation: Operation, other: Request, number: int, *, is_dead: bool
+) -> tuple[Answer, Answer] | None:
+    """What an operation is told, and a call on a hold that came after so many of its steps.
+
+    The operation goes on after that, or its router has died there and it is repeated. None: it takes
+    no more steps.
+    """
+    told: list[Answer] = []
+
+    async def meddle() -> None:
+        told.append((await town.router.on_hold(other))[1])
+
+    left = [number]
+    mortal = {n: Mortal(shard, left) for n, shard in enumerate(town.shards)}
+    meddled = {n: Meddled(shard, left, meddle) for n, shard in enumerate(town.shards)}
+    if not is_dead:
+        _, answer = await operation(Router(meddled, lambda: MAP))
+        return (answer, told[0]) if told else None
+    with suppress(Died):
+        await operation(Router(mortal, lambda: MAP))
+        return None
+    await meddle()
+    return (await operation(town.router))[1], told[0]
+
+
 @pytest.mark.parametrize("part", [(1, 1, 4), (2, 2, 5)])
 async def test_an_order_is_not_told_as_held_when_a_line_of_the_older_one_is_paid_meanwhile(
     part: tuple[int, int, int],
@@ -1400,23 +1426,12 @@ async def test_an_order_is_not_told_as_held_when_a_line_of_the_older_one_is_paid
         for is_dead in (False, True):
             town = await Town().stocked()
             await town.router.reserve(order(HELD, [(1, 1), (2, 2)], [4, 5]))
-            told: list[Answer] = []
-
-            async def paid(town: Town = town, told: list[Answer] = told) -> None:
-                told.append((await town.router.on_hold(pay))[1])
-
-            left = [number]
-            mortal = {n: Mortal(shard, left) for n, shard in enumerate(town.shards)}
-            meddled = {n: Meddled(shard, left, paid) for n, shard in enumerate(town.shards)}
-            with suppress(Died):
-                _, answer = await operation(Router(mortal if is_dead else meddled, lambda: MAP))
-                if is_dead or not told:
-                    assert number > 3
-                    return
-            if is_dead:
-                await paid()
-                _, answer = await operation(town.router)
-            assert any(answer.status) != any(told[0].status)
+            met = await meeting(town, operation, pay, number, is_dead=is_dead)
+            if met is None:
+                assert number > 3
+                return
+            answer, told = met
+            assert any(answer.status) != any(told.status)
             rest = {(1, 1): 4, (2, 2): 5}
             del rest[sku, location]
             assert await pending_of(town, HELD) == (rest if any(answer.status) else {})
@@ -1439,25 +1454,16 @@ async def test_an_older_one_whose_part_was_taken_is_not_paid_without_it(
             await town.router.reserve(order(HELD, [(1, 1), (1, 2)], [1, 2]))
             lines = {"kind": Kind.SALE, "sku": cells[-1][0], "location": cells[-1][1]}
             await town.router.submit(Request.of(os.urandom(16), 1, quantity=sold, **lines))
-            told: list[Answer] = []
-
-            async def paid(town: Town = town, told: list[Answer] = told) -> None:
-                told.append((await town.router.on_hold(call(OP, Kind.COMMIT, HELD)))[1])
-
-            left = [number]
-            mortal = {n: Mortal(shard, left) for n, shard in enumerate(town.shards)}
-            meddled = {n: Meddled(shard, left, paid) for n, shard in enumerate(town.shards)}
-            with suppress(Died):
-                _, answer = await operation(Router(mortal if is_dead else meddled, lambda: MAP))
-                if is_dead or not told:
-                    assert number > 3
-                    return
-            if is_dead:
-                await paid()
-                _, answer = await operation(town.router)
-            assert any(answer.status) or any(told[0].status)
-            assert town.counted("committed") == (0 if any(told[0].status) else 3)
-            if any(answer.status) and any(told[0].status):
+            met = await meeting(
+                town, operation, call(OP, Kind.COMMIT, HELD), number, is_dead=is_dead
+            )
+            if met is None:
+                assert number > 3
+                return
+            answer, told = met
+            assert any(answer.status) or any(told.status)
+            assert town.counted("committed") == (0 if any(told.status) else 3)
+            if any(answer.status) and any(told.status):
                 assert await pending_of(town, HELD) == {(1, 1): 1, (1, 2): 2}
     raise AssertionError("it takes ever more calls")
 
