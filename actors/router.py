@@ -3,8 +3,9 @@
 In a shard's own process it has that one link and passes everything straight on: the machine itself
 refuses what is not the shard's. A gateway has a link to every shard. The router keeps no state: what
 it does for an op_id it would do again, so a repeated request meets the same answers, as long as the
-shard map has not moved its cells meanwhile. Calls on one hold take turns in it, so that none meets
-another half-way; where they come by several gateways, the shards decide. It must not know gRPC or Ray.
+shard map has not moved its cells meanwhile. Calls on one hold take turns in it, and what an earlier one
+has left half done is done first (`actors.intents`), so that none meets another half-way; where they come
+by a shard's own server or in batches, the shards decide. It must not know gRPC or Ray.
 
 What each shard gets is cut in `actors.parts`; what takes several steps is in `actors.spanning` (orders),
 `actors.commits` and `actors.calls` (on all of a hold), `actors.moves` and `actors.returns`.
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from actors import calls, commits, moves, returns, spanning
 from actors.asking import asking, objections, refusal
+from actors.intents import Alone, Begin, Intent, IntentLog, begun_already
 from actors.notes import noted, noted_before, noted_shards
 from actors.parts import (
     hold_id_of,
@@ -34,8 +36,8 @@ from actors.parts import (
     whole,
 )
 from actors.ports import CellTable, ShardLink, Sight
-from actors.shards import Shards, Turns, every, in_doubt_half_way
-from actors.transits import seen
+from actors.shards import Shards, every, in_doubt_half_way
+from actors.transits import have_moved, seen
 from actors.wholes import holders_of, refused_with
 from engine.history import History
 from engine.operations import Answer, Flag, Kind, Request, chain_starts, column_of
@@ -79,14 +81,22 @@ class Router:
     Unavailable, after which the same op_id must be sent again to know.
     """
 
-    def __init__(self, links: Mapping[int, ShardLink], shard_map: Callable[[], ShardMap]) -> None:
-        """`links` by shard number, all of them or just one's own; `shard_map` gives the newest."""
+    def __init__(
+        self,
+        links: Mapping[int, ShardLink],
+        shard_map: Callable[[], ShardMap],
+        intents: IntentLog | None = None,
+    ) -> None:
+        """`links` by shard number, all of them or just one's own; `shard_map` gives the newest.
+
+        `intents`, of a gateway, has been started.
+        """
         if not links:
             raise ValueError("links: a router needs one shard at least")
         self._shards = Shards(links, shard_map)
         self._only = next(iter(links.values())) if len(links) == 1 else None
         self._first = min(links)
-        self._turns = Turns()
+        self._alone = Alone(intents, self._finish)
 
     @property
     def first(self) -> int:
@@ -127,9 +137,9 @@ class Router:
         is_special = "flags" in request.columns and request.columns["flags"][0] & Flag.SUPERSEDE
         if (owners == owners[0]).all() and not is_special:
             return int(owners[0]), await self._shards.submit(int(owners[0]), request)
-        if not is_special:
-            return await spanning.reserve(self._shards, request, owners)
-        async with self._turns.of(hold_id_of(request)):
+        hold_ids = {request.op_id, hold_id_of(request)} if is_special else {request.op_id}
+        async with self._alone.on(hold_ids, "reserve", request) as begin:
+            await begin()
             return await spanning.reserve(self._shards, request, owners)
 
     @in_doubt_half_way
@@ -146,8 +156,8 @@ class Router:
             if location and self._first not in self._shards.asked_for(location):
                 return self._first, refused_with(request, Status.WRONG_SHARD)
             return self._first, that_fits(request, await self._only.submit(request))
-        async with self._turns.of(hold_id_of(request)):
-            return await self._on_hold(request, location)
+        async with self._alone.on([hold_id_of(request)], "on_hold", request, location) as begin:
+            return await self._on_hold(request, location, begin)
 
     async def on_each(self, request: Request, location: int) -> dict[int, Answer]:
         """Apply lines to each shard of a location, whether it has what they are about or not."""
@@ -159,8 +169,8 @@ class Router:
         """Move lines of a pending hold to another location, on the same shard or not."""
         if self._only is not None:
             return self._first, that_fits(request, await self._only.submit(request))
-        async with self._turns.of(hold_id_of(request)):
-            return await self._move(request)
+        async with self._alone.on([hold_id_of(request)], "move", request) as begin:
+            return await self._move(request, begin)
 
     @in_doubt_half_way
     async def returned(self, request: Request, sold_at: Sequence[int]) -> tuple[int, Answer]:
@@ -186,7 +196,34 @@ class Router:
         sold_here = all(self._shards.asked_for(sold_at[each]) == [owner] for each in named.tolist())
         if sold_here and (owners == owner).all():
             return owner, await self._shards.submit(owner, request)
-        return await returns.exchange(self._shards, request, owners, sold_at)
+        async with self._alone.on([request.op_id], "exchange", request, list(sold_at)) as begin:
+            await begin()
+            return await returns.exchange(self._shards, request, owners, sold_at)
+
+    async def finish(self) -> None:
+        """Do what this gateway, or the one before it, has begun and left half done.
+
+        Calls on the same holds do it before they are done themselves; this is for those that nobody
+        calls on. Raises Unavailable while some of it cannot be done.
+        """
+        await self._alone.finish()
+
+    async def _finish(self, intent: Intent) -> None:
+        """Do a call that has begun, when it is its turn."""
+        request, args = intent.request, intent.args
+        match intent.method:
+            case "reserve":
+                await spanning.reserve(self._shards, request, self._owners_of(request))
+            case "on_hold":
+                (location,) = args
+                await self._on_hold(request, location, begun_already)
+            case "move":
+                await self._move(request, begun_already)
+            case "exchange":
+                (sold_at,) = args
+                await returns.exchange(self._shards, request, self._owners_of(request), sold_at)
+            case _:
+                raise KeyError(intent.method)
 
     def is_split(self, location: int) -> bool:
         """Whether a location's cells are on several shards."""
@@ -311,7 +348,7 @@ class Router:
             return self._first in shard_map.owners(location)
         return shard_map.shard_of(sku, location) == self._first
 
-    async def _on_hold(self, request: Request, location: int) -> tuple[int, Answer]:
+    async def _on_hold(self, request: Request, location: int, begin: Begin) -> tuple[int, Answer]:
         """Apply lines on one hold, when it is their turn."""
         # Lines are few here (MAX_UNARY_LINES at most), so they may be plain integers.
         skus, locations, quantities, flags = (
@@ -327,7 +364,7 @@ class Router:
         if is_of_all:
             there = self._shards.asked_for(location) if shards[0] == _NO_LOCATION else shards
             if len(there) > 1:
-                return await self._on_all(request)
+                return await self._on_all(request, begin)
             return there[0], await self._shards.submit(there[0], request)
         holders: Sequence[int] = []
         if releases_rest or _NO_LOCATION in shards:
@@ -339,6 +376,8 @@ class Router:
         placed = np.array([first if shard == _NO_LOCATION else shard for shard in shards], np.int64)
         parts = [hold_part(request, placed, shard) for shard in in_order(placed)]
         rest = set(holders) - set(placed.tolist()) if releases_rest else set()
+        if len(parts) + len(rest) > 1:
+            await begin()
         if len(parts) > 1 and flags[0] & Flag.LINKED:
             kind = Kind(column_of(request, "kind")[0])
             asked = [(part, asking(request, "check", part, kind)) for part in parts]
@@ -352,7 +391,7 @@ class Router:
             await self._shards.submit_each(dict.fromkeys(sorted(rest), release))
         return joined(request, parts, answers)
 
-    async def _move(self, request: Request) -> tuple[int, Answer]:
+    async def _move(self, request: Request, begin: Begin) -> tuple[int, Answer]:
         """Move lines of a hold, when it is their turn.
 
         A shard that has, or had, both ends does it by itself. It remembers what it has done, so a
@@ -373,9 +412,10 @@ class Router:
         if len(involved) == 1 or not holders:
             shard = min(involved)
             return shard, await self._shards.submit(shard, request)
+        await begin()
         return await moves.move(self._shards, request)
 
-    async def _on_all(self, request: Request) -> tuple[int, Answer]:
+    async def _on_all(self, request: Request, begin: Begin) -> tuple[int, Answer]:
         """Apply a call on all of a hold, wherever it is or is going; what it was told stays."""
         asked = self._shards.asked_for(0)
         op_ids = calls.asked_by(request)
@@ -388,6 +428,8 @@ class Router:
                 # Used for another call, which may have been about this part alone: not for the others.
                 return shard, await self._shards.submit(shard, request)
         holders = holders_of(sights)
+        if len(holders) > 1 or have_moved(sights) or any(map(_is_paid, holders.values())):
+            await begin()  # else one step does it
         kind = Kind(column_of(request, "kind")[0])
         # Calls that are about what is pending, so also about what is on its way between two shards.
         on_pending = {
@@ -469,6 +511,11 @@ class Router:
         if column_of(request, "kind")[0] == Kind.CANCEL_INCOMING:
             return await self._shards.incoming(hold_id_of(request), asked, sure=True)
         return await self._shards.holds(hold_id_of(request), asked)
+
+
+def _is_paid(hold: Hold) -> bool:
+    """Whether some of a hold is or was committed."""
+    return any(line.committed or line.fulfilled for line in hold.lines)
 
 
 def merged(parts: Sequence[Hold]) -> Hold | None:

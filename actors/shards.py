@@ -106,6 +106,11 @@ def in_doubt_half_way(
     return run
 
 
+def is_half_way() -> bool:
+    """Whether a shard has answered a step of the operation that is under way."""
+    return bool(_steps.get())
+
+
 class Turns:
     """Calls on the same hold, one after the other; nothing is kept of holds that nobody calls."""
 

@@ -36,6 +36,7 @@ _GAUGES: Final = {
     "cells": "Cells in the table",
     "subscribers": "Streams of deltas that are open",
     "event_subscribers": "Streams of events that are open",
+    "intents_open": "Calls over several shards that have begun and not ended",
     "recent_event_bytes": "Bytes of decoded blocks that are kept for them",
 }
 _STATUS_NAMES: Final = tuple(status.name for status in Status)

@@ -6,7 +6,7 @@ Here the rooms are put together: ports get their adapters. The two factories at 
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -17,6 +17,7 @@ from actors.catalogue import CatalogueReader, CatalogueWriter
 from actors.cluster import Host
 from actors.events import EventHub
 from actors.hub import MAX_SUBSCRIBERS, DeltaHub
+from actors.intents import IntentLog
 from actors.links import LinkServer, RemoteShard
 from actors.mirror import MirrorFeed, Mirrors
 from actors.ports import JournalError, Position, Unavailable, shard_name
@@ -51,6 +52,7 @@ assert MAX_STREAMS >= MAX_SUBSCRIBERS + limits.MAX_EVENT_SUBSCRIBERS, (
 )
 
 LAG_EVERY_S: Final = 1.0  # how often the lag of the mirrors is noted
+FINISH_EVERY_S: Final = 1.0  # how often a gateway tries to finish what was left half done
 _log = structlog.get_logger()
 
 
@@ -80,6 +82,10 @@ class ActorConfig:
     def catalogue_journal(self) -> RedisJournal:
         """The catalogue's stream."""
         return RedisJournal(self.redis_url, f"{self.prefix}:catalogue")
+
+    def intents_journal(self) -> RedisJournal:
+        """The stream of what a gateway has begun over several shards."""
+        return RedisJournal(self.redis_url, f"{self.prefix}:gateway")
 
     def shard_port(self, number: int) -> int:
         """Where a shard's own server listens; 0: any free port."""
@@ -268,7 +274,14 @@ class GatewayService:
         metrics.watch("recent_event_bytes", lambda: events.recent_bytes)
         self._task(self._watch_lag(metrics, mirrors))
 
-        router = Router(links, lambda: reader.shard_map)
+        journal = config.intents_journal()
+        self._open.push_async_callback(journal.close)
+        intents = IntentLog(journal, self._end)
+        await intents.start()
+        self._open.push_async_callback(intents.close)
+        metrics.watch("intents_open", lambda: len(intents))
+        router = Router(links, lambda: reader.shard_map, intents)
+        self._task(_finish_again_and_again(router))
         streams = EventStreams(events, reader.catalogue, told=metrics.events_told)
         deltas = DeltasServicer(hub, reader.catalogue, streams)
         server = await open_server(
@@ -343,7 +356,7 @@ class GatewayService:
         self._end(await writer.ended())
 
     def _end(self, error: JournalError) -> None:
-        self._host.exit(f"the catalogue is no longer this gateway's: {error}")
+        self._host.exit(f"another gateway has replaced this one: {error}")
 
     async def _tell_shards(self, _at: Position) -> None:
         """Have every shard that serves read the catalogue; one that does not will when it starts."""
@@ -374,6 +387,14 @@ class GatewayService:
             for number, health in enumerate(mirrors.health):
                 metrics.mirror_lag(number, health.lag_ns / 1e9)
             await asyncio.sleep(LAG_EVERY_S)
+
+
+async def _finish_again_and_again(router: Router) -> None:
+    """Do what was left half done, as soon as the shards serve."""
+    while True:
+        with suppress(Unavailable):
+            await router.finish()
+        await asyncio.sleep(FINISH_EVERY_S)
 
 
 def build_shard(config: ShardConfig, host: Host) -> ShardService:

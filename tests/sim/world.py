@@ -13,8 +13,9 @@ from random import Random
 from typing import Any, Final, NoReturn
 
 from actors import transfers
+from actors.intents import IntentLog
 from actors.links import LinkServer, RemoteShard
-from actors.ports import AppendInDoubt, Fenced, JournalUnavailable, Unavailable
+from actors.ports import AppendInDoubt, Fenced, JournalError, JournalUnavailable, Unavailable
 from actors.router import Router
 from actors.service import NotServing
 from actors.shard import Shard
@@ -45,6 +46,7 @@ TRANSFERS: Final = ("ship", "receive", "lose")  # of `actors.transfers`
 GATEWAYS_ONLY: Final = ("returned", "exchange", *TRANSFERS)  # as onhand has it
 STEPPED: Final = ("on_hold", "move", *GATEWAYS_ONLY)  # may take several steps
 STEPS_MOST: Final = 8
+FINISH_EVERY_S: Final = 0.05  # how often a gateway tries to finish what was left half done
 
 
 class World:
@@ -98,6 +100,7 @@ class World:
 
     def start_gateway(self, number: int) -> None:
         self.gateways[number] = host = GatewayHost(self, number)
+        host.process.start(host.run())
 
         def died() -> None:
             self.log(f"{host.process.name} died: {host.process.end}")
@@ -199,20 +202,47 @@ class GatewayHost:
 
     def __init__(self, world: World, number: int) -> None:
         self.process = world.process(f"gateway-{number}")
+        self._key = f"gateway-{number}"
         self.doomed = False
         self._world, self._steps_left = world, 0
         links = {
             shard: RemoteShard(shard, Caller(self, shard), EPOCH, self._fenced)
             for shard in range(world.shards)
         }
-        self.router = Router(links, lambda: world.shard_map)
+        self._links = links
+        self._router: Router | None = None
+
+    async def run(self) -> None:
+        """Take over what the one before it has left half done, and finish it."""
+        world = self._world
+        chance = world.fork()
+        journal = RedisJournal(
+            "redis://simulated", self._key, settle_timeout_s=0.3, reply_timeout_s=0.25
+        )
+        intents = IntentLog(journal, self._lost, chance.randbytes)
+        try:
+            await intents.start()
+        except (JournalUnavailable, AppendInDoubt, Fenced) as error:
+            self.process.kill(f"did not start: {type(error).__name__}")
+            raise Killed from error
+        self._router = router = Router(self._links, lambda: world.shard_map, intents)
+        while True:
+            with suppress(Unavailable):
+                await router.finish()
+            await asyncio.sleep(FINISH_EVERY_S)
 
     async def call(self, method: str, *args: Any) -> Any:
+        if self._router is None:
+            raise NotServing(self.process.name)
         if method == "write":
             if self.doomed and args[0] in STEPPED:
                 self.doomed, self._steps_left = False, self._world.chance.randint(1, STEPS_MOST)
-            return await write(self.router, *args)
-        return await getattr(self.router, method)(*args)
+            return await write(self._router, *args)
+        return await getattr(self._router, method)(*args)
+
+    def _lost(self, error: JournalError) -> None:
+        """As the real one: its process ends, and the next one finds what was begun."""
+        self.process.kill(f"its journal: {type(error).__name__}")
 
     def _fenced(self, error: Fenced) -> NoReturn:
         raise AssertionError(f"there is no newer gateway: {error}")
