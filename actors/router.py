@@ -368,6 +368,8 @@ class Router:
             return there[0], await self._shards.submit(there[0], request)
         holders: Sequence[int] = []
         if releases_rest or _NO_LOCATION in shards:
+            if len(self._shards.asked_for(location)) > 1:
+                await begin()
             holders = await self._holders(request, location)
         if len(holders) > 1 and _NO_LOCATION in shards:
             # A quantity of which cell? Each part would take it for its own.
