@@ -1348,6 +1348,18 @@ async def test_what_an_older_hold_had_of_a_cell_that_is_short_is_given_back(sold
     assert (await pending_of(town, NEW), town.reserved) == ({}, 18)
 
 
+async def test_an_order_that_died_as_it_was_lent_two_cells_of_one_shard_gets_both() -> None:
+    """It was refused: what was lent already seemed to be missing."""
+
+    async def setting(town: Town) -> None:
+        await town.router.reserve(order(HELD, [(1, 1), (3, 1), (2, 2)], [10, 10, 2]))
+
+    cells = [(1, 1), (3, 1)]
+    town, answer = await check_deaths(setting, an_order(cells, [10, 10], older=HELD), at_least=8)
+    assert not any(answer.status)
+    assert await pending_of(town, NEW) == dict.fromkeys(cells, 10)
+
+
 async def test_a_hold_of_which_a_release_was_told_is_not_given_back() -> None:
     """It comes by another gateway between any two steps of an order that is refused at last."""
     for number in range(20):
