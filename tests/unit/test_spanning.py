@@ -1628,6 +1628,64 @@ async def test_a_part_that_was_marked_by_a_release_and_not_given_up_says_nothing
     raise AssertionError("it takes ever more calls")
 
 
+async def test_a_hold_is_not_paid_without_what_was_given_up_of_a_part_that_is_paid_by_line() -> None:
+    """The part said no more than that nothing of it was pending."""
+    ends = set()
+    for lives in range(20):
+        town = await Town().stocked()
+        await hold_five(town)
+        line = call(NEW, Kind.COMMIT, HELD, sku=2, location=2, quantity=1)
+        await town.router.on_hold(line)
+        is_dead = await dies(town, commit_all(), lives)
+        _, given_up = await town.router.on_hold(call(bytes([9]) * 16, Kind.RELEASE, HELD))
+        _, paid = await commit_all()(town.router)
+        assert any(paid.status) != any(given_up.status)
+        assert town.counted("committed") == (1 if any(paid.status) else 5)
+        ends.add(any(paid.status))
+        if not is_dead:
+            assert ends == {False, True}
+            return
+    raise AssertionError("it takes ever more calls")
+
+
+def under_the_take(shard: FakeShard, meddle: Callable[[], Awaitable[None]]) -> None:
+    """Have somebody meddle before the first step that takes of an older hold on a shard, once."""
+    submit = shard.submit
+
+    async def meddled(request: Request) -> Answer:
+        if Kind.ADD_LINE in request.columns.get("kind", ()):
+            shard.submit = submit  # type: ignore[method-assign]
+            await meddle()
+        return await submit(request)
+
+    shard.submit = meddled  # type: ignore[method-assign]
+
+
+async def test_an_older_one_is_not_paid_without_what_was_taken_of_a_part_that_is_paid_by_line() -> (
+    None
+):
+    """Its line is paid at its shard between look and take, and the router of the order dies after that."""
+    operation = an_order([(3, 1), (4, 2)], [10, 1], older=HELD)
+    given_up = 0
+    for lives in range(20):
+        town = await Town().stocked()
+        await town.router.reserve(order(HELD, [(1, 1), (3, 1), (2, 2)], [2, 10, 1]))
+        async def line_paid(town: Town = town) -> None:
+            line = {"sku": 1, "location": 1, "quantity": 2}
+            _, paid = await town.router.on_hold(call(OP, Kind.COMMIT, HELD, **line))
+            assert not any(paid.status)
+
+        under_the_take(town.shards[0], line_paid)
+        is_dead = await dies(town, operation, lives)
+        _, paid = await town.router.on_hold(call(bytes([9]) * 16, Kind.COMMIT, HELD))
+        assert town.counted("committed") in ((13,) if not any(paid.status) else (0, 2))
+        given_up += paid.status[0] == Status.HOLD_RELEASED
+        if not is_dead:
+            assert given_up > 2
+            return
+    raise AssertionError("it takes ever more calls")
+
+
 async def test_an_older_one_is_not_paid_without_what_ran_out_while_it_was_taken(town: Town) -> None:
     """Its other part was given more time, by itself; the order is refused at last."""
     await town.router.reserve(order(HELD, [(1, 1), (1, 2)], [3, 2]))
