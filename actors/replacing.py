@@ -269,7 +269,7 @@ class Replacement:
         taken, older_id = await self._taken(), hold_id_of(self.request)
         names = self._id("lent"), self._id("kept"), self.request.op_id
         given: dict[int, Units] = {}
-        for shard, (_, lent, _, is_asked) in taken.items():
+        for shard, (_, lent, *_) in taken.items():
             link = self.shards.link(shard)
             found = await every(link.hold(name, sure=True) for name in names)
             gifts = {name: pending_of(hold) for name, hold in zip(names, found, strict=True)}
@@ -277,10 +277,7 @@ class Replacement:
             # What was lent is the order's, if that has taken its place; else it has none of it.
             is_taken = found[0] is not None and found[0].state == HoldState.RELEASED
             gifts[self.request.op_id] &= lent if is_taken else Counter()
-            if not any(gifts.values()):
-                if is_asked and found[1] is None:  # all that was to be taken had gone before
-                    await given_up.nothing_to_give_back(self.shards, self._id("take"), shard)
-            else:
+            if any(gifts.values()):
                 back = self._giving_back(gifts)
                 answer = await self.shards.submit(shard, back)
                 await self._extend(shard, max(lived) - answer.now_ns)

@@ -1686,6 +1686,25 @@ async def test_an_older_one_is_not_paid_without_what_was_taken_of_a_part_that_is
     raise AssertionError("it takes ever more calls")
 
 
+async def test_a_release_that_was_refused_does_not_refuse_the_commit_that_it_gave_way_to() -> None:
+    """All of the hold moved under both. Both were refused: it was committed, and cancelled."""
+    release = call(bytes([9]) * 16, Kind.RELEASE, HELD)
+    for lives in range(12):
+        for others in range(12):
+            town = await Town().stocked()
+            await hold_five(town)
+            await dies(town, lambda router: router.on_hold(release), lives)
+            await town.router.move(call(NEW, Kind.MOVE, HELD, location=4))
+            is_dead = await dies(town, commit_all(), others)
+            told = [(await town.router.on_hold(release))[1].status for _ in range(2)]
+            said = [(await commit_all()(town.router))[1].status for _ in range(2)]
+            assert (told[0], said[0]) == (told[1], said[1])
+            assert any(told[0]) != any(said[0])
+            assert (town.counted("committed"), town.reserved) == (5 * any(told[0]), 0)
+            if not is_dead:
+                break
+
+
 async def test_an_older_one_is_not_paid_without_what_ran_out_while_it_was_taken(town: Town) -> None:
     """Its other part was given more time, by itself; the order is refused at last."""
     await town.router.reserve(order(HELD, [(1, 1), (1, 2)], [3, 2]))
