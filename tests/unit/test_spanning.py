@@ -1567,6 +1567,37 @@ async def test_nothing_is_taken_of_an_older_one_that_could_not_be_given_back(tow
         assert town.reserved == 9 * 301
 
 
+@pytest.mark.parametrize("lines", [170, 171, limits.MAX_HOLD_LINES // 2])
+async def test_all_is_given_back_of_as_many_lines_as_may_be_taken(town: Town, lines: int) -> None:
+    """A cell that was lent in part went back as two lines, which were too many, and was lost."""
+    for shard in town.shards:
+        shard.machine.set_sku_limit(300)
+    stock = {"kind": Kind.RECEIVE, "sku": range(1, 301), "location": 1, "quantity": 10}
+    await town.router.submit(Request.of(os.urandom(14) + bytes(2), 300, **stock))
+    cells = [*((sku, 1) for sku in range(20, 20 + lines)), (1, 2)]
+    assert not any((await town.router.reserve(order(HELD, cells, 9)))[1].status)
+    operation = an_order(cells, [4] * lines + [10], older=HELD)
+    bought_under_the_last_step(town, (1, 2))
+    for _ in range(2):
+        _, answer = await operation(town.router)
+        assert list(answer.status) == [LINKED] * lines + [Status.INSUFFICIENT_STOCK]
+        assert await pending_of(town, HELD) == dict.fromkeys(cells, 9)
+        assert await pending_of(town, NEW) == {}
+
+
+async def test_what_was_lent_in_part_is_given_back_as_one_line_of_each_cell() -> None:
+    async def setting(town: Town) -> None:
+        await town.router.reserve(order(HELD, [(1, 1), (3, 1), (2, 2)], [8, 9, 9]))
+        bought_under_the_last_step(town, (2, 2))
+
+    operation = an_order([(1, 1), (3, 1), (2, 2)], [4, 3, 10], older=HELD)
+    town, answer = await check_deaths(setting, operation, at_least=10)
+    assert list(answer.status) == [LINKED, LINKED, Status.INSUFFICIENT_STOCK]
+    assert await pending_of(town, HELD) == {(1, 1): 8, (3, 1): 9, (2, 2): 9}
+    assert len(town.shards[0].machine.holds[HELD].lines) == 4
+    assert (await pending_of(town, NEW), town.reserved) == ({}, 27)
+
+
 async def dies(town: Town, operation: Operation, lives: int) -> bool:
     """Whether the router has died when it had made so many calls that change something."""
     left = [lives]
@@ -1628,7 +1659,9 @@ async def test_a_part_that_was_marked_by_a_release_and_not_given_up_says_nothing
     raise AssertionError("it takes ever more calls")
 
 
-async def test_a_hold_is_not_paid_without_what_was_given_up_of_a_part_that_is_paid_by_line() -> None:
+async def test_a_hold_is_not_paid_without_what_was_given_up_of_a_part_that_is_paid_by_line() -> (
+    None
+):
     """The part said no more than that nothing of it was pending."""
     ends = set()
     for lives in range(20):
@@ -1670,6 +1703,7 @@ async def test_an_older_one_is_not_paid_without_what_was_taken_of_a_part_that_is
     for lives in range(20):
         town = await Town().stocked()
         await town.router.reserve(order(HELD, [(1, 1), (3, 1), (2, 2)], [2, 10, 1]))
+
         async def line_paid(town: Town = town) -> None:
             line = {"sku": 1, "location": 1, "quantity": 2}
             _, paid = await town.router.on_hold(call(OP, Kind.COMMIT, HELD, **line))
