@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Final
 
-from actors import fates
+from actors import fates, given_up
 from actors.fates import fate_of
 from actors.late import have_run_out
 from actors.notes import note_of, number_of
@@ -74,10 +74,8 @@ async def commit(shards: Shards, request: Request, sights: Mapping[int, Sight]) 
         if not refusal and not is_pending:
             if not number and committed and _is_at_once(seen, sights):
                 return told
-            # A part that was looked past, because it had been released when it was asked for time.
-            has_run_out = any(hold.state == HoldState.EXPIRED for hold in after.values())
-            is_less = has_run_out or await have_run_out(shards, request, sights, done)
-            decided = await fate.decide(shards, Status.HOLD_EXPIRED if is_less else Status.OK)
+            why = await _what_is_missing(shards, request, sights, done)
+            decided = await fate.decide(shards, why)
             if decided == Status.OK:
                 return told
             told = told[0], refused_with(request, Status(decided))
@@ -90,6 +88,25 @@ async def commit(shards: Shards, request: Request, sights: Mapping[int, Sight]) 
         return await _done_told(shards, request, done)
     await _cancel(shards, request, done)
     return told
+
+
+async def _what_is_missing(
+    shards: Shards, request: Request, sights: Mapping[int, Sight], done: Collection[int]
+) -> Status:
+    """Why a commit that no part refuses, and of which nothing is pending, is less than all; OK: it is not.
+
+    A part that was looked past, because it had been released when it was asked for time, has run out; or
+    units have that came late. Or others were giving up all of the hold, and part of it had been committed
+    by lines: it said no more than that nothing of it was pending.
+    """
+    holders = holders_of(sights)
+    has_run_out = any(hold.state == HoldState.EXPIRED for hold in holders.values())
+    if has_run_out or await have_run_out(shards, request, sights, done):
+        return Status.HOLD_EXPIRED
+    over = {*done} | {at for at, hold in holders.items() if hold.state == HoldState.RELEASED}
+    if await given_up.marked(shards, hold_id_of(request), {*holders} - over):
+        return Status.HOLD_RELEASED
+    return Status.OK
 
 
 async def _done_before(

@@ -4,21 +4,22 @@ A part of which nothing is left says nothing of the others if its lines were giv
 away: then the rest is all of the hold. It says that the hold is over when all of it was being given up,
 part by part, by whom another order is to take its place or by whom nothing of it is wanted any more.
 So whoever does that *marks* each part first, on its own shard. A mark names the steps that follow it,
-and it counts when one of them was taken, until the part is given back.
+and it counts when one of them was done, at least in part, until the part is given back.
 
 The marks of a part are numbered without gaps, and their ids follow from the hold's. A mark is two notes
 (`actors.notes`), the halves of the id by which its steps are known.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from itertools import count
 from typing import Final
 
-from actors.notes import note_of, noted_at, number_of
+from actors.notes import noted_at, number_of
 from actors.parts import step_id
 from actors.shards import Shards, every
 from actors.transits import ROUNDS
-from engine.operations import id_to_pair, pair_to_id
+from engine.operations import Request, id_to_pair, pair_to_id
+from engine.status import Status
 
 _AT_ONCE: Final = 4  # marks that are asked about with one question
 
@@ -36,11 +37,6 @@ def again_id(op_id: bytes, number: int) -> bytes:
 def back_id(op_id: bytes) -> bytes:
     """The id of the step that gives a part back, whole."""
     return step_id(op_id, "given back")
-
-
-async def nothing_to_give_back(shards: Shards, op_id: bytes, shard: int) -> None:
-    """Have it noted that of a part that was marked nothing was taken after all, or is left."""
-    await shards.submit(shard, note_of(_nothing_id(op_id), 0))
 
 
 async def marked(shards: Shards, hold_id: bytes, asked: Collection[int]) -> set[int]:
@@ -68,16 +64,25 @@ async def _is_marked(shards: Shards, hold_id: bytes, shard: int) -> bool:
                 return False
             op_id = pair_to_id(number_of(high), number_of(low))
             steps = [op_id, *(again_id(op_id, number) for number in range(ROUNDS + 1))]
-            sight = await link.sight(hold_id, [*steps, _nothing_id(op_id), back_id(op_id)])
-            is_back = _nothing_id(op_id) in sight.digests or back_id(op_id) in sight.done
-            if not is_back and any(step in sight.digests for step in steps):
-                return True
+            sight = await link.sight(hold_id, [*steps, back_id(op_id)])
+            if back_id(op_id) not in sight.done:
+                taken = {step: sight.digests[step] for step in steps if step in sight.digests}
+                if not sight.done.isdisjoint(taken) or await _is_done_in_part(shards, shard, taken):
+                    return True
     raise AssertionError("numbers do not end")
+
+
+async def _is_done_in_part(shards: Shards, shard: int, taken: Mapping[bytes, bytes]) -> bool:
+    """Whether any of the steps with these ids and digests was not refused all that it is about.
+
+    Each is answered as it was, whatever is asked with its id and digest.
+    """
+    asked = [Request.of(step, 1) for step in taken]
+    for request in asked:
+        request.digest = taken[request.op_id]
+    told = await every(shards.submit(shard, request) for request in asked)
+    return any(Status.OK in answer.status for answer in told)
 
 
 def _mark_ids(hold_id: bytes, number: int) -> list[bytes]:
     return [step_id(hold_id, f"given up {number} {half}") for half in (0, 1)]
-
-
-def _nothing_id(op_id: bytes) -> bytes:
-    return step_id(op_id, "nothing to give back")

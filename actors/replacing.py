@@ -6,7 +6,7 @@ meanwhile. All of a shard's part goes at once, so that no commit takes what is l
 is *kept* by a hold of the order's own. What a part of the order needs is *lent* by that to another
 one, whose place and stock the order's part takes in one step. When the order is held everywhere, the
 rest of the older hold is kept too, and then given up. When it is refused, all is handed over to the
-older hold again.
+older hold again, where each cell has one new line then.
 """
 
 from collections import Counter
@@ -267,28 +267,54 @@ class Replacement:
     async def give_back(self, older: Mapping[int, Hold]) -> None:
         """Hand what was taken over to the older hold, which then lives as long as it did, or longer."""
         taken, older_id = await self._taken(), hold_id_of(self.request)
-        names = self._id("lent"), self._id("kept"), self.request.op_id
         given: dict[int, Units] = {}
-        for shard, (_, lent, _, is_asked) in taken.items():
-            link = self.shards.link(shard)
-            found = await every(link.hold(name, sure=True) for name in names)
-            gifts = {name: pending_of(hold) for name, hold in zip(names, found, strict=True)}
-            lived = [hold.deadline_ns for hold in (*older.values(), *found[:2]) if hold]
-            # What was lent is the order's, if that has taken its place; else it has none of it.
-            is_taken = found[0] is not None and found[0].state == HoldState.RELEASED
-            gifts[self.request.op_id] &= lent if is_taken else Counter()
-            if not any(gifts.values()):
-                if is_asked and found[1] is None:  # all that was to be taken had gone before
-                    await given_up.nothing_to_give_back(self.shards, self._id("take"), shard)
-            else:
-                back = self._giving_back(gifts)
-                answer = await self.shards.submit(shard, back)
-                await self._extend(shard, max(lived) - answer.now_ns)
+        for shard, (_, lent, *_) in taken.items():
+            gifts, lived_ns = await self._gifts(shard, lent)
+            if await self._gather(shard, gifts):
+                gifts, _ = await self._gifts(shard, lent)
+            if any(gifts.values()):
+                answer = await self.shards.submit(shard, self._giving_back(gifts))
+                lived_ns = max(lived_ns, _last_of(older))
+                await self._extend(shard, lived_ns - answer.now_ns)
                 given[shard] = sum(gifts.values(), Counter())
         if given and await self._is_given_up(taken, given):
             let_go = step_of(self.request, "let go", kind=Kind.RELEASE, **on(older_id))
             await self.shards.submit_each(dict.fromkeys(given, let_go))
         await self._end()
+
+    async def _gifts(self, shard: int, lent: Units) -> tuple[dict[bytes, Units], int]:
+        """What goes back from which hold on a shard, and when the last of those runs out that took it."""
+        link = self.shards.link(shard)
+        names = self._id("lent"), self._id("kept"), self.request.op_id
+        found = await every(link.hold(name, sure=True) for name in names)
+        gifts = {name: pending_of(hold) for name, hold in zip(names, found, strict=True)}
+        # What was lent is the order's, if that has taken its place; else it has none of it.
+        if found[0] is not None and found[0].state == HoldState.RELEASED:
+            steps = {cell: self._gather_id(cell) for cell in lent}
+            done = (await link.sight(names[1], list(steps.values()))).done
+            lent = Counter({cell: lent[cell] for cell, step in steps.items() if step not in done})
+            gifts[self.request.op_id] &= lent
+        else:
+            gifts[self.request.op_id] = Counter()
+        return gifts, max((hold.deadline_ns for hold in found[:2] if hold), default=0)
+
+    async def _gather(self, shard: int, gifts: Mapping[bytes, Units]) -> bool:
+        """Have what was lent of a cell join what is kept of it, before both go back; whether any was.
+
+        So the older hold gets one new line of each cell. What is refused goes back from where it is.
+        """
+        kept, back = self._id("kept"), given_up.back_id(self._id("take"))
+        steps = []
+        for giver, gift in gifts.items():
+            for cell, units in gift.items():
+                if giver != kept and cell in gifts[kept]:
+                    step = self._handover("gather", giver, kept, Counter({cell: units}))
+                    step.op_id = self._gather_id(cell)
+                    steps.append(step)
+        if not steps or back in (await self.shards.link(shard).sight(kept, [back])).digests:
+            return False
+        await every(self.shards.submit(shard, step) for step in steps)
+        return True
 
     async def _is_given_up(self, taken: Mapping[int, Taken], given: Mapping[int, Units]) -> bool:
         """Whether others have given up all of the older hold that they found while some of it was taken.
@@ -349,6 +375,9 @@ class Replacement:
         step.op_id = self._id(_lend_name(cell))
         step.digest = units.to_bytes(_DIGEST_BYTES, "little")
         return step
+
+    def _gather_id(self, cell: tuple[int, int]) -> bytes:
+        return self._id(f"gather {cell[0]} {cell[1]}")
 
     def _giving_back(self, gifts: Mapping[bytes, Units]) -> Request:
         """The one step that hands over to the older hold what several others have of it on a shard."""

@@ -191,7 +191,7 @@ async def _held(
     for place, part in enumerate(parts):
         has, (kept, lent, *_) = pending_of(older.get(part.shard)), taken[part.shard]
         if not known[part.shard].digests and (has or kept or lent):
-            needed = has if is_alone else await _needed(shards, part, has + kept)
+            needed = has if is_alone else await _needed(shards, part, has + kept + lent)
             if needed or lent:
                 last[place] = needed
     first = [place for place in range(len(parts)) if place not in last]

@@ -1348,6 +1348,18 @@ async def test_what_an_older_hold_had_of_a_cell_that_is_short_is_given_back(sold
     assert (await pending_of(town, NEW), town.reserved) == ({}, 18)
 
 
+async def test_an_order_that_died_as_it_was_lent_two_cells_of_one_shard_gets_both() -> None:
+    """It was refused: what was lent already seemed to be missing."""
+
+    async def setting(town: Town) -> None:
+        await town.router.reserve(order(HELD, [(1, 1), (3, 1), (2, 2)], [10, 10, 2]))
+
+    cells = [(1, 1), (3, 1)]
+    town, answer = await check_deaths(setting, an_order(cells, [10, 10], older=HELD), at_least=8)
+    assert not any(answer.status)
+    assert await pending_of(town, NEW) == dict.fromkeys(cells, 10)
+
+
 async def test_a_hold_of_which_a_release_was_told_is_not_given_back() -> None:
     """It comes by another gateway between any two steps of an order that is refused at last."""
     for number in range(20):
@@ -1555,6 +1567,37 @@ async def test_nothing_is_taken_of_an_older_one_that_could_not_be_given_back(tow
         assert town.reserved == 9 * 301
 
 
+@pytest.mark.parametrize("lines", [170, 171, limits.MAX_HOLD_LINES // 2])
+async def test_all_is_given_back_of_as_many_lines_as_may_be_taken(town: Town, lines: int) -> None:
+    """A cell that was lent in part went back as two lines, which were too many, and was lost."""
+    for shard in town.shards:
+        shard.machine.set_sku_limit(300)
+    stock = {"kind": Kind.RECEIVE, "sku": range(1, 301), "location": 1, "quantity": 10}
+    await town.router.submit(Request.of(os.urandom(14) + bytes(2), 300, **stock))
+    cells = [*((sku, 1) for sku in range(20, 20 + lines)), (1, 2)]
+    assert not any((await town.router.reserve(order(HELD, cells, 9)))[1].status)
+    operation = an_order(cells, [4] * lines + [10], older=HELD)
+    bought_under_the_last_step(town, (1, 2))
+    for _ in range(2):
+        _, answer = await operation(town.router)
+        assert list(answer.status) == [LINKED] * lines + [Status.INSUFFICIENT_STOCK]
+        assert await pending_of(town, HELD) == dict.fromkeys(cells, 9)
+        assert await pending_of(town, NEW) == {}
+
+
+async def test_what_was_lent_in_part_is_given_back_as_one_line_of_each_cell() -> None:
+    async def setting(town: Town) -> None:
+        await town.router.reserve(order(HELD, [(1, 1), (3, 1), (2, 2)], [8, 9, 9]))
+        bought_under_the_last_step(town, (2, 2))
+
+    operation = an_order([(1, 1), (3, 1), (2, 2)], [4, 3, 10], older=HELD)
+    town, answer = await check_deaths(setting, operation, at_least=10)
+    assert list(answer.status) == [LINKED, LINKED, Status.INSUFFICIENT_STOCK]
+    assert await pending_of(town, HELD) == {(1, 1): 8, (3, 1): 9, (2, 2): 9}
+    assert len(town.shards[0].machine.holds[HELD].lines) == 4
+    assert (await pending_of(town, NEW), town.reserved) == ({}, 27)
+
+
 async def dies(town: Town, operation: Operation, lives: int) -> bool:
     """Whether the router has died when it had made so many calls that change something."""
     left = [lives]
@@ -1614,6 +1657,86 @@ async def test_a_part_that_was_marked_by_a_release_and_not_given_up_says_nothing
             assert stood > 2
             return
     raise AssertionError("it takes ever more calls")
+
+
+async def test_a_hold_is_not_paid_without_what_was_given_up_of_a_part_that_is_paid_by_line() -> (
+    None
+):
+    """The part said no more than that nothing of it was pending."""
+    ends = set()
+    for lives in range(20):
+        town = await Town().stocked()
+        await hold_five(town)
+        line = call(NEW, Kind.COMMIT, HELD, sku=2, location=2, quantity=1)
+        await town.router.on_hold(line)
+        is_dead = await dies(town, commit_all(), lives)
+        _, given_up = await town.router.on_hold(call(bytes([9]) * 16, Kind.RELEASE, HELD))
+        _, paid = await commit_all()(town.router)
+        assert any(paid.status) != any(given_up.status)
+        assert town.counted("committed") == (1 if any(paid.status) else 5)
+        ends.add(any(paid.status))
+        if not is_dead:
+            assert ends == {False, True}
+            return
+    raise AssertionError("it takes ever more calls")
+
+
+def under_the_take(shard: FakeShard, meddle: Callable[[], Awaitable[None]]) -> None:
+    """Have somebody meddle before the first step that takes of an older hold on a shard, once."""
+    submit = shard.submit
+
+    async def meddled(request: Request) -> Answer:
+        if Kind.ADD_LINE in request.columns.get("kind", ()):
+            shard.submit = submit  # type: ignore[method-assign]
+            await meddle()
+        return await submit(request)
+
+    shard.submit = meddled  # type: ignore[method-assign]
+
+
+async def test_an_older_one_is_not_paid_without_what_was_taken_of_a_part_that_is_paid_by_line() -> (
+    None
+):
+    """Its line is paid at its shard between look and take, and the router of the order dies after that."""
+    operation = an_order([(3, 1), (4, 2)], [10, 1], older=HELD)
+    given_up = 0
+    for lives in range(20):
+        town = await Town().stocked()
+        await town.router.reserve(order(HELD, [(1, 1), (3, 1), (2, 2)], [2, 10, 1]))
+
+        async def line_paid(town: Town = town) -> None:
+            line = {"sku": 1, "location": 1, "quantity": 2}
+            _, paid = await town.router.on_hold(call(OP, Kind.COMMIT, HELD, **line))
+            assert not any(paid.status)
+
+        under_the_take(town.shards[0], line_paid)
+        is_dead = await dies(town, operation, lives)
+        _, paid = await town.router.on_hold(call(bytes([9]) * 16, Kind.COMMIT, HELD))
+        assert town.counted("committed") in ((13,) if not any(paid.status) else (0, 2))
+        given_up += paid.status[0] == Status.HOLD_RELEASED
+        if not is_dead:
+            assert given_up > 2
+            return
+    raise AssertionError("it takes ever more calls")
+
+
+async def test_a_release_that_was_refused_does_not_refuse_the_commit_that_it_gave_way_to() -> None:
+    """All of the hold moved under both. Both were refused: it was committed, and cancelled."""
+    release = call(bytes([9]) * 16, Kind.RELEASE, HELD)
+    for lives in range(12):
+        for others in range(12):
+            town = await Town().stocked()
+            await hold_five(town)
+            await dies(town, lambda router: router.on_hold(release), lives)
+            await town.router.move(call(NEW, Kind.MOVE, HELD, location=4))
+            is_dead = await dies(town, commit_all(), others)
+            told = [(await town.router.on_hold(release))[1].status for _ in range(2)]
+            said = [(await commit_all()(town.router))[1].status for _ in range(2)]
+            assert (told[0], said[0]) == (told[1], said[1])
+            assert any(told[0]) != any(said[0])
+            assert (town.counted("committed"), town.reserved) == (5 * any(told[0]), 0)
+            if not is_dead:
+                break
 
 
 async def test_an_older_one_is_not_paid_without_what_ran_out_while_it_was_taken(town: Town) -> None:
