@@ -226,6 +226,73 @@ async def test_the_sale_of_a_bundle_gets_one_answer_though_its_id_is_taken_or_fo
         assert (await lines.submit(till))[1].status == first.status
 
 
+MUG, TEA, COFFEE, SPOON = 1, 2, 3, 4
+SET, BIG_SET, SET_OF_THREE, TWIN = 5, 6, 7, 8
+
+
+def catalogue_of_sets() -> Catalogue:
+    """Bundles that begin alike: mug and tea; with a spoon; mug, coffee and spoon; two mugs."""
+    catalogue = Catalogue()
+    plain = [Sku(code) for code in ("MUG", "TEA", "COFFEE", "SPOON")]
+    catalogue.apply(CatalogueBlock(1, 1, skus=plain, locations=[Location("L", "EUR")]))
+    made_of = {
+        "SET": (MUG, TEA),
+        "BIG SET": (MUG, TEA, SPOON),
+        "SET OF THREE": (MUG, COFFEE, SPOON),
+        "TWIN": (MUG,),
+    }
+    sets = [
+        Sku(code, components=tuple(Component(sku, 2 if code == "TWIN" else 1) for sku in skus))
+        for code, skus in made_of.items()
+    ]
+    catalogue.apply(CatalogueBlock(1, 2, 0, 4, 1, sets))
+    return catalogue
+
+
+SETS = catalogue_of_sets()
+PAIRS = [
+    (SET, BIG_SET), (BIG_SET, SET), (SET, SET_OF_THREE), (SET, MUG), (MUG, SET), (COFFEE, SET),
+    (SET, TWIN), (TWIN, SET), (SET, COFFEE),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+@pytest.mark.parametrize("is_one_call", [False, True])
+async def test_under_the_id_of_another_sale_nothing_of_a_bundle_is_sold(
+    first: int, second: int, is_one_call: bool
+) -> None:
+    shard, name = FakeShard(), b"s" * 16
+    lines = UnaryRouter(Router({0: shard}, lambda: ShardMap(1, 1, {})), SETS)
+
+    def till(*skus: int) -> Request:
+        sales = [(sku, 1) for sku in skus]
+        return request_of(Kind.SALE, *sales, holds=[name] * len(sales), op_id=os.urandom(16))
+
+    async def told(request: Request) -> list[int]:
+        return list((await lines.submit(request))[1].status)
+
+    def sold_so_far() -> dict[int, int]:
+        cells = shard.machine.cells.items()
+        return {sku: -cell.on_hand for (sku, _), cell in cells if cell.on_hand}
+
+    parts = SETS.components(first) or (Component(first, 1),)
+    if is_one_call:
+        both = till(first, second)
+        for _ in range(2):
+            assert await told(both) == [Status.OK, Status.HOLD_EXISTS]
+    else:
+        right, wrong = till(first), till(second)
+        for _ in range(2):
+            assert await told(right) == [Status.OK]
+            assert await told(wrong) == [Status.HOLD_EXISTS]
+            assert await told(till(second)) == [Status.HOLD_EXISTS]
+    assert sold_so_far() == {part.sku: part.quantity for part in parts}
+    assert await told(till(first)) == [Status.ALREADY_RECORDED]
+    hold = await lines.hold(name, 1)
+    assert hold is not None
+    assert [line.sku for line in hold.lines] == [part.sku for part in parts]
+
+
 async def test_a_bundle_comes_back_whole_or_not_at_all() -> None:
     router, sale = a_router(), b"s" * 16
     lines = UnaryRouter(router, CATALOGUE)
