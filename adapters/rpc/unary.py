@@ -178,7 +178,8 @@ class UnaryRouter:
     def _elsewhere(self, request: Request) -> list[int]:
         """The lines whose cells another shard owns, as a shard by itself sees it.
 
-        What is not in the catalogue is so everywhere, and any shard says that.
+        What is not in the catalogue is so everywhere, and any shard says that. But a gateway sends it
+        where the map does, so beside lines that go here it is elsewhere as well.
         """
         if not self._is_one_of_many:
             return []
@@ -189,9 +190,13 @@ class UnaryRouter:
 
     def _not_owned(self, skus: NDArray[Any], locations: NDArray[Any]) -> list[int]:
         catalogue = self._catalogue
+        names = list(zip(skus.tolist(), locations.tolist(), strict=True))
+        foreign = self._router.elsewhere(names)
+        if len(foreign) < len(names):
+            return foreign
         known = [
             (sku if sku <= catalogue.skus else 0, at if at <= catalogue.locations else 0)
-            for sku, at in zip(skus.tolist(), locations.tolist(), strict=True)
+            for sku, at in names
         ]
         return self._router.elsewhere(known)
 

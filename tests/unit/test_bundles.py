@@ -683,3 +683,38 @@ async def test_what_nobody_knows_any_shard_refuses() -> None:
         Status.UNKNOWN_SKU,
         Status.UNKNOWN_SKU,
     ]
+
+
+TO_BOTH_WAYS: dict[Kind, tuple[str, list[Any]]] = {
+    Kind.SALE: ("submit", []),
+    Kind.RETURN: ("returned", [[0, 0, 0]]),
+    Kind.CANCEL_INCOMING: ("on_hold", []),
+}
+
+
+@pytest.mark.parametrize("kind", TO_BOTH_WAYS)
+@pytest.mark.parametrize("unknown", [(COLA, NO_SUCH_ID), (NO_SUCH_ID, 3)])
+async def test_beside_its_own_lines_a_shard_judges_none_that_a_gateway_sends_elsewhere(
+    unknown: tuple[int, int], kind: Kind
+) -> None:
+    """It did, and the gateway told its first line's answer of the second one, which was recorded."""
+    way, more = TO_BOTH_WAYS[kind]
+    high, low = map(np.uint64, id_to_pair(ID))
+    record = {"hold_hi": high, "hold_lo": low}
+    cells = {"sku": [unknown[0], COLA, HAM], "location": [unknown[1], 2, 2]}
+    told = []
+    for is_own_first in (True, False):
+        shards, gateway, own = shops()
+        comes = {"kind": Kind.EXPECT, "sku": [COLA, HAM], "location": 2, "quantity": 5}
+        await gateway.submit(Request.of(os.urandom(16), 2, **comes, **record))
+        on = record if kind == Kind.CANCEL_INCOMING else {}
+        asked = Request.of(b"a" * 16, 3, kind=int(kind), quantity=[1, 2, 2 * 10**9], **cells, **on)
+        if is_own_first:
+            before = list(shards[1].seen)
+            _, answer = await getattr(own[1], way)(asked, *more)
+            refused = [Status.WRONG_SHARD, Status.LINKED_LINE_REFUSED, Status.LINKED_LINE_REFUSED]
+            assert list(answer.status) == refused
+            assert shards[1].seen == before
+        told.append(list((await getattr(gateway, way)(asked, *more))[1].status))
+    assert told[0] == told[1]
+    assert [bool(status) for status in told[0]] == [True, False, True]
