@@ -206,6 +206,11 @@ def that_fits(request: Request, answer: Answer) -> Answer:
     return replace(answer, status=status, available=available, granted=b"", endangered=())
 
 
+def those_that_fit(parts: Sequence[Part], answers: Sequence[Answer]) -> list[Answer]:
+    """The answers to parts of a request, each as `that_fits` has it."""
+    return [that_fits(part.request, answer) for part, answer in zip(parts, answers, strict=True)]
+
+
 def joined(
     request: Request,
     parts: Sequence[Part],

@@ -31,6 +31,7 @@ from actors.parts import (
     split,
     step_id,
     step_of,
+    those_that_fit,
     undone,
 )
 from actors.shards import Shards
@@ -73,7 +74,8 @@ async def returned(
         if np.ptp(owners[group]):
             here[group] = _NOWHERE
     parts = split(request, here)
-    told: Parts = list(zip(parts, await shards.submit_parts(parts), strict=True))
+    answers = those_that_fit(parts, await shards.submit_parts(parts))
+    told: Parts = list(zip(parts, answers, strict=True))
     is_asked_again = here == _NOWHERE
     for part, answer in told:
         is_not_from_here = np.isin(np.frombuffer(answer.status, np.uint8), list(NOT_FROM_HERE))

@@ -33,6 +33,7 @@ from actors.parts import (
     step_of,
     that_count,
     that_fits,
+    those_that_fit,
     whole,
 )
 from actors.ports import CellTable, ShardLink, Sight
@@ -121,8 +122,7 @@ class Router:
             return self._first, that_fits(request, await self._only.submit(request))
         shards = self._shards_of(request)
         parts = split(request, shards)
-        told = await self._shards.submit_parts(parts)
-        answers = [that_fits(part.request, each) for part, each in zip(parts, told, strict=True)]
+        answers = those_that_fit(parts, await self._shards.submit_parts(parts))
         return joined(request, parts, answers, np.maximum(-shards, 0).astype(np.uint8))
 
     @in_doubt_half_way
@@ -386,7 +386,7 @@ class Router:
             refused = await objections(self._shards, asked)
             if refused:
                 return parts[0].shard, refusal(request, refused, np.arange(request.lines))[1]
-        answers = await self._shards.submit_parts(parts)
+        answers = those_that_fit(parts, await self._shards.submit_parts(parts))
         if rest and not any(any(answer.status) for answer in answers):
             hold = on(hold_id_of(request))
             release = step_of(request, "release", kind=Kind.RELEASE, **hold)

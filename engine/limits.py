@@ -24,12 +24,12 @@ MAX_ENDANGERED: Final = 64  # holds that one fact names when it leaves a shortag
 MAX_ENDANGERED_OF_BLOCK: Final = 1 << 13  # holds that the facts of one block name, all in all
 # Which lines are promised of a cell that was left short is noted, by shard, for so many such cells and
 # so many lines of them all (4 MiB); not by a block that leaves more short than this at once, for which one
-# scan is cheap. More lines of a cell than are named are noted where no more units than this are promised on
-# a block's short cells: the scan inserts each line in order.
+# scan is cheap. More lines of a cell than are named are noted as long as those of a block's short cells
+# would be no more than this: each later fact on them looks at all.
 REMEMBERED_SHORT_CELLS: Final = 1 << 12
 REMEMBERED_SHORT_LINES: Final = 1 << 20
 SHORT_CELLS_NOTED: Final = 64
-SHORT_UNITS_NOTED: Final = 1 << 10
+SHORT_LINES_NOTED: Final = 1 << 10
 # Late calls on them get the precise status; per shard, so many that came to nothing and as many by
 # which goods have moved: orders handed over, sales with an id, incoming records.
 RESOLVED_HOLDS_REMEMBERED: Final = 1 << 20
@@ -119,7 +119,7 @@ assert MAX_ENDANGERED <= MAX_ENDANGERED_OF_BLOCK
 assert MAX_BLOCK_LINES <= MAX_SHORTAGES_OF_BLOCK
 assert SHORT_CELLS_NOTED <= REMEMBERED_SHORT_CELLS
 assert MAX_ENDANGERED * SHORT_CELLS_NOTED <= REMEMBERED_SHORT_LINES
-assert SHORT_UNITS_NOTED <= REMEMBERED_SHORT_LINES
+assert SHORT_LINES_NOTED <= REMEMBERED_SHORT_LINES
 assert MAX_TRACES_OF_BLOCK >= 8 * (MAX_BLOCK_LINES + EXPIRIES_PER_BLOCK) // 2
 assert MAX_HOLD_LINES <= MAX_BATCH_LINES
 assert MAX_HOLD_LINES < 1 << 16, "a line's number in its hold is uint16"

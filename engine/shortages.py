@@ -56,7 +56,7 @@ class Promises:
         for at, (row, count) in enumerate(zip(rows.tolist(), counts.tolist(), strict=True)):
             self._lines -= len(self._slots.pop(row, _NO_SLOTS))
             if is_all[at]:
-                # Looked at from the end, where those are then that come first.
+                # Looked at from the end, where those are then that were met first: the newest.
                 self._slots[row] = slots[at, :count][::-1].copy()
                 self._lines += count
         while (
@@ -128,39 +128,34 @@ def _scan(
     state: kernels.State, short: NDArray[np.int64], units: NDArray[np.int64], promises: Promises
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """The slots of the hold lines that c short cells endanger: (c, k) in order, and (c,) how many."""
-    kept = state.cells[short, RESERVED : COMMITTED + 1].sum(axis=1)
-    promised = int(kept.sum())
+    promised = int(state.cells[short, RESERVED : COMMITTED + 1].sum())
     is_few = len(short) <= limits.SHORT_CELLS_NOTED
-    counts = np.zeros(len(short), np.int64)
-
-    def look(wanted: NDArray[np.int64], known: NDArray[np.int32]) -> tuple[NDArray[np.int32], int]:
-        slots = np.zeros((len(short), int(wanted.max())), np.int32)
-        marks, ranks = np.zeros(kernels.MARK_WORDS, np.uint64), np.empty(slots.shape, np.int64)
-        counts[:] = 0
-        left = kernels.find_endangered(
-            state.lines, state.meta, short, wanted, promised, marks, ranks, slots, counts, known
-        )
-        return slots, int(left)
-
     # Each line has a unit at least, so no cell needs more of them than units.
     wanted = np.minimum(units, limits.MAX_ENDANGERED)
+    slots = np.zeros((len(short), int(wanted.max())), np.int32)
+    counts, met_counts = np.zeros((2, len(short)), np.int64)
+
+    def look(known: NDArray[np.int32], room: int) -> tuple[NDArray[np.int32], int]:
+        met, ranks = np.empty((len(short), room), np.int32), np.empty(slots.shape, np.int64)
+        marks = np.zeros(kernels.MARK_WORDS, np.uint64)
+        counts[:] = met_counts[:] = 0
+        left = kernels.find_endangered(
+            state.lines, state.meta, short, wanted, promised, marks, ranks, slots, counts, met,
+            met_counts, known,
+        )  # fmt: skip
+        return met, int(left)
+
     known = promises.known(short) if promised and is_few else _NO_SLOTS
-    slots, left = np.zeros((len(short), 1), np.int32), promised
+    left = promised
     if len(known):
-        slots, left = look(wanted, known)
+        _, left = look(known, 0)
     if left:
+        # More than are named are worth noting, unless they are very many: each look is at all of them.
+        most = max(limits.MAX_ENDANGERED, limits.SHORT_LINES_NOTED // len(short)) if is_few else 0
+        met, _ = look(_NO_SLOTS, most)
         if is_few:
-            # All there are are worth noting, unless there may be very many; that there are more than
-            # are named is seen by one more.
-            wanted[:] = limits.MAX_ENDANGERED + 1
-            if promised <= limits.SHORT_UNITS_NOTED:
-                wanted = np.maximum(kept, 1)
-        slots, _ = look(wanted, _NO_SLOTS)
-        if is_few:
-            promises.note(short, slots, counts, (counts < wanted) | (wanted >= kept))
+            promises.note(short, met, met_counts, met_counts <= most)
     # The first ones whose units cover the shortage.
-    slots = slots[:, : limits.MAX_ENDANGERED]
-    counts = np.minimum(counts, limits.MAX_ENDANGERED)
     amounts = state.lines[slots, kernels.PENDING : kernels.FULFILLED].sum(axis=2, dtype=np.int64)
     covered = np.cumsum(amounts, axis=1) - amounts
     counts = np.minimum(counts, (covered < units[:, None]).sum(axis=1))

@@ -104,7 +104,9 @@ def _kind(path: Path, header: list[str]) -> FileKind:
                 )
             return kind
     wanted = "; or ".join(",".join(kind.value[0]) for kind in FileKind)
-    raise CsvInvalid(path, [f"{path}:1: the header must have the fields {wanted}"])
+    other = next((each for each in ";\t|" if each in "".join(header)), "")
+    separated = f", separated by commas, not by {other!r}" if other else ""
+    raise CsvInvalid(path, [f"{path}:1: the header must have the fields {wanted}{separated}"])
 
 
 def _problems(kind: FileKind, row: dict[str, str]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapters.cli.csvfile import CsvFile, CsvInvalid, FileKind, read_csv
-from adapters.cli.options import DEFAULT_DATA_DIR, DataDir, Gateway, gateway_of
+from adapters.cli.options import DEFAULT_DATA_DIR, TIMEOUT_S, DataDir, Gateway, gateway_of
 from adapters.cli.output import CommandFailed, progress_bar, say
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def load_file(
 async def _load(gateway: str, file: CsvFile, digest: bytes, advance: Callable[[int], Any]) -> str:
     from adapters.client import Client
 
+    async with Client.connect(gateway, timeout_s=TIMEOUT_S):
+        pass  # that nobody is there is told soon; what is sent then may take longer
     async with Client.connect(gateway) as client:
         return await load(client, file, digest, advance)
 

@@ -12,7 +12,14 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from adapters.cli.options import DEFAULT_DATA_DIR, DataDir, Gateway, JsonOutput, gateway_of
+from adapters.cli.options import (
+    DEFAULT_DATA_DIR,
+    TIMEOUT_S,
+    DataDir,
+    Gateway,
+    JsonOutput,
+    gateway_of,
+)
 from adapters.cli.output import CommandFailed, err, out, print_json, usage
 
 if TYPE_CHECKING:
@@ -22,7 +29,6 @@ if TYPE_CHECKING:
 
     Follow = Callable[[Client], Awaitable[None]]
 
-TIMEOUT_S = 5.0  # a person waits
 PATIENCE_S = 60.0  # who follows a location, outlives a restart
 
 
@@ -81,7 +87,8 @@ def history(
 
     Example: onhand history 0198c5b2f3a97c0e8d41b7a6e5f40312
     """
-    found = asyncio.run(_history(gateway_of(gateway, data_dir), _id(hold_id)))
+    known_as = _id(hold_id)
+    found = asyncio.run(_history(gateway_of(gateway, data_dir), known_as))
     if as_json:
         print_json(found)
         return

@@ -98,9 +98,16 @@ def _end(number: int, _frame: FrameType | None) -> None:
 def _usage_told(error: Any) -> str:
     """What is wrong with the command line, and where help is."""
     context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "onhand"
+    path = context.command_path if context is not None else _asked()
     text = str(error.format_message()).rstrip(".")
     return f"{text} (see {path} --help)" if text else ""  # help was shown
+
+
+def _asked() -> str:
+    """The command that was asked for: an option without its value is told of none."""
+    named = next(iter(sys.argv[1:]), "")
+    is_command = named in getattr(typer.main.get_command(app), "commands", ())
+    return f"onhand {named}" if is_command else "onhand"
 
 
 def _told(error: Exception) -> str:

@@ -12,6 +12,7 @@ from engine import limits
 
 DEFAULT_DATA_DIR: Final = Path(".onhand")
 CONFIG_VARIABLE: Final = "ONHAND_CONFIG"  # a TOML file with settings: see `adapters.settings`
+TIMEOUT_S: Final = 5.0  # a person waits
 NOTE: Final = "running.json"  # in the data directory, while `onhand up` runs
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from adapters.cli.options import DEFAULT_DATA_DIR, DataDir, Gateway, gateway_of
+from adapters.cli.options import DEFAULT_DATA_DIR, TIMEOUT_S, DataDir, Gateway, gateway_of
 from adapters.cli.output import say
 
 
@@ -26,5 +26,5 @@ def rename(
 async def _rename(gateway: str, sku: str, code: str) -> bool:
     from adapters.client import Client
 
-    async with Client.connect(gateway, timeout_s=5.0) as client:
+    async with Client.connect(gateway, timeout_s=TIMEOUT_S) as client:
         return await client.rename_sku(sku, code)

@@ -6,6 +6,7 @@ leaves alone what is also about other shards.
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +18,6 @@ from adapters.rpc import sold
 from adapters.rpc.bundles import (
     Expanded,
     Path,
-    bundle_lines,
     expand,
     names_bundles,
     returned_of,
@@ -54,11 +54,11 @@ class UnaryRouter:
         """Apply lines that are judged one by one, as `Router.submit`."""
         taken = await self._taken(request)
         expanded = await self._expanded(request, "lines[{}]".format)
-        if taken and expanded is not None:
-            # Of no kind, which is refused, and otherwise what they are: the lines stay as many, each with
-            # its shard. So a repetition for which nothing is taken is told the same, and so is one for
-            # which something has come to be.
-            expanded.request.columns["kind"][np.isin(expanded.origin, taken)] = _NO_KIND
+        if taken and expanded is None:
+            request = _blanked(request, np.isin(np.arange(request.lines), taken))
+        elif taken and expanded is not None:
+            blanked = _blanked(expanded.request, np.isin(expanded.origin, taken))
+            expanded = replace(expanded, request=blanked)
         shard, answer = await self._sent(request, expanded, self._router.submit)
         if _INVALID_KIND in answer.status:
             answer = replace(answer, status=answer.status.replace(_INVALID_KIND, _HOLD_EXISTS))
@@ -111,32 +111,46 @@ class UnaryRouter:
         )
 
     async def _taken(self, request: Request) -> list[int]:
-        """The lines that sell a bundle under the id of something else that was sold.
+        """The lines that sell under the id of something else that was sold, and no shard sees it.
 
-        Its first component may be that very thing, and recorded; the others would be sold all the
-        same, under ids of their own. Components of a location that is split may be sold one by one
-        by an attempt that ended half-way, so there this is not known.
+        A shard knows the components of a bundle, each as a sale of its own. Some may be those of
+        another bundle too, and recorded; the others would be sold all the same, under ids of their
+        own. So there must be all of a bundle's components and no other, or none. Components of a
+        location that is split may be sold one by one by an attempt that ended half-way, so there
+        this is not known.
         """
-        if not self._catalogue.has_bundles or Kind.SALE not in column_of(request, "kind"):
+        catalogue = self._catalogue
+        if not catalogue.has_bundles or Kind.SALE not in column_of(request, "kind"):
             return []
-        is_sale = bundle_lines(request, self._catalogue) & (column_of(request, "kind") == Kind.SALE)
-        names = ("location", "hold_hi", "hold_lo")
-        location, high, low = (column_of(request, name) for name in names)
-        sku = column_of(request, "sku")
-        asked = [
-            i
-            for i in np.flatnonzero(is_sale & ((high | low) != 0)).tolist()
-            if len(self._catalogue.components(int(sku[i]))) > 1
-            and not self._router.is_split(int(location[i]))
-        ]
-        ids = [pair_to_id(int(high[i]), int(low[i])) for i in asked]
+        taken: list[int] = []
+        sold_as: dict[bytes, list[int]] = {}
+        asked: list[tuple[int, bytes, int, list[int]]] = []
+        names = ("kind", "sku", "location", "hold_hi", "hold_lo")
+        lines = zip(*(column_of(request, name).tolist() for name in names), strict=True)
+        for i, (kind, sku, location, high, low) in enumerate(lines):
+            if kind != Kind.SALE or not (high or low) or self._router.is_split(location):
+                continue
+            sale_id = pair_to_id(high, low)
+            own = [part for part, _ in catalogue.components(sku)] or [sku]
+            other = sold_as.setdefault(sale_id, own)  # by a line before it
+            if other != own and len(other) + len(own) > 2:
+                taken.append(i)
+            elif len(own) > 1 or catalogue.is_component(own[0]):
+                asked.append((i, sale_id, location, own))
+        # One past the last would be another bundle's. What is sold alone is compared with the first
+        # by its shard.
+        numbers = [range(len(own) == 1, len(own) + 1) for *_, own in asked]
         found = await every(
-            self._router.hold(sold.part_id(each, number), int(location[i]))
-            for i, each in zip(asked, ids, strict=True)
-            for number in (0, 1)
+            self._router.hold(sold.part_id(sale_id, number), location)
+            for (_, sale_id, location, _), of in zip(asked, numbers, strict=True)
+            for number in of
         )
-        pairs = zip(asked, found[::2], found[1::2], strict=True)
-        return [i for i, first, second in pairs if first is not None and second is None]
+        parts = iter(found)
+        for (i, *_, own), of in zip(asked, numbers, strict=True):
+            skus = [None if part is None else part.lines[0].sku for part in islice(parts, len(of))]
+            if any(skus) and skus != [*own, None]:
+                taken.append(i)
+        return taken
 
     async def _send(self, request: Request, send: Send) -> tuple[int, Answer]:
         return await self._sent(request, await self._expanded(request, "lines[{}]".format), send)
@@ -164,7 +178,8 @@ class UnaryRouter:
     def _elsewhere(self, request: Request) -> list[int]:
         """The lines whose cells another shard owns, as a shard by itself sees it.
 
-        What is not in the catalogue is so everywhere, and any shard says that.
+        What is not in the catalogue is so everywhere, and any shard says that. But a gateway sends it
+        where the map does, so beside lines that go here it is elsewhere as well.
         """
         if not self._is_one_of_many:
             return []
@@ -175,9 +190,13 @@ class UnaryRouter:
 
     def _not_owned(self, skus: NDArray[Any], locations: NDArray[Any]) -> list[int]:
         catalogue = self._catalogue
+        names = list(zip(skus.tolist(), locations.tolist(), strict=True))
+        foreign = self._router.elsewhere(names)
+        if len(foreign) < len(names):
+            return foreign
         known = [
             (sku if sku <= catalogue.skus else 0, at if at <= catalogue.locations else 0)
-            for sku, at in zip(skus.tolist(), locations.tolist(), strict=True)
+            for sku, at in names
         ]
         return self._router.elsewhere(known)
 
@@ -211,6 +230,16 @@ class UnaryRouter:
                 of = [(line.sku, each) for each, part in parts.items() for line in part.lines]
                 found[sale_id] = dict(of)
         return found
+
+
+def _blanked(request: Request, places: NDArray[np.bool_]) -> Request:
+    """The request with some lines of no kind, which is refused, and otherwise what they are.
+
+    The lines stay as many, each with its shard. So a repetition for which nothing is taken is told the
+    same, and so is one for which something has come to be.
+    """
+    kind = np.where(places, np.uint8(_NO_KIND), column_of(request, "kind"))
+    return request.with_lines(request.lines, request.columns | {"kind": kind})
 
 
 def not_here(request: Request, foreign: Collection[int]) -> Answer:

@@ -107,14 +107,18 @@ def enter_ranked(ranks, slots, counts, cell, most, rank, slot):
 
 
 @jit
-def find_endangered(lines, meta, short, wanted, promised, marks, ranks, slots, counts, known):
+def find_endangered(
+    lines, meta, short, wanted, promised, marks, ranks, slots, counts, met, met_counts, known
+):  # fmt: skip
     """The lines of live holds on the rows `short` (int64, sorted) that come first by `rank_of`.
 
     Of row `short[c]` at most `wanted[c]` (int64, 1 at least): their ranks in `ranks[c, :counts[c]]`
-    (int64), in order, and their slots in `slots` (int32). `counts` (int64) and `marks` (uint64,
-    MARK_WORDS) come as zeros. `promised` are the units that live holds have on all of these rows:
-    the scan ends when it has met them. It looks at the slots `known` (int32, each once) and no
-    others; when there are none, at all lines. Returns how many of the units it has not met.
+    (int64), in order, and their slots in `slots` (int32). And the slots of all of them, as they are
+    met: in `met[c, :met_counts[c]]` (int32), as far as there is room; `met_counts` (int64) counts on.
+    Counts and `marks` (uint64, MARK_WORDS) come as zeros. `promised` are the units that live holds
+    have on all of these rows: the scan ends when it has met them. It looks at the slots `known`
+    (int32, each once) and no others; when there are none, at all lines. Returns how many of the
+    units it has not met.
     """
     mark_rows(marks, short)
     at = len(known) if len(known) > 0 else meta[HOLDS_USED]
@@ -128,6 +132,9 @@ def find_endangered(lines, meta, short, wanted, promised, marks, ranks, slots, c
             cell = place_of(short, row)
             if cell >= 0 and state > FREE and state < H_INCOMING:
                 promised -= units
+                if met_counts[cell] < met.shape[1]:
+                    met[cell, met_counts[cell]] = slot
+                met_counts[cell] += 1
                 rank = rank_of(lines, meta, slot)
                 enter_ranked(ranks, slots, counts, cell, wanted[cell], rank, slot)
     return promised

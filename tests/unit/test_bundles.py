@@ -226,6 +226,73 @@ async def test_the_sale_of_a_bundle_gets_one_answer_though_its_id_is_taken_or_fo
         assert (await lines.submit(till))[1].status == first.status
 
 
+MUG, TEA, COFFEE, SPOON = 1, 2, 3, 4
+SET, BIG_SET, SET_OF_THREE, TWIN = 5, 6, 7, 8
+
+
+def catalogue_of_sets() -> Catalogue:
+    """Bundles that begin alike: mug and tea; with a spoon; mug, coffee and spoon; two mugs."""
+    catalogue = Catalogue()
+    plain = [Sku(code) for code in ("MUG", "TEA", "COFFEE", "SPOON")]
+    catalogue.apply(CatalogueBlock(1, 1, skus=plain, locations=[Location("L", "EUR")]))
+    made_of = {
+        "SET": (MUG, TEA),
+        "BIG SET": (MUG, TEA, SPOON),
+        "SET OF THREE": (MUG, COFFEE, SPOON),
+        "TWIN": (MUG,),
+    }
+    sets = [
+        Sku(code, components=tuple(Component(sku, 2 if code == "TWIN" else 1) for sku in skus))
+        for code, skus in made_of.items()
+    ]
+    catalogue.apply(CatalogueBlock(1, 2, 0, 4, 1, sets))
+    return catalogue
+
+
+SETS = catalogue_of_sets()
+PAIRS = [
+    (SET, BIG_SET), (BIG_SET, SET), (SET, SET_OF_THREE), (SET, MUG), (MUG, SET), (COFFEE, SET),
+    (SET, TWIN), (TWIN, SET), (SET, COFFEE),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+@pytest.mark.parametrize("is_one_call", [False, True])
+async def test_under_the_id_of_another_sale_nothing_of_a_bundle_is_sold(
+    first: int, second: int, is_one_call: bool
+) -> None:
+    shard, name = FakeShard(), b"s" * 16
+    lines = UnaryRouter(Router({0: shard}, lambda: ShardMap(1, 1, {})), SETS)
+
+    def till(*skus: int) -> Request:
+        sales = [(sku, 1) for sku in skus]
+        return request_of(Kind.SALE, *sales, holds=[name] * len(sales), op_id=os.urandom(16))
+
+    async def told(request: Request) -> list[int]:
+        return list((await lines.submit(request))[1].status)
+
+    def sold_so_far() -> dict[int, int]:
+        cells = shard.machine.cells.items()
+        return {sku: -cell.on_hand for (sku, _), cell in cells if cell.on_hand}
+
+    parts = SETS.components(first) or (Component(first, 1),)
+    if is_one_call:
+        both = till(first, second)
+        for _ in range(2):
+            assert await told(both) == [Status.OK, Status.HOLD_EXISTS]
+    else:
+        right, wrong = till(first), till(second)
+        for _ in range(2):
+            assert await told(right) == [Status.OK]
+            assert await told(wrong) == [Status.HOLD_EXISTS]
+            assert await told(till(second)) == [Status.HOLD_EXISTS]
+    assert sold_so_far() == {part.sku: part.quantity for part in parts}
+    assert await told(till(first)) == [Status.ALREADY_RECORDED]
+    hold = await lines.hold(name, 1)
+    assert hold is not None
+    assert [line.sku for line in hold.lines] == [part.sku for part in parts]
+
+
 async def test_a_bundle_comes_back_whole_or_not_at_all() -> None:
     router, sale = a_router(), b"s" * 16
     lines = UnaryRouter(router, CATALOGUE)
@@ -616,3 +683,38 @@ async def test_what_nobody_knows_any_shard_refuses() -> None:
         Status.UNKNOWN_SKU,
         Status.UNKNOWN_SKU,
     ]
+
+
+TO_BOTH_WAYS: dict[Kind, tuple[str, list[Any]]] = {
+    Kind.SALE: ("submit", []),
+    Kind.RETURN: ("returned", [[0, 0, 0]]),
+    Kind.CANCEL_INCOMING: ("on_hold", []),
+}
+
+
+@pytest.mark.parametrize("kind", TO_BOTH_WAYS)
+@pytest.mark.parametrize("unknown", [(COLA, NO_SUCH_ID), (NO_SUCH_ID, 3)])
+async def test_beside_its_own_lines_a_shard_judges_none_that_a_gateway_sends_elsewhere(
+    unknown: tuple[int, int], kind: Kind
+) -> None:
+    """It did, and the gateway told its first line's answer of the second one, which was recorded."""
+    way, more = TO_BOTH_WAYS[kind]
+    high, low = map(np.uint64, id_to_pair(ID))
+    record = {"hold_hi": high, "hold_lo": low}
+    cells = {"sku": [unknown[0], COLA, HAM], "location": [unknown[1], 2, 2]}
+    told = []
+    for is_own_first in (True, False):
+        shards, gateway, own = shops()
+        comes = {"kind": Kind.EXPECT, "sku": [COLA, HAM], "location": 2, "quantity": 5}
+        await gateway.submit(Request.of(os.urandom(16), 2, **comes, **record))
+        on = record if kind == Kind.CANCEL_INCOMING else {}
+        asked = Request.of(b"a" * 16, 3, kind=int(kind), quantity=[1, 2, 2 * 10**9], **cells, **on)
+        if is_own_first:
+            before = list(shards[1].seen)
+            _, answer = await getattr(own[1], way)(asked, *more)
+            refused = [Status.WRONG_SHARD, Status.LINKED_LINE_REFUSED, Status.LINKED_LINE_REFUSED]
+            assert list(answer.status) == refused
+            assert shards[1].seen == before
+        told.append(list((await getattr(gateway, way)(asked, *more))[1].status))
+    assert told[0] == told[1]
+    assert [bool(status) for status in told[0]] == [True, False, True]

@@ -1,7 +1,10 @@
 """Commands on a running Onhand, without one."""
 
 import json
+import signal
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -11,7 +14,7 @@ from typer.testing import CliRunner
 import adapters.client
 from actors.service import NotServing
 from adapters.cli import inspect, look
-from adapters.cli.main import app
+from adapters.cli.main import app, main
 from adapters.cli.running import Running
 from adapters.client import Event, EventKind, Flag, Frame, FrameKind
 from adapters.client.frames import Shortage
@@ -166,3 +169,29 @@ def test_an_event_tells_its_flags_and_when_it_happened(capsys: pytest.CaptureFix
     look._show_event(now, {1: "TEA"}, as_json=True)
     told = json.loads(capsys.readouterr().out)
     assert (told["flags"], told["occurred_at"]) == ("", "")
+
+
+def test_an_id_that_is_none_is_told_before_anybody_is_looked_for(tmp_path: Path) -> None:
+    shown = CliRunner().invoke(app, ["history", "abc", "--data-dir", str(tmp_path)])
+    assert str(shown.exception) == "hold_id: 'abc' is not 32 hexadecimal digits"
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["audit", "--json"], "Option '--json' requires an argument (see onhand audit --help)"),
+        (["--data-dir"], "No such option: --data-dir"),
+    ],
+)
+def test_wrong_usage_names_the_command_whose_help_has_more(
+    asked: list[str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["onhand", *asked])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"onhand: {told}")

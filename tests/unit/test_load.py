@@ -1,5 +1,7 @@
 """Files for `onhand load`: checked whole against the catalogue, and told by line and field."""
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -8,10 +10,11 @@ import numpy as np
 import pytest
 
 from adapters.cli import fitting
+from adapters.cli import load as cli_load
 from adapters.cli.csvfile import CsvInvalid, read_csv
 from adapters.cli.load import load
 from adapters.cli.output import CommandFailed
-from adapters.client import InvalidArgument, Location, Sku, messages
+from adapters.client import InvalidArgument, Location, Sku, Unavailable, messages
 from adapters.client.errors import Violation
 from engine import limits
 from onhand.v1 import catalog_pb2
@@ -191,3 +194,24 @@ async def test_what_the_servers_refuse_after_all_is_told_by_line(tmp_path: Path)
         with pytest.raises(CommandFailed) as caught:
             await loaded(tmp_path, text, Gateway(error=error))
         assert str(caught.value).endswith(told)
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+async def test_that_fields_are_separated_by_commas_is_told(tmp_path: Path, separator: str) -> None:
+    (told,) = await faults(tmp_path, "sku,unit\nTEA,EA\n".replace(",", separator))
+    assert told.startswith("1: the header must have the fields sku,unit; or ")
+    assert told.endswith(f", separated by commas, not by {separator!r}")
+
+
+async def test_that_no_server_is_there_is_told_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_load, "TIMEOUT_S", 0.2, raising=False)
+    path = tmp_path / "file.csv"
+    path.write_text("sku,unit\nTEA,EA\n")
+    with socket.socket() as nobodys:
+        nobodys.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobodys.getsockname()[1]}"
+        async with asyncio.timeout(5):
+            with pytest.raises(Unavailable):
+                await cli_load._load(address, read_csv(path), b"d" * 32, lambda _: None)

@@ -140,6 +140,17 @@ async def test_what_a_shard_has_refused_by_itself_stays_refused_by_a_gateway(tow
     assert await town.available(1, 1) == 7
 
 
+async def test_the_answer_to_another_part_of_a_return_is_not_told(town: Town) -> None:
+    """Whoever asks a shard by itself first has that judge all lines, also what a gateway sends elsewhere."""
+    columns = {"sku": 1, "location": [2, 1, 1], "quantity": [2, 2, 2 * 10**9]}
+    back = call(OP, Kind.RETURN, bytes(16), 3, **columns)
+    _, answer = await Router({0: town.shards[0]}, lambda: MAP).returned(back, [0, 0, 0])
+    assert list(answer.status) == [Status.WRONG_SHARD, Status.OK, Status.QUANTITY_TOO_LARGE]
+    _, answer = await town.router.returned(back, [0, 0, 0])
+    assert list(answer.status) == [Status.OK, Status.OP_ID_REUSED, Status.OP_ID_REUSED]
+    assert [await town.available(1, location) for location in (1, 2)] == [12, 12]
+
+
 async def test_what_cannot_come_in_is_not_noted_as_returned(town: Town) -> None:
     await handed_over(town)
     for wrong, status in (

@@ -682,3 +682,17 @@ async def test_the_answer_to_another_part_of_a_batch_is_not_told(town: Town) -> 
         elsewhere = Status.OP_ID_REUSED if ways[1] is own else Status.OK
         assert list(answer.status) == [elsewhere, Status.OP_ID_REUSED]
     assert await town.available(1, 1) == 8
+
+
+async def test_nor_is_that_to_another_part_of_a_call_on_a_record(town: Town) -> None:
+    record, own = batch_id(), Router({0: town.shards[0]}, lambda: MAP)
+    columns: dict[str, Any] = {"sku": 1, "location": [2, 1, 3], "quantity": 5}
+    expect = Request.of(batch_id(), 3, kind=Kind.EXPECT, **columns, **on(record))
+    assert not any((await town.router.submit(expect))[1].status)
+    columns["quantity"] = [2, 2, 9]
+    cancel = call(batch_id(), Kind.CANCEL_INCOMING, record, 3, **columns)
+    _, answer = await own.on_hold(cancel)
+    assert list(answer.status) == [Status.NOT_IN_HOLD, Status.OK, Status.EXCEEDS_HOLD]
+    _, answer = await town.router.on_hold(cancel)
+    assert list(answer.status) == [Status.OK, Status.OP_ID_REUSED, Status.OP_ID_REUSED]
+    assert town.counted("incoming") == 11

@@ -324,39 +324,43 @@ def test_of_very_many_lines_only_those_are_remembered_that_were_short_last(
     assert scans == [True, False, True, False, True, True, True]
 
 
-def test_more_holds_than_are_named_are_remembered_of_1024_units_at_most(scans: list[bool]) -> None:
-    """Each unit may be a line of its own."""
-    shop = Shop(tea=1024)
-    for number in range(65):
-        shop.holds(f"{number}", reserve(1))
-    shop.holds("many", reserve(959))
+def test_more_holds_than_are_named_are_remembered_of_1024_lines_at_most(scans: list[bool]) -> None:
+    """Whatever quantity each is of: five orders of 250 g are 1,250 units."""
+    shop = Shop(tea=250 * 1024)
+    shop.does(*[reserve(250)] * 1022)
+    for name in ("last but one", "last"):
+        shop.holds(name, reserve(250))
     shop.does(expect(5, TEA, "comes"))  # promised to nobody
-    shop.does(sale(1))
-    shop.does(sale(1))
-    assert scans == [True, False]
+    for _ in range(3):
+        shop.does(sale(1))
+    assert shop.endangered() == [[("last", 250, 0)]]
+    assert scans == [True, False, False]
     scans.clear()
-    shop.does(receive(3))
+    shop.does(receive(4))
     shop.holds("one", reserve(1))
     for _ in range(3):
         shop.does(sale(1))
-    assert shop.endangered() == [[("one", 1, 0), ("many", 959, 0)]]
+    assert shop.endangered() == [[("one", 1, 0), ("last", 250, 0)]]
     assert scans == [False, True, True, True]  # what was noted is not looked at again and again
     scans.clear()
-    shop.does(release("0"))
-    shop.does(sale(1))
-    shop.does(sale(1))
-    assert shop.endangered() == [[("one", 1, 0), ("many", 959, 0)]]
+    shop.does(release("last but one"))
+    for units in (250, 1):
+        shop.does(sale(units))
+    assert shop.endangered() == [[("one", 1, 0), ("last", 250, 0)]]
     assert scans == [True, False]
 
 
-def test_of_very_many_units_so_many_holds_are_remembered_as_are_named(scans: list[bool]) -> None:
+def test_of_very_many_lines_so_many_are_remembered_as_are_named(
+    scans: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SHORT_LINES_NOTED", 1)
     shop = Shop(tea=2000)
     for number in range(64):
         shop.holds(f"{number}", reserve(1))
     shop.holds("many", reserve(1936))
     for _ in range(3):
         shop.does(sale(1))
-    assert scans == [True, True, True]  # there may be a line more
+    assert scans == [True, True, True]  # there is a line more
     scans.clear()
     shop.does(release("0"))
     for _ in range(3):
