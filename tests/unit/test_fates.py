@@ -181,7 +181,9 @@ async def test_units_that_are_added_to_a_paid_hold_have_a_fate_of_their_own() ->
             await check(paid_and_added_to, PAYS, 0, (calls, b))
 
 
-async def test_a_commit_that_began_before_a_fate_was_decided_shares_it_when_it_is_repeated() -> None:
+async def test_a_commit_that_began_before_a_fate_was_decided_shares_it_when_it_is_repeated() -> (
+    None
+):
     """What an earlier commit has counted on says nothing of what has come to the hold since."""
     operation = commit_all()
     ends = set()

@@ -490,7 +490,9 @@ async def test_lines_of_one_cell_bring_no_more_in_one_step_than_is_held_of_it(fl
     for lives in range(20):
         town = await Town().stocked()
         await handed_over(town)
-        await town.router.reserve(order(b"a" * 16, [(1, 1), (2, 2)], [7, 7]))  # leaves a unit of SKU 2
+        await town.router.reserve(
+            order(b"a" * 16, [(1, 1), (2, 2)], [7, 7])
+        )  # leaves a unit of SKU 2
         is_dead = await dies(town, operation, lives)
         await buys_all(town)
         _, answer = await operation(town.router)
