@@ -17,7 +17,7 @@ CODE := engine actors adapters bench
 PROTOS := $(shell find protos -name '*.proto')
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test sim cover bounds check bench proto lock clean
+.PHONY: help setup demo test sim cover bounds nightly check bench proto lock clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -101,6 +101,23 @@ bounds: setup ## Run the tests without processes of their own, kernels checking 
 	@echo "bounds: compiling the kernels (a minute, the first time)"
 	@$(CHECKED) $(VENV)/bin/python -m engine.warm
 	@$(CHECKED) $(VENV)/bin/pytest -q tests/unit tests/property tests/scenarios $(ARGS)
+
+# Each step says what it is, and the first that fails ends it with its name. Seeds run by the thousand:
+# without a terminal there is no bar that tells how far they are. PROFILE is hypothesis's.
+STEP = echo "nightly: $(1)"; $(2) || { echo "nightly: failed: $(1)" >&2; exit 1; }
+nightly: SEEDS = 10000
+nightly: PROFILE = nightly
+nightly: setup ## Prove at length: cover, bounds, histories, SEEDS=10000 seeds, planted bugs
+	@$(call STEP,cover,$(MAKE) --no-print-directory cover)
+	@$(call STEP,bounds,$(MAKE) --no-print-directory bounds)
+	@$(call STEP,histories,HYPOTHESIS_PROFILE=$(PROFILE) \
+		$(VENV)/bin/pytest -q --timeout=0 tests/property tests/linear)
+	@for first in $$(seq 0 1000 $$(($(SEEDS) - 1))); do \
+		seeds=$$(($(SEEDS) - first < 1000 ? $(SEEDS) - first : 1000)); \
+		$(call STEP,seeds $$first to $$((first + seeds - 1)), \
+			$(VENV)/bin/python -m tests.sim --first $$first --seeds $$seeds); \
+	done
+	@$(call STEP,planted bugs,$(VENV)/bin/python -m tests.sim --planted)
 
 check: setup ## Lint, format, types, import rules
 	@echo "check: ruff (lint)"

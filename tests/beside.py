@@ -103,8 +103,10 @@ def is_for_one(option: argparse.Namespace) -> bool:
     That is a word with who has called it, to see what is written at once, or to stop at the first
     failure and go on from there the next time.
     """
-    is_live = option.usepdb or option.trace or option.capture == "no"
-    return bool(option.collectonly or option.stepwise or is_live)
+    # A plugin that is off takes its options with it; without the one that captures, all is seen at once.
+    asked = {"usepdb": False, "trace": False, "stepwise": False, "capture": "no"} | vars(option)
+    is_live = asked["usepdb"] or asked["trace"] or asked["capture"] == "no"
+    return bool(asked["collectonly"] or asked["stepwise"] or is_live)
 
 
 def arguments_of(given: Sequence[str], basetemp: str | Path | None) -> list[str]:

@@ -7,6 +7,14 @@ import pytest
 
 from tests import beside
 
+NOTHING_ASKED: dict[str, Any] = {
+    "usepdb": False,
+    "trace": False,
+    "stepwise": False,
+    "capture": "fd",
+    "collectonly": False,
+}
+
 
 @pytest.mark.parametrize(
     ("asked", "is_for_one"),
@@ -23,10 +31,27 @@ from tests import beside
 def test_what_needs_one_process_is_left_in_one(
     pytestconfig: pytest.Config, asked: dict[str, Any], is_for_one: bool
 ) -> None:
-    names = ("usepdb", "trace", "stepwise", "capture", "collectonly")
-    assert {*names} <= {*vars(pytestconfig.option)}
-    option = argparse.Namespace(**dict.fromkeys(names) | {"capture": "fd"} | asked)
+    names = {*NOTHING_ASKED}
+    if pytestconfig.pluginmanager.is_blocked("stepwise"):
+        names.remove("stepwise")
+    assert names <= {*vars(pytestconfig.option)}
+    option = argparse.Namespace(**NOTHING_ASKED | asked)
     assert beside.is_for_one(option) is is_for_one
+
+
+@pytest.mark.parametrize(
+    ("missing", "is_for_one"),
+    [
+        (["stepwise"], False),  # `-p no:cacheprovider`
+        (["usepdb", "trace"], False),
+        (["capture"], True),  # what is written is seen at once
+    ],
+)
+def test_what_a_plugin_that_is_off_would_do_is_not_asked_for(
+    missing: list[str], is_for_one: bool
+) -> None:
+    known = {name: value for name, value in NOTHING_ASKED.items() if name not in missing}
+    assert beside.is_for_one(argparse.Namespace(**known)) is is_for_one
 
 
 def test_the_second_process_has_a_folder_of_its_own() -> None:

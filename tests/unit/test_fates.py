@@ -25,7 +25,10 @@ from tests.unit.test_spanning import (
     Operation,
     an_order,
     check_deaths,
+    commit_all,
+    dies,
     hold_five,
+    time_goes_by,
 )
 
 Setting = Callable[[Town], Awaitable[Any]]
@@ -176,6 +179,29 @@ async def test_units_that_are_added_to_a_paid_hold_have_a_fate_of_their_own() ->
     for calls in range(of_first):
         for b in range(1, of_second):
             await check(paid_and_added_to, PAYS, 0, (calls, b))
+
+
+async def test_a_commit_that_began_before_a_fate_was_decided_shares_it_when_it_is_repeated() -> (
+    None
+):
+    """What an earlier commit has counted on says nothing of what has come to the hold since."""
+    operation = commit_all()
+    ends = set()
+    for lives in range(20):
+        town = await Town().stocked()
+        await hold_five(town)
+        assert await Fate(HELD, 0).decide(town.router._shards, Status.OK) == Status.OK
+        is_dead = await dies(town, operation, lives)
+        is_done = town.counted("committed") == 5
+        await time_goes_by(town, [0, 1])
+        _, answer = await operation(town.router)
+        assert list(answer.status) == [Status.OK if is_done else Status.HOLD_EXPIRED]
+        assert town.counted("committed") == (5 if is_done else 0)
+        ends.add(is_done)
+        if not is_dead:
+            assert ends == {False, True}
+            return
+    raise AssertionError("it takes ever more calls")
 
 
 def one_more(at: int) -> Request:

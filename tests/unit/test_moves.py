@@ -129,6 +129,38 @@ async def test_what_moves_takes_no_stock_that_is_kept_from_its_channel(
     assert not any(answer.status)
 
 
+@pytest.mark.parametrize(
+    ("to", "stays", "comes"), [(3, (1, 1), (2, 2)), (4, (2, 2), (1, 1))], ids=["first", "second"]
+)
+@pytest.mark.parametrize(
+    ("channel", "status"),
+    [
+        (1, Status.INSUFFICIENT_STOCK),  # eight of ten are kept from it
+        (2, Status.NOT_IN_CHANNEL),
+    ],
+)
+async def test_what_moves_within_a_shard_takes_no_stock_that_is_kept_from_its_channel(
+    town: Town,
+    to: int,
+    stays: tuple[int, int],
+    comes: tuple[int, int],
+    channel: int,
+    status: Status,
+) -> None:
+    """Of what comes from the other shard there is enough."""
+    channel_rules(town, (0, 0, 0))
+    channel_rules(town, (0, 8, -1), [to])
+    await town.router.reserve(order(HELD, [stays, comes], [3, 1]))
+    operation = a_move(to, channel=channel)
+    for _ in range(2):
+        _, answer = await operation(town.router)
+        assert list(answer.status) == [status]
+        assert await lines_of(town) == sorted([(*stays, 3), (*comes, 1)])
+        assert town.reserved == 4
+    _, answer = await a_move(to, op_id=NEW)(town.router)
+    assert not any(answer.status)
+
+
 async def test_what_moves_for_a_channel_is_told_what_it_is_short_of(town: Town) -> None:
     """The shard that has too little for a line says so, though the channel does not sell there."""
     await hold_five(town)

@@ -22,6 +22,7 @@ from tests.unit.test_spanning import (
     Operation,
     channel_rules,
     check_deaths,
+    dies,
     hold_five,
     state_of,
 )
@@ -257,7 +258,9 @@ def an_exchange(
     sold_at: int = 0,
     op_id: bytes = OP,
     channel: int = 0,
+    moment_ns: int = 0,
 ) -> Operation:
+    """`moment_ns`: when the first line came back."""
     skus, locations, quantities = zip(*back, *out, strict=True)
     lines, returns = len(skus), len(back)
     is_back = np.arange(lines) < returns
@@ -267,6 +270,7 @@ def an_exchange(
         | np.where(is_back, 0, flags),
         "value": np.where(is_back, disposition, TTL),
         "channel": np.where(is_back, 0, channel),
+        "occurred_at_ns": np.where(np.arange(lines) == 0, moment_ns, 0),
     }
     for name, half in on(against).items() if against else ():
         columns[name] = np.where(is_back, half, np.uint64(0))
@@ -287,6 +291,21 @@ async def sold_and_sold_out(town: Town) -> None:
     await handed_over(town)
     for sku, op_id in ((1, b"a" * 16), (2, b"b" * 16)):
         await town.router.reserve(order(op_id, [(sku, sku)], await town.available(sku, sku)))
+
+
+async def buys_all(town: Town) -> None:
+    """Somebody takes all that there is; nothing was sold twice before."""
+    assert least_available(town) >= 0
+    for shard in town.shards:
+        for cell, found in shard.machine.cells.items():
+            if found.available:
+                taken = order(os.urandom(16), [cell], found.available)
+                assert not any((await shard.submit(taken)).status)
+
+
+def least_available(town: Town) -> int:
+    cells = (cell for shard in town.shards for cell in shard.machine.cells.values())
+    return min(cell.available for cell in cells)
 
 
 # What comes back, what is held: neither on one shard alone, on both, the same cells or not.
@@ -322,9 +341,7 @@ async def test_goods_are_exchanged_over_two_shards(
     assert held == sorted(out)
     assert hold.state == (HoldState.COMMITTED if flags else HoldState.PENDING)
     assert sum(await notes_of(town)) == (units(back) if against else 0)
-    assert (
-        min(cell.available for shard in town.shards for cell in shard.machine.cells.values()) >= 0
-    )
+    assert least_available(town) >= 0
 
 
 REFUSED: list[tuple[list[Line], list[Line], list[Status]]] = [
@@ -403,6 +420,42 @@ async def test_what_is_refused_under_the_hands_of_an_exchange_is_undone(
         assert await notes_of(town) == [0, 0]
 
 
+@pytest.mark.parametrize("disposition", Disposition)
+async def test_what_a_count_has_seen_is_not_taken_out_of_it_when_an_exchange_is_undone(
+    town: Town, disposition: Disposition
+) -> None:
+    """The goods came back before the newest count of their cell, so they moved nothing on the shelf."""
+    await handed_over(town)
+    first, second = town.shards
+    count = Request.of(os.urandom(16), 1, kind=Kind.COUNT, sku=1, location=1, quantity=9)
+    assert not any((await first.submit(count)).status)
+    before = first.machine.cells
+    submit, seen = second.submit, 0
+
+    async def meddle(request: Request) -> Answer:
+        nonlocal seen
+        if request.columns.get("kind", [0])[0] == Kind.RETURN:
+            seen += 1  # the first one asks only
+            if seen == 2:
+                await full(town, 2, 2)
+        return await submit(request)
+
+    second.submit = meddle  # type: ignore[method-assign]
+    operation = an_exchange(
+        [(1, 1, 3), (2, 2, 2)],
+        [(3, 1, 1)],
+        against=HELD,
+        disposition=disposition,
+        moment_ns=first.now_ns - 2,
+    )
+    for _ in range(2):
+        _, answer = await operation(town.router)
+        assert Status.BALANCE_LIMIT in answer.status
+        assert seen >= 2
+        assert first.machine.cells == before
+        assert await notes_of(town) == [0, 0]
+
+
 @pytest.mark.parametrize(("back", "out"), EXCHANGES)
 @pytest.mark.parametrize("flags", [0, Flag.COMMIT_NOW])
 async def test_nothing_is_sold_twice_between_the_steps_of_an_exchange(
@@ -420,17 +473,11 @@ async def test_nothing_is_sold_twice_between_the_steps_of_an_exchange(
         with suppress(Died):
             await operation(Router(links, lambda: MAP))
             is_over = True
-        for shard in town.shards:
-            for (sku, location), cell in shard.machine.cells.items():
-                assert cell.available >= 0
-                if cell.available:
-                    taken = order(os.urandom(16), [(sku, location)], cell.available)
-                    assert not any((await shard.submit(taken)).status)
+        await buys_all(town)
         _, answer = await operation(town.router)
         _, again = await operation(town.router)
         assert again.status == answer.status
-        for shard in town.shards:
-            assert min(cell.available for cell in shard.machine.cells.values()) >= 0
+        assert least_available(town) >= 0
         is_done = not any(answer.status)
         assert town.counted("on_hand") == 640 - 5 + units(back) * is_done
         assert sum(await notes_of(town)) == units(back) * is_done
@@ -442,6 +489,30 @@ async def test_nothing_is_sold_twice_between_the_steps_of_an_exchange(
         if is_over:
             break
     assert True in ends
+
+
+@pytest.mark.parametrize("flags", [0, Flag.COMMIT_NOW])
+async def test_lines_of_one_cell_bring_no_more_in_one_step_than_is_held_of_it(flags: int) -> None:
+    """Others would buy the rest, and it would have to leave again when another shard refuses."""
+    operation = an_exchange(
+        [(1, 1, 1), (1, 1, 2), (2, 2, 1)], [(1, 1, 2), (2, 2, 2)], flags=flags, against=HELD
+    )
+    is_refused = False
+    for lives in range(20):
+        town = await Town().stocked()
+        await handed_over(town)
+        await town.router.reserve(
+            order(b"a" * 16, [(1, 1), (2, 2)], [7, 7])
+        )  # leaves a unit of SKU 2
+        is_dead = await dies(town, operation, lives)
+        await buys_all(town)
+        _, answer = await operation(town.router)
+        is_refused |= any(answer.status)
+        assert least_available(town) >= 0
+        if not is_dead:
+            assert is_refused
+            return
+    raise AssertionError("it takes ever more calls")
 
 
 async def test_an_exchange_that_is_repeated_late_is_done_or_is_not() -> None:

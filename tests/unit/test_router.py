@@ -5,6 +5,7 @@ import gc
 import os
 from collections.abc import Coroutine, Iterator
 from contextlib import suppress
+from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -392,6 +393,45 @@ async def test_an_unknown_hold_is_refused_by_a_shard(town: Town) -> None:
     assert await town.router.hold(os.urandom(16)) is None
 
 
+# The calls that bring a part of a hold into each state, the least advanced one first.
+LIFE: dict[HoldState, list[Kind]] = {
+    HoldState.PENDING: [],
+    HoldState.COMMITTED: [Kind.COMMIT],
+    HoldState.FULFILLED: [Kind.COMMIT, Kind.FULFIL],
+    HoldState.CANCELLED: [Kind.COMMIT, Kind.CANCEL],
+    HoldState.EXPIRED: [],  # its time goes by
+    HoldState.RELEASED: [Kind.RELEASE],
+}
+
+
+@pytest.mark.parametrize(("least", "other"), list(combinations_with_replacement(LIFE, 2)))
+@pytest.mark.parametrize("least_at", [0, 1])
+@pytest.mark.parametrize("longer_at", [0, 1])
+async def test_a_hold_is_where_its_least_advanced_part_is_and_ends_with_the_first_of_these(
+    town: Town, held: bytes, least: HoldState, other: HoldState, least_at: int, longer_at: int
+) -> None:
+    longer = call(os.urandom(16), Kind.EXTEND, held, value=2 * TTL)
+    assert not any((await town.router.on_hold(longer, 1 + longer_at))[1].status)
+    states = [other, other]
+    states[least_at] = least
+    for shard, state in zip(town.shards, states, strict=True):
+        for kind in LIFE[state]:
+            request = call(os.urandom(16), kind, held)
+            assert not any((await town.router.on_hold(request, 1 + shard.number))[1].status)
+        if state == HoldState.EXPIRED:
+            shard.now_ns = shard.machine.holds[held].deadline_ns + 1
+            await shard.submit(Request.of(os.urandom(16), 1, kind=Kind.SALE))  # sweeps
+    parts = [shard.machine.holds[held] for shard in town.shards]
+    assert [part.state for part in parts] == states
+    ends = [part.deadline_ns for part in parts]
+    assert ends[longer_at] > ends[1 - longer_at]
+    found = await town.router.hold(held)
+    assert found is not None
+    assert found.state == least
+    assert found.deadline_ns == (min(ends) if least == other else ends[least_at])
+    assert found.lines == parts[0].lines + parts[1].lines
+
+
 class _Moving(FakeShard):
     """A shard whose hold moves to and fro, once before each of some looks that a reader takes at it."""
 
@@ -584,6 +624,46 @@ async def test_what_is_on_its_way_to_several_shards_is_one_record(town: Town) ->
     assert found.state == HoldState.DROPPED
     assert town.counted("incoming") == 0
     assert await town.router.incoming(bytes(16)) is None
+
+
+OPEN, CAME, GONE = HoldState.INCOMING, HoldState.RECEIVED, HoldState.DROPPED
+
+
+@pytest.mark.parametrize(
+    ("states", "state"),
+    [
+        ((OPEN, OPEN), OPEN),
+        ((OPEN, CAME), OPEN),
+        ((OPEN, GONE), OPEN),
+        ((CAME, CAME), CAME),
+        ((CAME, GONE), CAME),
+        ((GONE, GONE), GONE),
+    ],
+)
+@pytest.mark.parametrize(("dates", "date"), [((0, 0), 0), ((0, 7), 7), ((7, 0), 7), ((5, 7), 5)])
+@pytest.mark.parametrize("at", [[1, 2], [2, 1]])
+async def test_a_record_is_open_while_a_part_of_it_is_and_is_due_with_the_first(
+    town: Town,
+    states: tuple[HoldState, HoldState],
+    state: HoldState,
+    dates: tuple[int, int],
+    date: int,
+    at: list[int],
+) -> None:
+    record = batch_id()
+    columns = {"sku": 1, "location": at, "quantity": 3, "value": dates, **on(record)}
+    expect = Request.of(os.urandom(16), 2, kind=Kind.EXPECT, **columns)
+    assert not any((await town.router.submit(expect))[1].status)
+    ends = {CAME: Kind.RECEIVE, GONE: Kind.CANCEL_INCOMING}
+    for location, each in zip(at, states, strict=True):
+        if each in ends:
+            line = {"sku": 1, "location": location, "quantity": 3}
+            end = call(os.urandom(16), ends[each], record, **line)
+            assert not any((await town.router.submit(end))[1].status)
+    found = await town.router.incoming(record)
+    assert found is not None
+    assert (found.state, found.expected_at_ns) == (state, date * 10**6)
+    assert sorted(line.location for line in found.lines) == [1, 2]
 
 
 async def test_records_without_an_id_have_that_of_their_line_wherever_they_are(town: Town) -> None:

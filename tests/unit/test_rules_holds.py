@@ -7,7 +7,7 @@ import pytest
 from engine import kernels, limits
 from engine.block import NOT_SOLD, Place
 from engine.machine import Machine
-from engine.operations import Flag, Kind
+from engine.operations import Disposition, Flag, Kind
 from engine.reference import Key, Line, ReferenceMachine
 from engine.status import Status
 from engine.views import HoldState
@@ -32,12 +32,15 @@ from tests.property.shop import (
     Shop,
     add_line,
     cancel,
+    claim,
+    comes_back,
     commit,
     count,
     expect,
     extend,
     fulfil,
     hands_over,
+    hold_id,
     instead_of,
     move,
     receive,
@@ -576,6 +579,22 @@ def test_only_what_was_handed_over_can_be_taken_back() -> None:
     assert shop.answer(unfulfil("committed", 1, FAR)) is Status.NOT_IN_HOLD
     assert shop.answer(unfulfil("committed", 2, TEA)) is Status.EXCEEDS_HOLD
     assert shop.answer(unfulfil("committed", 1, JAM)) is Status.EXCEEDS_HOLD
+
+
+@pytest.mark.parametrize(
+    "back",
+    [claim("order", 2), comes_back(2, Disposition.RESTOCK, hold=hold_id("order"))],
+    ids=["elsewhere", "here"],
+)
+def test_what_a_customer_has_brought_back_was_handed_over(back: Line) -> None:
+    shop = Shop(tea=5)
+    shop.holds("order", reserve(3))
+    shop.does(commit("order"), fulfil("order"), back)
+    assert shop.answer(unfulfil("order", 2, TEA)) is Status.EXCEEDS_HOLD
+    shop.does(unfulfil("order"))
+    assert shop.units("order") == [(0, 1, 2)]
+    assert shop.returned("order") == [2]
+    assert shop.answer(unfulfil("order")) is Status.HOLD_NOT_FULFILLED
 
 
 @pytest.mark.parametrize("counter", ["on_hand", "committed"])

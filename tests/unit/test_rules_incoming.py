@@ -184,6 +184,27 @@ def test_records_that_are_resolved_are_remembered_with_the_holds() -> None:
     shop.does(expect(10, TEA, "order"))  # the id is free again
 
 
+def test_what_was_received_is_not_forgotten_for_baskets_that_were_left() -> None:
+    shop = Shop(tea=9, resolved_remembered=2)
+    shop.does(expect(1, TEA, "order"))
+    shop.does(receive_of("order", 1))
+    for name in ("first", "second", "third"):
+        shop.holds(name, reserve(1))
+        shop.does(release(name))
+    assert shop.record("order").state is HoldState.RECEIVED
+    shop.does(receive_of("order", 2))  # a surplus that is told late
+    assert shop.cell().on_hand == 12
+
+
+def test_a_record_of_which_more_comes_when_it_is_resolved_is_remembered_once() -> None:
+    shop = Shop(resolved_remembered=2)
+    shop.does(expect(1, TEA, "order"), expect(1, TEA, "other"))
+    for name in ("order", "order", "other"):
+        shop.does(receive_of(name, 1))
+    for name in ("order", "other"):
+        assert shop.record(name).state is HoldState.RECEIVED
+
+
 @pytest.mark.parametrize(
     "call",
     [

@@ -658,18 +658,13 @@ async def test_a_paid_order_that_is_repeated_late_takes_no_stock_that_is_kept_fr
 ) -> None:
     """It was held when its router died; then it ran out, and a unit of it was sold."""
     channel_rules(town, (0, 8))
-    request = order(NEW, [(1, 1), (2, 2)], 2)
-    request.columns["flags"] = request.columns["flags"] | np.uint8(Flag.COMMIT_NOW)
-    request.columns["channel"] = np.full(2, channel, "<u2")
-    left = [2]
-    links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
-    with pytest.raises(Died):
-        await Router(links, lambda: MAP).reserve(request)
+    operation = an_order([(1, 1), (2, 2)], 2, Flag.COMMIT_NOW, channel=channel)
+    assert await dies(town, operation, 2)
     assert town.reserved == 4
     await time_goes_by(town, [0, 1])
     sale = Request.of(os.urandom(16), 1, kind=Kind.SALE, sku=2, location=2, quantity=1)
     await town.router.submit(sale)
-    _, answer = await town.router.reserve(request)
+    _, answer = await operation(town.router)
     assert any(answer.status) == bool(channel)
     assert (town.counted("committed"), town.reserved) == (0 if channel else 4, 0)
 
@@ -729,9 +724,11 @@ def an_order(
     older: bytes = b"",
     *,
     ttl_ms: int = TTL,
+    channel: int = 0,
 ) -> Operation:
     request = order(NEW, cells, quantity)
     request.columns["value"] = np.full(len(cells), ttl_ms, "<i8")
+    request.columns["channel"] = np.full(len(cells), channel, "<u2")
     request.columns["flags"] = request.columns.get("flags", np.zeros(len(cells), "u1")).copy()
     request.columns["flags"] |= np.uint8(flags & ~Flag.SUPERSEDE)
     if older:
@@ -934,13 +931,17 @@ async def test_what_was_freed_is_given_back_when_a_later_part_is_refused(
     assert (await pending_of(town, NEW), town.reserved) == ({}, 20)
 
 
-async def test_what_is_given_back_lives_as_long_as_it_did_though_the_newer_order_is_for_less() -> (
-    None
-):
+@pytest.mark.parametrize("longer_at", [0, 1, 2])
+async def test_what_is_given_back_lives_as_long_as_it_did_though_the_newer_order_is_for_less(
+    longer_at: int,
+) -> None:
+    """Also when all of it, or the part of one location, was given more time."""
     before: list[int] = []
+    longer = call(OP, Kind.EXTEND, HELD, value=4 * TTL)
 
     async def setting(town: Town) -> None:
         await holds_all(town)
+        assert not any((await town.router.on_hold(longer, longer_at))[1].status)
         before[:] = [shard.machine.holds[HELD].deadline_ns for shard in town.shards]
         bought_under_the_last_step(town, (1, 1), (2, 2))
 
@@ -959,6 +960,22 @@ async def test_an_order_keeps_no_more_than_it_asked_for() -> None:
     assert not any(answer.status)
     assert await pending_of(town, NEW) == {(1, 1): 7, (2, 2): 10}
     assert (await pending_of(town, HELD), town.reserved) == ({}, 17)
+
+
+async def test_an_order_of_a_channel_has_what_the_older_one_had_though_the_rest_is_kept_from_it() -> (
+    None
+):
+    """As on one shard: what the older one gives back is above what is kept."""
+
+    async def setting(town: Town) -> None:
+        await town.router.reserve(order(HELD, [(1, 1), (2, 2)], [2, 2]))
+        channel_rules(town, (0, 8))
+
+    operation = an_order([(1, 1), (2, 2)], [2, 1], older=HELD, channel=1)
+    town, answer = await check_deaths(setting, operation)
+    assert not any(answer.status)
+    assert await pending_of(town, NEW) == {(1, 1): 2, (2, 2): 1}
+    assert (await pending_of(town, HELD), town.reserved) == ({}, 3)
 
 
 async def pending_of(town: Town, hold_id: bytes) -> dict[tuple[int, int], int]:

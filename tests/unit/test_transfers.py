@@ -339,6 +339,26 @@ async def test_what_is_lost_is_closed_though_one_shard_is_records_ahead() -> Non
     assert list(answer.status) == [Status.HOLD_NOT_PENDING]
 
 
+async def test_goods_arrive_in_the_record_that_has_them_though_one_shard_is_records_ahead() -> None:
+    """Also where an earlier one is open for other goods, on the other shard."""
+    here, there = (
+        next(sku for sku in EVERY_SKU if MAP.shard_of(sku, 5) == shard) for shard in (0, 1)
+    )
+
+    async def setting(town: Town) -> None:
+        await asked_for(town, (here, 4), (there, 4))
+        await done(shipping(5, (here, 1), (there, 1)), town)
+        await done(receiving(5, (here, 1)), town)
+        await done(shipping(5, (here, 2)), town)
+
+    town, answer = await check_deaths(setting, receiving(5, (here, 2), op_id=OP), at_least=1)
+    assert not any(answer.status)
+    assert town.counted("incoming") == 1
+    assert sorted(await states_of(town)) == [(0, 1), (0, 2), (1, 0)]
+    await done(losing(5), town)
+    assert town.counted("incoming") == 0
+
+
 class Doubtful(Mortal):
     """A link to an owner that was replaced, and shows what it had to all who need not be sure."""
 
