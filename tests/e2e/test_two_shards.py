@@ -417,6 +417,41 @@ async def test_a_gateway_that_another_one_has_replaced_ends_itself(
     await shop.audit()
 
 
+async def test_a_gateway_that_is_killed_leaves_nothing_half_done(
+    shop: Shop, stack: Stack, client: Client
+) -> None:
+    """Though nobody sends the calls again: its successor does what it had begun."""
+    goods, places = await both(shop, stock=1_000)
+    for number in range(3):
+        orders = [reserve([(goods.sku, at, 1) for at in places]) for _ in range(100)]
+        calls = [
+            asyncio.ensure_future(shop.gateway.stock.Reserve(each, timeout=5)) for each in orders
+        ]
+        await asyncio.sleep(0.01 * (1 + number))
+        os.kill(await asyncio.to_thread(stack.cluster.pid, "gateway"), signal.SIGKILL)
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert any(isinstance(each, grpc.aio.AioRpcError) for each in answers)
+        assert (await client.reserve([(goods.sku, at, 1) for at in places])).ok
+
+        async def states(hold_id: bytes) -> list[int]:
+            asked = stock_pb2.GetHoldRequest(hold_id=hold_id)
+            found = [await shard.stock.GetHold(asked) for shard in shop.shards]
+            return [each.state for each in found]
+
+        ends = asyncio.get_running_loop().time() + 20
+        for order, answer in zip(orders, answers, strict=True):
+            while len(set(await states(order.op_id))) > 1:
+                assert asyncio.get_running_loop().time() < ends, (
+                    "an order is held on one shard alone"
+                )
+                await asyncio.sleep(0.1)
+            if not isinstance(answer, BaseException):
+                assert (await states(order.op_id))[0] == stock_pb2.HOLD_STATE_PENDING
+    first, second = await counters(shop, goods.sku, places)
+    assert first == second
+    await shop.audit()
+
+
 # --- bundles and channels -------------------------------------------------------------------------
 
 
