@@ -1360,6 +1360,27 @@ async def test_an_order_that_died_as_it_was_lent_two_cells_of_one_shard_gets_bot
     assert await pending_of(town, NEW) == dict.fromkeys(cells, 10)
 
 
+@pytest.mark.parametrize("flags", [0, Flag.PARTIAL])
+async def test_who_gives_up_a_unit_while_he_tries_again_gets_no_less(flags: int) -> None:
+    """Nothing was taken of that cell then, so he got nothing of it."""
+
+    async def setting(town: Town) -> None:
+        await town.router.reserve(order(HELD, [(1, 1), (2, 2)], [10, 1]))
+
+        async def given_up() -> None:
+            line = call(OP, Kind.RELEASE, HELD, sku=1, location=1, quantity=1)
+            assert not any((await town.shards[0].submit(line)).status)
+
+        under_the_take(town.shards[0], given_up)
+
+    cells = [(1, 1), (2, 2)]
+    operation = an_order(cells, [10, 1], flags, older=HELD)
+    town, answer = await check_deaths(setting, operation, at_least=8)
+    assert not any(answer.status)
+    assert await pending_of(town, NEW) == dict(zip(cells, [10, 1], strict=True))
+    assert (await pending_of(town, HELD), town.reserved) == ({}, 11)
+
+
 async def test_a_hold_of_which_a_release_was_told_is_not_given_back() -> None:
     """It comes by another gateway between any two steps of an order that is refused at last."""
     for number in range(20):
