@@ -9,7 +9,17 @@ from typing import Final
 
 from actors import commits, given_up
 from actors.notes import keeper_of, noted, number_of
-from actors.parts import Told, hold_id_of, joined, on, step_id, step_of, that_count, whole
+from actors.parts import (
+    Told,
+    hold_id_of,
+    joined,
+    on,
+    renamed,
+    step_id,
+    step_of,
+    that_count,
+    whole,
+)
 from actors.ports import Sight, Unavailable
 from actors.shards import Shards
 from actors.transits import ROUNDS, at_rest, have_moved
@@ -113,8 +123,24 @@ async def extend(shards: Shards, request: Request, sights: Mapping[int, Sight]) 
         if is_lost:
             return told[0], refused_with(request, Status.HOLD_EXPIRED)
         if lines_of(holders_of(sights)) == lines_of(holders):
+            if not told[1].status[0] and await _is_short(shards, request, answers, number):
+                return told[0], refused_with(request, Status.HOLD_EXPIRED)
             return told
     raise Unavailable("the hold is moved again and again")
+
+
+async def _is_short(
+    shards: Shards, request: Request, answers: Mapping[int, Answer], number: int
+) -> bool:
+    """Whether some ran out of a part that says to an EXTEND no more than that nothing of it is pending.
+
+    Only a COMMIT is told. It names a cell that is in no hold, so it never commits anything.
+    """
+    silent = [at for at, answer in answers.items() if answer.status[0] == Status.HOLD_NOT_PENDING]
+    columns = {"kind": Kind.COMMIT, "quantity": 1, **on(hold_id_of(request))}
+    probe = renamed(step_of(request, f"short {number}", **columns), [True])
+    told = await shards.submit_each(dict.fromkeys(silent, probe))
+    return any(answer.status[0] == Status.HOLD_EXPIRED for answer in told.values())
 
 
 async def _extended_before(

@@ -199,7 +199,13 @@ class Replacement:
             take = self._handover("take", hold_id_of(self.request), self._id("kept"), older)
             take.op_id = self._id("take")
             take.digest = int(is_rest).to_bytes(_DIGEST_BYTES, "little")
-            await shards.submit(shard, take)
+            told = await shards.submit(shard, take)
+            for number in range(ROUNDS if any(told.status) else 0):
+                # Others took some of it meanwhile: what there is of it now is taken by another step.
+                there = await shards.link(shard).hold(hold_id_of(self.request), sure=True)
+                if not (left := pending_of(there)):
+                    break
+                await shards.submit(shard, self._take_again(left, number))
         kept = pending_of(await shards.link(shard).hold(self._id("kept"), sure=True))
         steps = [self._lending(*each) for each in (needed & kept).items()]
         await every(shards.submit(shard, step) for step in steps)
@@ -229,10 +235,15 @@ class Replacement:
                 await self._mark(pending)
             steps = {}
             for shard, units in pending.items():
-                steps[shard] = self._handover("keep", older, self._id("kept"), units)
-                steps[shard].op_id = given_up.again_id(self._id("take"), number)
+                steps[shard] = self._take_again(units, number)
             await self.shards.submit_each(steps)
         raise Unavailable("the hold is moved again and again")
+
+    def _take_again(self, units: Units, number: int) -> Request:
+        """A further step that takes of the older hold what was found of it later on a shard."""
+        step = self._handover("take again", hold_id_of(self.request), self._id("kept"), units)
+        step.op_id = given_up.again_id(self._id("take"), number)
+        return step
 
     async def _mark(self, parts: Collection[int]) -> None:
         """Mark parts of the older hold that are about to be taken."""

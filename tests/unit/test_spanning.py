@@ -714,6 +714,38 @@ async def test_a_hold_of_which_a_part_ran_out_cannot_be_extended(town: Town) -> 
     assert list(answer.status) == [Status.HOLD_EXPIRED]
 
 
+async def test_a_hold_of_which_some_of_a_part_ran_out_cannot_be_extended() -> None:
+    """It was told that it was: another unit of the part is paid by line, and the other part lived longer."""
+
+    async def one_part_short(town: Town) -> None:
+        await hold_five(town)
+        line = call(NEW, Kind.COMMIT, HELD, sku=1, location=1, quantity=1)
+        await town.router.on_hold(line)
+        await time_goes_by(town, [0])
+
+    extend = call(OP, Kind.EXTEND, HELD, value=TTL)
+    town, answer = await check_deaths(one_part_short, lambda router: router.on_hold(extend))
+    assert list(answer.status) == [Status.HOLD_EXPIRED]
+    assert (town.counted("committed"), town.reserved) == (1, 2)
+
+
+@pytest.mark.parametrize("quantity", [2, 3])
+async def test_a_part_that_is_paid_or_moves_away_does_not_keep_the_rest_from_being_extended(
+    town: Town, quantity: int
+) -> None:
+    """It is asked whether some of it ran out, and nothing is committed by that."""
+    await hold_five(town)
+    line = {"sku": 1, "location": 1, "quantity": quantity}
+    await town.router.on_hold(call(NEW, Kind.COMMIT, HELD, **line))
+    if quantity < 3:
+        move = call(bytes([9]) * 16, Kind.MOVE, HELD, sku=1, location=2, quantity=1, value=1)
+        assert not any((await town.router.move(move))[1].status)
+    for _ in range(2):
+        _, answer = await town.router.on_hold(call(OP, Kind.EXTEND, HELD, value=TTL))
+        assert not any(answer.status)
+        assert (town.counted("committed"), town.reserved) == (quantity, 5 - quantity)
+
+
 # --- orders ---------------------------------------------------------------------------------------
 
 
@@ -1375,6 +1407,27 @@ async def test_an_order_that_died_as_it_was_lent_two_cells_of_one_shard_gets_bot
     town, answer = await check_deaths(setting, an_order(cells, [10, 10], older=HELD), at_least=8)
     assert not any(answer.status)
     assert await pending_of(town, NEW) == dict.fromkeys(cells, 10)
+
+
+@pytest.mark.parametrize("flags", [0, Flag.PARTIAL])
+async def test_who_gives_up_a_unit_while_he_tries_again_gets_no_less(flags: int) -> None:
+    """Nothing was taken of that cell then, so he got nothing of it."""
+
+    async def setting(town: Town) -> None:
+        await town.router.reserve(order(HELD, [(1, 1), (2, 2)], [10, 1]))
+
+        async def given_up() -> None:
+            line = call(OP, Kind.RELEASE, HELD, sku=1, location=1, quantity=1)
+            assert not any((await town.shards[0].submit(line)).status)
+
+        under_the_take(town.shards[0], given_up)
+
+    cells = [(1, 1), (2, 2)]
+    operation = an_order(cells, [10, 1], flags, older=HELD)
+    town, answer = await check_deaths(setting, operation, at_least=8)
+    assert not any(answer.status)
+    assert await pending_of(town, NEW) == dict(zip(cells, [10, 1], strict=True))
+    assert (await pending_of(town, HELD), town.reserved) == ({}, 11)
 
 
 async def test_a_hold_of_which_a_release_was_told_is_not_given_back() -> None:
