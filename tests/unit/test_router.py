@@ -378,6 +378,26 @@ async def test_a_hold_that_is_given_up_is_committed_nowhere(town: Town) -> None:
     assert (town.counted("committed"), town.counted("reserved")) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("given_up", "status", "available"),
+    [
+        (1, Status.HOLD_RELEASED, 10),
+        (2, Status.HOLD_NOT_COMMITTED, 7),  # three are pending there
+    ],
+)
+@pytest.mark.parametrize("kind", [Kind.FULFIL, Kind.CANCEL])
+async def test_a_call_that_all_parts_refuse_is_told_what_the_first_one_says(
+    town: Town, held: bytes, kind: Kind, given_up: int, status: Status, available: int
+) -> None:
+    """The status and what is available are of one part, and not of two."""
+    await town.router.on_hold(call(os.urandom(16), Kind.RELEASE, held), given_up)
+    request = call(os.urandom(16), kind, held)
+    for _ in range(2):
+        _, answer = await town.router.on_hold(request)
+        assert list(answer.status) == [status]
+        assert np.frombuffer(answer.available, "<i8").tolist() == [available]
+
+
 async def test_a_part_whose_skus_are_held_elsewhere_is_not_missed(town: Town, held: bytes) -> None:
     """As after a move, where the hold was is released."""
     await town.router.on_hold(call(os.urandom(16), Kind.RELEASE, held), location=2)
