@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from actors.asking import Parts, asking, objections, refusal
 from actors.fates import Fate
+from actors.intents import Begin
 from actors.notes import note_of, noted_shards, number_of
 from actors.parts import (
     Part,
@@ -60,13 +61,17 @@ _BUCKETS: Final = {
 
 
 async def returned(
-    shards: Shards, request: Request, owners: NDArray[np.int64], sold_at: Sequence[int]
+    shards: Shards,
+    request: Request,
+    owners: NDArray[np.int64],
+    sold_at: Sequence[int],
+    begin: Begin,
 ) -> Told:
     """Record what came back, linked lines together or not at all.
 
     `owners` are the shards that the goods came to, a line; `sold_at` is where each was handed over,
     0 where that is not known. The shards are asked first as if all was handed over there; what was
-    not, or comes back to several shards together, is then taken in step by step.
+    not, or comes back to several shards together, is then taken in step by step, after `begin`.
     """
     groups = [np.array(group) for group in groups_of(request)]
     here = owners.copy()
@@ -84,6 +89,8 @@ async def returned(
             # is refused for good, also to who has called it without a gateway.
             is_asked_again[place] = shards.asked_for(sold_at[place]) != [owners[place]]
     holders: _Holders = {}
+    if is_asked_again.any():
+        await begin()
     for group in groups:  # one after the other: the first of two on the same units gets them
         if is_asked_again[group].any():
             is_asked_again[group] = True

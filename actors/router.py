@@ -11,8 +11,10 @@ What each shard gets is cut in `actors.parts`; what takes several steps is in `a
 `actors.commits` and `actors.calls` (on all of a hold), `actors.moves` and `actors.returns`.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +43,7 @@ from actors.shards import Shards, every, in_doubt_half_way
 from actors.transits import have_moved, seen
 from actors.wholes import holders_of, refused_with
 from engine.history import History
-from engine.operations import Answer, Flag, Kind, Request, chain_starts, column_of
+from engine.operations import Answer, Flag, Kind, Request, chain_starts, column_of, pair_to_id
 from engine.shard_map import ShardMap
 from engine.status import Status
 from engine.views import Cell, DatedIncoming, Hold, HoldLine, HoldState, Incoming
@@ -72,6 +74,9 @@ _LIFE: Final = (
     HoldState.RELEASED,
 )
 
+Operation = Callable[..., Awaitable[object]]
+"""Of a router, a request and what else it needs."""
+
 
 class Router:
     """Sends requests to the shards that own what they are about.
@@ -87,10 +92,12 @@ class Router:
         links: Mapping[int, ShardLink],
         shard_map: Callable[[], ShardMap],
         intents: IntentLog | None = None,
+        operations: Mapping[str, Operation] = MappingProxyType({}),
     ) -> None:
         """`links` by shard number, all of them or just one's own; `shard_map` gives the newest.
 
-        `intents`, of a gateway, has been started.
+        `intents`, of a gateway, has been started; there may be some of `operations` among them, which
+        are made of the router's own.
         """
         if not links:
             raise ValueError("links: a router needs one shard at least")
@@ -98,6 +105,7 @@ class Router:
         self._only = next(iter(links.values())) if len(links) == 1 else None
         self._first = min(links)
         self._alone = Alone(intents, self._finish)
+        self._operations = operations
 
     @property
     def first(self) -> int:
@@ -180,7 +188,9 @@ class Router:
         """
         if self._only is not None:
             return self._first, that_fits(request, await self._only.submit(request))
-        return await returns.returned(self._shards, request, self._owners_of(request), sold_at)
+        owners, at = self._owners_of(request), list(sold_at)
+        async with self._alone.on(_named_in(request), "returned", request, at) as begin:
+            return await returns.returned(self._shards, request, owners, at, begin)
 
     @in_doubt_half_way
     async def exchange(self, request: Request, sold_at: Sequence[int]) -> tuple[int, Answer]:
@@ -196,9 +206,16 @@ class Router:
         sold_here = all(self._shards.asked_for(sold_at[each]) == [owner] for each in named.tolist())
         if sold_here and (owners == owner).all():
             return owner, await self._shards.submit(owner, request)
-        async with self._alone.on([request.op_id], "exchange", request, list(sold_at)) as begin:
+        hold_ids = {request.op_id, *_named_in(request)}
+        async with self._alone.on(hold_ids, "exchange", request, list(sold_at)) as begin:
             await begin()
             return await returns.exchange(self._shards, request, owners, sold_at)
+
+    def alone(
+        self, hold_ids: Collection[bytes], method: str, request: Request, *args: Any
+    ) -> AbstractAsyncContextManager[Begin]:
+        """Have holds for oneself, for one of the operations that were given; see `intents.Alone.on`."""
+        return self._alone.on(hold_ids, method, request, *args)
 
     async def finish(self) -> None:
         """Do what this gateway, or the one before it, has begun and left half done.
@@ -222,8 +239,12 @@ class Router:
             case "exchange":
                 (sold_at,) = args
                 await returns.exchange(self._shards, request, self._owners_of(request), sold_at)
-            case _:
-                raise KeyError(intent.method)
+            case "returned":
+                (sold_at,) = args
+                owners = self._owners_of(request)
+                await returns.returned(self._shards, request, owners, sold_at, begun_already)
+            case method:
+                await self._operations[method](self, request, *args)
 
     def is_split(self, location: int) -> bool:
         """Whether a location's cells are on several shards."""
@@ -513,6 +534,14 @@ class Router:
         if column_of(request, "kind")[0] == Kind.CANCEL_INCOMING:
             return await self._shards.incoming(hold_id_of(request), asked, sure=True)
         return await self._shards.holds(hold_id_of(request), asked)
+
+
+def _named_in(request: Request) -> set[bytes]:
+    """The orders and sales that lines of a request name."""
+    pairs = zip(
+        column_of(request, "hold_hi").tolist(), column_of(request, "hold_lo").tolist(), strict=True
+    )
+    return {pair_to_id(*pair) for pair in set(pairs) if any(pair)}
 
 
 def _is_paid(hold: Hold) -> bool:

@@ -9,15 +9,15 @@ one record after the other: number 0, and the next when all of the last one has 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Final
 
 import numpy as np
 
-from actors.parts import hold_id_of, on, step_of
-from actors.router import Router
+from actors.parts import hold_id_of, on, step_id, step_of
+from actors.router import Operation, Router
 from actors.shards import in_doubt_half_way
 from engine import limits
 from engine.operations import Answer, Kind, Request, column_of
@@ -60,6 +60,18 @@ async def ship(router: Router, request: Request, destination: int, expected_at_m
     expected. Between the steps goods have left and are not on their way yet: never both places have
     them. When they cannot be expected, they are taken back.
     """
+    alone = router.alone([_key(request)], "ship", request, destination, expected_at_ms)
+    async with alone as begin:
+        await begin()
+        return await _ship(router, request, destination, expected_at_ms)
+
+
+def _key(request: Request) -> bytes:
+    """What stands for a transfer among holds; its own id is its order's, which has its own turns."""
+    return step_id(hold_id_of(request), "transfer")
+
+
+async def _ship(router: Router, request: Request, destination: int, expected_at_ms: int) -> Told:
     shard, answer = await router.on_hold(request)
     status = bytearray(answer.status)
     left = [place for place, each in enumerate(status) if each == _OK]
@@ -113,7 +125,9 @@ async def receive(router: Router, request: Request) -> Told:
 async def lose(router: Router, request: Request) -> Told:
     """Give up what is on its way: all of it, or lines; `request` is a CANCEL_INCOMING as `receive`."""
     if request.lines == 1 and not column_of(request, "quantity")[0]:
-        return await _lose_all(router, request)
+        async with router.alone([_key(request)], "lose", request) as begin:
+            await begin()
+            return await _lose_all(router, request)
     return await router.on_hold(await _of_records(router, request))
 
 
@@ -196,3 +210,7 @@ async def _records(
             break
         found.append(record)
     return found
+
+
+OPERATIONS: Final[Mapping[str, Operation]] = {"ship": _ship, "lose": _lose_all}
+"""What a gateway finishes that has begun: see `Router`."""

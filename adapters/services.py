@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import structlog
 
+from actors import transfers
 from actors.catalogue import CatalogueReader, CatalogueWriter
 from actors.cluster import Host
 from actors.events import EventHub
@@ -280,7 +281,7 @@ class GatewayService:
         await intents.start()
         self._open.push_async_callback(intents.close)
         metrics.watch("intents_open", lambda: len(intents))
-        router = Router(links, lambda: reader.shard_map, intents)
+        router = Router(links, lambda: reader.shard_map, intents, transfers.OPERATIONS)
         self._task(_finish_again_and_again(router))
         streams = EventStreams(events, reader.catalogue, told=metrics.events_told)
         deltas = DeltasServicer(hub, reader.catalogue, streams)

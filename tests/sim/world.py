@@ -225,7 +225,9 @@ class GatewayHost:
         except (JournalUnavailable, AppendInDoubt, Fenced) as error:
             self.process.kill(f"did not start: {type(error).__name__}")
             raise Killed from error
-        self._router = router = Router(self._links, lambda: world.shard_map, intents)
+        self._router = router = Router(
+            self._links, lambda: world.shard_map, intents, transfers.OPERATIONS
+        )
         while True:
             with suppress(Unavailable):
                 await router.finish()
