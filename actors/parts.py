@@ -180,17 +180,17 @@ def that_count(
     """The parts of a whole hold, with their answers, that say how a call on it ended.
 
     When a part has done what was asked, those of which nothing was left have no say, as on one shard
-    the lines have none of which nothing is left.
+    the lines have none of which nothing is left. When none has, those have none that were given up, or
+    have moved to another shard, unless all were.
     """
-    did = [not any(answer.status) for answer in answers]
-    if not any(did):
-        return parts, answers
+    is_any_done = any(not any(answer.status) for answer in answers)
+    without_say = NOTHING_LEFT if is_any_done else {Status.HOLD_RELEASED}
     counts = [
         (part, answer)
-        for part, answer, done in zip(parts, answers, did, strict=True)
-        if done or answer.status[0] not in NOTHING_LEFT
+        for part, answer in zip(parts, answers, strict=True)
+        if answer.status[0] not in without_say
     ]
-    return [part for part, _ in counts], [answer for _, answer in counts]
+    return ([part for part, _ in counts], [it for _, it in counts]) if counts else (parts, answers)
 
 
 def that_fits(request: Request, answer: Answer) -> Answer:

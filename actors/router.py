@@ -250,6 +250,10 @@ class Router:
         """Whether a location's cells are on several shards."""
         return self._only is None and len(self._shards.map.owners(location)) > 1
 
+    def shard_of(self, sku: int, location: int) -> int:
+        """The shard that owns a cell; a shard's own router takes all for its own."""
+        return self._first if self._only is not None else self._shards.map.shard_of(sku, location)
+
     async def remember(self, hold_id: bytes, name: str, number: int) -> int:
         """Have a number noted of a hold under a name; the one that was noted first."""
         return await noted(self._shards, hold_id, step_id(hold_id, name), number)

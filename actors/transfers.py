@@ -116,9 +116,13 @@ async def _take_back(router: Router, request: Request, expected: bytes, handed: 
 async def receive(router: Router, request: Request) -> Told:
     """Take in what arrived of a transfer; `request` is a RECEIVE against the transfer's id.
 
-    Each line goes to the record that has some of it outstanding, or to the last one as a surplus.
+    Each line goes to the record that has some of it outstanding, or to the last one as a surplus. Where
+    its shard has none, since nothing was sent to it, the first one is opened there, of nothing.
     """
-    return await router.submit(await _of_records(router, request))
+    opened, named = await _of_records(router, request)
+    if opened is not None:
+        await router.submit(opened)
+    return await router.submit(named)
 
 
 @in_doubt_half_way
@@ -128,7 +132,8 @@ async def lose(router: Router, request: Request) -> Told:
         async with router.alone([_key(request)], "lose", request) as begin:
             await begin()
             return await _lose_all(router, request)
-    return await router.on_hold(await _of_records(router, request))
+    _, named = await _of_records(router, request)
+    return await router.on_hold(named)
 
 
 async def _lose_all(router: Router, request: Request) -> Told:
@@ -166,20 +171,45 @@ async def look_up(
     return hold, await _records(router, transfer_id, destination, sure=False)
 
 
-async def _of_records(router: Router, request: Request) -> Request:
-    """A request whose lines name a transfer, made to name its records."""
+async def _of_records(router: Router, request: Request) -> tuple[Request | None, Request]:
+    """A request whose lines name a transfer, made to name its records, and one that opens those it lacks."""
     location = int(column_of(request, "location")[0])
     records = await _records(router, hold_id_of(request), location)
-    numbers = [_record_of(records, sku) for sku in column_of(request, "sku").tolist()]
-    return _with_records(request, numbers, request.columns)
+    numbers: list[int] = []
+    missing: dict[int, int] = {}  # a SKU of each shard that has no record
+    for sku in column_of(request, "sku").tolist():
+        shard = router.shard_of(sku, location)
+        there = {n: each for n, each in enumerate(records) if _is_at(router, shard, each)}
+        numbers.append(_record_of(there, sku))
+        if not there:
+            missing.setdefault(shard, sku)
+    opened = None
+    if records and missing:
+        skus = sorted(missing.values())
+        opened = step_of(
+            request,
+            "open",
+            2 * len(skus),
+            kind=[Kind.EXPECT] * len(skus) + [Kind.CANCEL_INCOMING] * len(skus),
+            sku=skus * 2,
+            location=location,
+            quantity=1,
+            **on(record_id(hold_id_of(request), 0)),
+        )
+    return opened, _with_records(request, numbers, request.columns)
 
 
-def _record_of(records: Sequence[Incoming], sku: int) -> int:
+def _is_at(router: Router, shard: int, record: Incoming) -> bool:
+    """Whether a shard has a part of a record."""
+    return any(router.shard_of(line.sku, line.location) == shard for line in record.lines)
+
+
+def _record_of(records: Mapping[int, Incoming], sku: int) -> int:
     """The number of the record that has some of a SKU outstanding, or else of the last one."""
-    for number, record in enumerate(records):
+    for number, record in records.items():
         if any(line.sku == sku and _is_open(line) for line in record.lines):
             return number
-    return max(len(records) - 1, 0)
+    return max(records, default=0)
 
 
 def _is_open(line: IncomingLine) -> bool:

@@ -248,6 +248,34 @@ async def test_a_hold_that_is_over_does_not_move(town: Town) -> None:
     assert list(answer.status) == [Status.HOLD_RELEASED]
 
 
+@pytest.mark.parametrize(
+    ("before", "kind", "status"),
+    [
+        ([], Kind.FULFIL, Status.HOLD_NOT_COMMITTED),
+        ([], Kind.CANCEL, Status.HOLD_NOT_COMMITTED),
+        ([], Kind.UNFULFIL, Status.HOLD_NOT_FULFILLED),
+        ([Kind.COMMIT], Kind.UNFULFIL, Status.HOLD_NOT_FULFILLED),
+        ([Kind.COMMIT], Kind.RELEASE, Status.HOLD_NOT_PENDING),
+        ([Kind.RELEASE], Kind.RELEASE, Status.HOLD_RELEASED),
+        ([Kind.RELEASE], Kind.FULFIL, Status.HOLD_RELEASED),
+    ],
+)
+@pytest.mark.parametrize("shards", [1, 2])
+async def test_what_has_moved_away_does_not_say_why_a_call_on_the_hold_is_refused(
+    before: list[Kind], kind: Kind, status: Status, shards: int
+) -> None:
+    """It was told released, where one shard says what it is."""
+    town = await Town(ShardMap(1, shards)).stocked()
+    await town.router.reserve(order(HELD, [(1, 1), (2, 1)], [3, 2]))
+    _, moved = await town.router.move(call(NEW, Kind.MOVE, HELD, location=2))
+    assert not any(moved.status)
+    for each in before:
+        assert not any((await town.router.on_hold(call(os.urandom(16), each, HELD)))[1].status)
+    for _ in range(2):
+        _, answer = await town.router.on_hold(call(OP, kind, HELD))
+        assert list(answer.status) == [status]
+
+
 async def test_what_is_committed_under_the_hands_of_a_move_stays_where_it_is(town: Town) -> None:
     await hold_five(town)
     first = town.shards[0]

@@ -11,6 +11,7 @@ from actors import transfers
 from actors.router import Router
 from engine import limits
 from engine.operations import Answer, Flag, Kind, Request, id_to_pair, pair_to_id
+from engine.shard_map import ShardMap
 from engine.status import Status
 from engine.views import Incoming
 from tests.unit.test_router import MAP, TTL, Town, batch_id, on, town
@@ -359,6 +360,40 @@ async def test_goods_arrive_in_the_record_that_has_them_though_one_shard_is_reco
     assert town.counted("incoming") == 0
 
 
+EARLIER: list[list[Any]] = [
+    [],
+    [shipping(TO_BOTH_SHARDS, (1, 2), (2, 1)), losing(TO_BOTH_SHARDS)],
+    [shipping(TO_BOTH_SHARDS, (1, 2), (2, 1)), receiving(TO_BOTH_SHARDS, (1, 2), (2, 1))],
+    [shipping(TO_BOTH_SHARDS, (1, 2), (2, 1)), receiving(TO_BOTH_SHARDS, (2, 1))],
+]
+
+
+@pytest.mark.parametrize("earlier", EARLIER)
+@pytest.mark.parametrize("lines", [[(1, 2)], [(1, 2), (2, 2)], [(3, 1), (1, 2)]])
+async def test_goods_that_come_to_a_shard_that_none_were_sent_to_are_a_surplus(
+    earlier: list[Any], lines: list[tuple[int, int]]
+) -> None:
+    """As on one shard. They were refused: the record was looked for where others of them are."""
+    assert [MAP.shard_of(sku, TO_BOTH_SHARDS) for sku in (1, 2, 3)] == [0, 1, 0]
+
+    async def setting(town: Town) -> None:
+        await asked_for(town, (1, 4), (2, 3))
+        for operation in earlier:
+            await operation(town.router)
+        await done(shipping(TO_BOTH_SHARDS, (2, 2)), town)
+
+    operation = receiving(TO_BOTH_SHARDS, *lines, op_id=OP)
+    town, answer = await check_deaths(setting, operation, at_least=1)
+    assert not any(answer.status)
+    one, answer = await check_deaths(setting, operation, at_least=1, shard_map=ShardMap(1, 1))
+    assert not any(answer.status)
+    for sku in (1, 2, 3):
+        there, here = [await cell(each, sku, TO_BOTH_SHARDS) for each in (town, one)]
+        assert (there.on_hand, there.incoming) == (here.on_hand, here.incoming)
+    there, here = [map(sum, zip(*await states_of(each), strict=True)) for each in (town, one)]
+    assert list(there) == list(here)
+
+
 class Doubtful(Mortal):
     """A link to an owner that was replaced, and shows what it had to all who need not be sure."""
 
@@ -391,7 +426,7 @@ async def test_one_line_that_came_packed_is_about_the_record_and_not_the_transfe
     town: Town,
 ) -> None:
     columns = (2, 0, *id_to_pair(TRANSFER), 0, 1, TO_SAME_SHARD, 0, 0, Kind.RECEIVE, 0)
-    named = await transfers._of_records(town.router, Request.one(os.urandom(16), *columns))
+    _, named = await transfers._of_records(town.router, Request.one(os.urandom(16), *columns))
     halves = (int(named.columns[name][0]) for name in ("hold_hi", "hold_lo"))
     assert pair_to_id(*halves) == transfers.record_id(TRANSFER, 0)
     assert not named.packed  # a machine would go by it
