@@ -51,6 +51,7 @@ class Columns:
             buffers=np.full((1, limits.MAX_CHANNELS), kernels.NO_RULES, np.int32),
             meta=meta,
             traces=_zeros((limits.MAX_TRACES_OF_BLOCK, kernels.TRACE_WORDS), np.int64),
+            tallies=_tallies(limits.MAX_BLOCK_LINES),
             sums=_zeros(1, np.uint64),
         )
 
@@ -59,6 +60,8 @@ class Columns:
 
         Raises MemoryError when the shard would pass MAX_CELLS or MAX_HOLDS.
         """
+        if lines + kernels.SPARE_TALLY > self.state.tallies.shape[1]:
+            self.state = self.state._replace(tallies=_tallies(lines))
         self.make_room_for_cells(int(self.state.meta[kernels.CELLS]) + lines)
         used = int(self.state.meta[kernels.HOLDS_USED])
         self.make_room_for_holds(used + lines + more_hold_lines)
@@ -113,6 +116,10 @@ class Columns:
             "holds": state.holds.nbytes + state.hold_index.nbytes + state.ring.nbytes,
             "movements": state.movements.nbytes,
         }
+
+
+def _tallies(lines: int) -> NDArray[np.int64]:
+    return _zeros((kernels.TALLY_WORDS, lines + kernels.SPARE_TALLY), np.int64)
 
 
 def _next_size(size: int, needed: int, most: int, what: str) -> int:

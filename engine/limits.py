@@ -77,6 +77,7 @@ MAX_QUEUED_REQUESTS: Final = 16_384
 
 # Answers remembered for repeated op_ids: two generations of this many requests and bytes each, so
 # at least the last `REMEMBERED_REQUESTS` requests are known, unless their answers are very large.
+# Requests by which goods come back have two of their own: nothing but its op_id names a return.
 REMEMBERED_REQUESTS: Final = 1 << 18
 REMEMBERED_BYTES: Final = 64 << 20
 

@@ -4,6 +4,9 @@ Two generations of a dict: when the young one is full it becomes the old one, an
 forgotten. So at least the last `limits.REMEMBERED_REQUESTS` requests are known (fewer only when their
 answers take more than `limits.REMEMBERED_BYTES`), and it is bounded in bytes. What is forgotten
 depends on nothing but the order of requests, so a replayed journal rebuilds the same memory.
+
+Requests by which goods come back have two generations of their own. Nothing but its op_id names a
+return, and a till tells it again hours later: what else was done meanwhile may not displace it.
 """
 
 import struct
@@ -13,13 +16,46 @@ from typing import Final
 import msgpack
 
 from engine import limits
-from engine.operations import Answer, Request
+from engine.operations import Answer, Kind, Request
 from engine.shortages import packed_endangered, unpacked_endangered
 
 _HEAD: Final = struct.Struct("<8sIQQQB")  # digest, lines, now_ns, epoch, seq, packing
 _ALL_OK, _PLAIN, _DEFLATED, _WHOLE = range(4)
 _GRANTED: Final = 4  # a bit of `packing`: the last 8 bytes a line say what was granted
 _WORTH_DEFLATING: Final = 64  # bytes
+# A return; over shards also the step that lets where the goods were sold know, and the one that undoes
+# it. All of them or none are to be known: of one that is forgotten there would be a second effect.
+_RETURN, _CLAIM, _UNDO = int(Kind.RETURN), int(Kind.CLAIM_RETURN), int(Kind.WRITE_OFF)
+
+
+class _Generations:
+    """What was put in last, by op_id: a young generation and an old one."""
+
+    def __init__(self, most_requests: int, most_bytes: int) -> None:
+        self._most_requests = most_requests
+        self._most_bytes = most_bytes
+        self._young: dict[bytes, bytes] = {}
+        self._old: dict[bytes, bytes] = {}
+        self._young_bytes = 0
+
+    def put(self, op_id: bytes, entry: bytes) -> None:
+        self._young[op_id] = entry
+        self._young_bytes += len(entry) - _HEAD.size
+        if len(self._young) >= self._most_requests or self._young_bytes >= self._most_bytes:
+            self._old, self._young, self._young_bytes = self._young, {}, 0
+
+    def get(self, op_id: bytes) -> bytes | None:
+        return self._young.get(op_id) or self._old.get(op_id)
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+    def dump(self) -> list[dict[bytes, bytes]]:
+        return [self._old, self._young]
+
+    def load(self, dumped: list[dict[bytes, bytes]]) -> None:
+        self._old, self._young = dumped
+        self._young_bytes = sum(len(entry) - _HEAD.size for entry in self._young.values())
 
 
 class AnswerMemory:
@@ -30,11 +66,8 @@ class AnswerMemory:
         most_requests: int = limits.REMEMBERED_REQUESTS,
         most_bytes: int = limits.REMEMBERED_BYTES,
     ) -> None:
-        self._most_requests = most_requests
-        self._most_bytes = most_bytes
-        self._young: dict[bytes, bytes] = {}
-        self._old: dict[bytes, bytes] = {}
-        self._young_bytes = 0
+        self._returns = _Generations(most_requests, most_bytes)
+        self._others = _Generations(most_requests, most_bytes)
 
     def remember(self, request: Request, answer: Answer) -> None:
         """Keep the answer to a request."""
@@ -57,14 +90,12 @@ class AnswerMemory:
         head = _HEAD.pack(
             request.digest, request.lines, answer.now_ns, answer.epoch, answer.seq, packing
         )
-        self._young[request.op_id] = head + body
-        self._young_bytes += len(body)
-        if len(self._young) >= self._most_requests or self._young_bytes >= self._most_bytes:
-            self._old, self._young, self._young_bytes = self._young, {}, 0
+        among = self._returns if _brings_back(request) else self._others
+        among.put(request.op_id, head + body)
 
     def recall(self, op_id: bytes) -> tuple[bytes, Answer] | None:
         """The digest of the request that came with an op_id, and its answer; None when unknown."""
-        entry = self._young.get(op_id) or self._old.get(op_id)
+        entry = self._others.get(op_id) or self._returns.get(op_id)
         if entry is None:
             return None
         digest, lines, now_ns, epoch, seq, packing = _HEAD.unpack_from(entry)
@@ -81,14 +112,24 @@ class AnswerMemory:
         return digest, Answer(body[:lines], body[lines:end], now_ns, epoch, seq, body[end:])
 
     def __len__(self) -> int:
-        return len(self._young) + len(self._old)
+        return len(self._others) + len(self._returns)
 
     def dump(self) -> bytes:
         """Everything remembered, for a snapshot."""
-        packed: bytes = msgpack.packb([self._old, self._young])
+        packed: bytes = msgpack.packb([self._others.dump(), self._returns.dump()])
         return packed
 
     def load(self, packed: bytes) -> None:
         """Take over what `dump` gave."""
-        self._old, self._young = msgpack.unpackb(packed, strict_map_key=False)
-        self._young_bytes = sum(len(entry) - _HEAD.size for entry in self._young.values())
+        others, returns = msgpack.unpackb(packed, strict_map_key=False)
+        self._others.load(others)
+        self._returns.load(returns)
+
+
+def _brings_back(request: Request) -> bool:
+    """Whether goods come back by some line, or a return is a step further by it."""
+    column = request.columns.get("kind")
+    if column is None:
+        return False
+    kinds = column.tobytes()  # searched in C: a batch costs as much as a call
+    return _RETURN in kinds or _CLAIM in kinds or _UNDO in kinds

@@ -26,7 +26,7 @@ from engine.rows import distinct
 
 # To be raised with every change of what the bytes are or mean: words of a row, slots of `meta`, states,
 # bits, sizes that do not follow from bounds. `tests/unit/test_snapshot.py` notices.
-FORMAT: Final = 6
+FORMAT: Final = 7
 PIECE_ROWS: Final = 1 << 14  # cells that are copied in one go: 1.4 MB, a fraction of a millisecond
 _LENGTH: Final = struct.Struct("<I")
 _CHUNK: Final = 4 << 20  # bytes

@@ -33,9 +33,10 @@ from engine.kernels.facts import fact
 from engine.kernels.handover import hand_over
 from engine.kernels.holds import commit_late, extend, is_of_parts, on_hold, on_parts
 from engine.kernels.incoming import cancel_incoming, expect, receive_expected
-from engine.kernels.layout import CHANGED, DIRTY, LINE, NONE, NOW_NS
+from engine.kernels.layout import CHANGED, DIRTY, LINE, NONE, NOW_NS, TALLY
 from engine.kernels.life import sweep
 from engine.kernels.lines import add_line
+from engine.kernels.movements import begin_tally, forget_tallies
 from engine.kernels.moves import move, move_parts
 from engine.kernels.reserving import reserve_one, reserve_order
 from engine.kernels.returns import claim_return
@@ -74,7 +75,7 @@ def apply_block(state, now, budget, most, block, rows, units, out_status, out_av
     line names. Returns how many holds the sweep expired.
     """
     (cells, cell_index, touched, counted, movements, holds, lines, hold_index, wheel, wheel_bits,
-     ring, places, buffers, meta, traces, sums) = state  # fmt: skip
+     ring, places, buffers, meta, traces, tallies, sums) = state  # fmt: skip
     kinds, flag_bits, skus, locations = block.kind, block.flags, block.sku, block.location
     quantities, values, currencies = block.quantity, block.value, block.currency
     hold_hi, hold_lo, occurred_at = block.hold_hi, block.hold_lo, block.occurred_at_ns
@@ -88,6 +89,7 @@ def apply_block(state, now, budget, most, block, rows, units, out_status, out_av
         cells, touched, holds, lines, hold_index, wheel, wheel_bits, ring, meta, sums, traces, now, budget, most
     )  # fmt: skip
     end_sweep(cells, meta, traces)
+    tallied = np.int64(0)
     first = 0
     for request in range(len(request_end)):
         end = request_end[request]
@@ -138,7 +140,7 @@ def apply_block(state, now, budget, most, block, rows, units, out_status, out_av
                     )  # fmt: skip
                 else:
                     exchange(
-                        cells, cell_index, touched, counted, movements, holds, lines, hold_index,
+                        cells, cell_index, touched, counted, movements, tallies, holds, lines, hold_index,
                         wheel, wheel_bits, ring, places, buffers, meta, sums, traces, now, block, i, after,
                         end - 1, hi, lo, rows, units, out_status,
                     )  # fmt: skip
@@ -172,7 +174,7 @@ def apply_block(state, now, budget, most, block, rows, units, out_status, out_av
                 )  # fmt: skip
             elif kind == RECEIVE and (hold_hi[i] != 0 or hold_lo[i] != 0):
                 status, row = receive_expected(
-                    cells, cell_index, touched, counted, movements, holds, lines, hold_index, ring,
+                    cells, cell_index, touched, counted, movements, tallies, holds, lines, hold_index, ring,
                     places, meta, sums, now, flags, sku, location, quantities[i], values[i], occurred_at[i],
                     hold_hi[i], hold_lo[i],
                 )  # fmt: skip
@@ -183,10 +185,12 @@ def apply_block(state, now, budget, most, block, rows, units, out_status, out_av
                 )  # fmt: skip
             elif (kind >= SALE and kind <= COUNT) or kind == INSPECT or kind == WRITE_OFF:
                 status, row = fact(
-                    cells, cell_index, touched, counted, movements, holds, lines, hold_index, ring,
+                    cells, cell_index, touched, counted, movements, tallies, holds, lines, hold_index, ring,
                     places, meta, sums, now, kind, flags, sku, location, quantities[i], values[i],
                     occurred_at[i], hold_hi[i], hold_lo[i],
                 )  # fmt: skip
+                if kind == COUNT and tallies[TALLY, i] < 0:
+                    tallied = begin_tally(tallies, meta, now, block, i, len(kinds), tallied)
             elif kind == CLAIM_RETURN:
                 status = claim_return(
                     cells, holds, lines, hold_index, sums, flags, sku, quantities[i], hold_hi[i],
@@ -219,5 +223,7 @@ def apply_block(state, now, budget, most, block, rows, units, out_status, out_av
             out_available[i] = available(cells, row) if row >= 0 else 0
             i = after
         first = end
+    if tallied > 0:
+        forget_tallies(tallies, len(kinds))
     finish_block(cells, touched, meta, sums)
     return expired

@@ -108,7 +108,7 @@ def judge_returns(
 
 @jit
 def exchange(
-    cells, cell_index, touched, counted, movements, holds, lines, hold_index, wheel, wheel_bits,
+    cells, cell_index, touched, counted, movements, tallies, holds, lines, hold_index, wheel, wheel_bits,
     ring, places, buffers, meta, sums, traces, now, block, first, end, last_line, hi, lo, rows, units,
     out_status,
 ):  # fmt: skip
@@ -146,8 +146,8 @@ def exchange(
         return
     for i in range(first, middle):
         out_status[i], rows[i] = fact(
-            cells, cell_index, touched, counted, movements, holds, lines, hold_index, ring, places,
-            meta, sums, now, RETURN, 0, np.int64(block.sku[i]), np.int64(block.location[i]),
+            cells, cell_index, touched, counted, movements, tallies, holds, lines, hold_index, ring,
+            places, meta, sums, now, RETURN, 0, np.int64(block.sku[i]), np.int64(block.location[i]),
             block.quantity[i], block.value[i], block.occurred_at_ns[i], block.hold_hi[i],
             block.hold_lo[i],
         )  # fmt: skip

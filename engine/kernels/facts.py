@@ -121,8 +121,8 @@ def set_counted(cells, counted, sums, row, moment):
 
 @inlined
 def fact(
-    cells, cell_index, touched, counted, movements, holds, lines, hold_index, ring, places, meta,
-    sums, now, kind, flags, sku, location, quantity, value, occurred_at, hi, lo,
+    cells, cell_index, touched, counted, movements, tallies, holds, lines, hold_index, ring, places,
+    meta, sums, now, kind, flags, sku, location, quantity, value, occurred_at, hi, lo,
 ):  # fmt: skip
     """What has happened to goods: never refused for lack of stock. Returns (status, row or -1).
 
@@ -159,7 +159,7 @@ def fact(
         if row >= 0:
             moved -= cells[row, ON_HAND]
             if occurred_at != 0:
-                moved += moved_since(movements, meta, row, moment)
+                moved += moved_since(movements, tallies, meta, row, moment)
     if is_late:
         moved = np.int64(0)
     if row >= 0:

@@ -198,8 +198,8 @@ def expect(
 
 @jit
 def receive_expected(
-    cells, cell_index, touched, counted, movements, holds, lines, hold_index, ring, places, meta,
-    sums, now, flags, sku, location, quantity, value, occurred_at, hi, lo,
+    cells, cell_index, touched, counted, movements, tallies, holds, lines, hold_index, ring, places,
+    meta, sums, now, flags, sku, location, quantity, value, occurred_at, hi, lo,
 ):  # fmt: skip
     """RECEIVE against a record. It is a fact, so what nobody expected is recorded too.
 
@@ -220,8 +220,8 @@ def receive_expected(
     if slot >= 0 and lines[slot, FULFILLED] + quantity > MAX_QUANTITY:
         return BALANCE_LIMIT, row
     status, row = fact(
-        cells, cell_index, touched, counted, movements, holds, lines, hold_index, ring, places, meta,
-        sums, now, RECEIVE, flags, sku, location, quantity, value, occurred_at, hi, lo,
+        cells, cell_index, touched, counted, movements, tallies, holds, lines, hold_index, ring, places,
+        meta, sums, now, RECEIVE, flags, sku, location, quantity, value, occurred_at, hi, lo,
     )  # fmt: skip
     if status != OK:
         return status, row

@@ -82,6 +82,14 @@ META_SLOTS = 24
 TRACED_LINE, TRACED_ROW, TRACED_UNITS = range(3)
 TRACE_WORDS = 3
 
+# Rows of `State.tallies`, where late counts that follow each other in a block share what they walk. In
+# TALLY stands by line where its tally begins, + 1; 0: it has none; below zero: how far it has walked
+# without. A tally's first entry has in SINCE how many moments follow, and in UNITS the number of the newest
+# movement in it. Then come the moments in order, and in UNITS what has moved from each up to the next.
+TALLY, SINCE, UNITS = range(3)
+TALLY_WORDS = 3
+SPARE_TALLY = 2  # entries beyond those of the lines: the tally of a count that has none
+
 # States of a hold or of an incoming record (column STATE of its first line).
 (
     FREE, H_PENDING, H_COMMITTED, H_FULFILLED, H_CANCELLED, H_RELEASED, H_EXPIRED,
@@ -129,4 +137,5 @@ class State(NamedTuple):
     buffers: np.ndarray  # int32 (places with rules + 1, MAX_CHANNELS): kept from a channel
     meta: np.ndarray  # int64 (META_SLOTS,)
     traces: np.ndarray  # int64 (room, TRACE_WORDS): of the newest block; see `trace`
+    tallies: np.ndarray  # int64 (TALLY_WORDS, lines + SPARE_TALLY): zero in TALLY between blocks
     sums: np.ndarray  # uint64 (1,): sum of the hashes of all cells, counts and live hold lines

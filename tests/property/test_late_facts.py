@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from engine.operations import Disposition, Kind
 from engine.reference import Line
-from tests.property.histories import MS
+from tests.property.histories import BERLIN, MS, request
 from tests.property.shop import (
+    JAM,
     TEA,
     Shop,
     adjust,
@@ -17,6 +18,7 @@ from tests.property.shop import (
     commit,
     count,
     fulfil,
+    hold_id,
     receive,
     reserve,
     sale,
@@ -76,3 +78,43 @@ def test_the_order_of_arrival_does_not_matter(
     for _, event in in_order:
         on_hand = event.units + (0 if event.fact.kind == Kind.COUNT else on_hand)
     assert shop.cell(TEA).on_hand == on_hand
+
+
+class Heard(NamedTuple):
+    """A line that a shard hears of so many minutes after it happened; 0: it does not say when."""
+
+    fact: Line
+    late: int
+
+
+CELLS = [TEA, JAM, (3, BERLIN), (1, 2), (2, 2)]  # more than there are buckets of links
+heard = st.builds(
+    Heard,
+    st.sampled_from([*[TEA, JAM] * 3, *CELLS]).flatmap(
+        lambda cell: st.sampled_from([*[count(9, cell)] * 3, sale(1, cell), receive(2, cell)])
+    ),
+    st.integers(0, 5),
+)
+
+
+@given(
+    st.lists(st.tuples(st.lists(heard, min_size=1, max_size=24), st.integers(1, 24)), max_size=5),
+    st.sampled_from([3, 12, 1000]),
+)
+def test_many_late_counts_of_a_cell_in_one_block(
+    blocks: list[tuple[list[Heard], int]], movements_remembered: int
+) -> None:
+    """They share what they walk back; a count of the reference machine looks at every movement."""
+    shop = Shop(tea=100, jam=100, movements_remembered=movements_remembered)
+    shop.does(*[receive(1, cell) for cell in CELLS] * 3)
+    for told, first in blocks:
+        shop.wait(MINUTE)
+        now = shop.now_ns
+        lines = [
+            fact._replace(occurred_at_ns=now - late * MINUTE if late else 0) for fact, late in told
+        ]
+        requests = [lines[:first], lines[first:]]
+        shop.pair.now_ns += 1
+        shop.pair.apply(
+            [request(hold_id(str(number)), each) for number, each in enumerate(requests) if each]
+        )

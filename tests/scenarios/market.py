@@ -14,8 +14,10 @@ from typing import Any, NoReturn, TypeVar
 from actors.ports import CellTable, Sight, Unavailable
 from actors.router import Router
 from actors.shard import Shard
+from engine import limits
 from engine.block import Place
 from engine.history import History
+from engine.memory import AnswerMemory
 from engine.operations import Answer, Kind, Request, line_id
 from engine.reference import Key, Line
 from engine.shard_map import ShardMap
@@ -96,20 +98,27 @@ class Link:
 class Market:
     """Two shards. Calls go through a router, or two that know nothing of each other."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, remembered: int = limits.REMEMBERED_REQUESTS) -> None:
         self.schedule = Schedule(seed)
+        self.remembered = remembered
         self.now_ns = 10**18
         self.streams = [MemoryStream(), MemoryStream()]
         self.shards: list[Shard] = []
         self.links = [Link(self, number) for number in range(2)]
         self.routers = [Router(dict(enumerate(self.links)), lambda: MAP) for _ in range(2)]
         self.ids: list[bytes] = []  # of all holds that there may be
+        self._asked = 0
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, seed: int, *, lossy: float = 0.0) -> AsyncIterator["Market"]:
-        """Open with empty shelves; at the end the books must be right, and replay to the same."""
-        market = cls(seed)
+    async def open(
+        cls, seed: int, *, lossy: float = 0.0, remembered: int = limits.REMEMBERED_REQUESTS
+    ) -> AsyncIterator["Market"]:
+        """Open with empty shelves; at the end the books must be right, and replay to the same.
+
+        `remembered`: of so many requests a shard knows the op_ids.
+        """
+        market = cls(seed, remembered)
         await market.start()
         for link in market.links:
             link.lossy = lossy
@@ -125,7 +134,7 @@ class Market:
         self.shards = [
             Shard(
                 number, FakeJournal(stream, self.schedule.pause), FakeSnapshots(stream), Places(number),
-                stop_process=_fail, clock=self._clock,
+                stop_process=_fail, clock=self._clock, memory=AnswerMemory(self.remembered),
             )
             for number, stream in enumerate(self.streams)
         ]  # fmt: skip
@@ -192,6 +201,14 @@ class Market:
         """Fill shelves."""
         received = [receive(each, cell) for cell, each in units.items()]
         assert set(await self.batch(f"stock {self.now_ns}"[-14:], *received)) == {Status.OK}
+
+    async def forget(self) -> None:
+        """Have each shard asked so much else that it forgets every request of before that it may."""
+        for shard in self.shards:
+            for _ in range(2 * self.remembered):
+                self._asked += 1
+                op_id = b"something else" + self._asked.to_bytes(2, "big")
+                await shard.submit(Request.of(op_id, 1, kind=Kind.COMMIT, hold_lo=1))
 
     # --- what there is ----------------------------------------------------------------------------
 

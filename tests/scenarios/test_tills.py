@@ -175,6 +175,25 @@ async def test_scenario_19_a_day_with_returns_that_is_told_twice_shuffled_has_on
             assert await books(market) == expected
 
 
+@pytest.mark.parametrize("seed", range(3))
+async def test_scenario_19_a_day_is_told_again_when_all_else_of_it_is_long_forgotten(
+    seed: int,
+) -> None:
+    """Shards at full load forget within minutes what they were asked, but not what came back."""
+    draw = random.Random(seed)
+    day = a_day(draw)
+    expected = await in_order(day)
+    async with Market.open(seed, remembered=500) as market, shops(market) as clients:
+        await market.stock(dict.fromkeys(CELLS, STOCK))
+        for _ in range(2):
+            await uploaded(clients, draw.sample(day, len(day)), 4)
+        assert await books(market) == expected
+        for _ in range(2):
+            await market.forget()
+            assert {*await uploaded(clients, draw.sample(day, len(day)), 4)} <= DONE
+            assert await books(market) == expected
+
+
 async def test_scenario_19_without_further_attempts_a_return_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,9 +1,12 @@
 """The memory of answers: the same id gets the same answer, within its bounds."""
 
 import os
+from collections.abc import Callable
+
+import pytest
 
 from engine.memory import AnswerMemory
-from engine.operations import Answer, Request
+from engine.operations import Answer, Kind, Request
 from engine.views import Endangered, EndangeredHold
 
 
@@ -59,6 +62,60 @@ def test_a_dump_is_taken_over() -> None:
         for number in range(7, 11):
             one.remember(request_of(number), Answer(b"\0", b"", number, 1, 1))
     assert memory.dump() == other.dump()
+
+
+OK = Answer(b"\0", b"", 1, 1, 1)
+
+
+def one_of(kind: Kind) -> Request:
+    """As single calls come: one line, packed."""
+    return Request.one(b"goods come back.", 1, 0, 0, 0, 0, 1, 1, 0, 0, kind, 0)
+
+
+def batch_with(kind: Kind) -> Request:
+    """A batch of sales of which the last line is something else."""
+    kinds = [Kind.SALE] * 99 + [kind]
+    return Request.of(b"goods come bac\0\0", 100, kind=kinds, sku=1, location=1, quantity=1)
+
+
+@pytest.mark.parametrize("make", [one_of, batch_with])
+@pytest.mark.parametrize("kind", [Kind.RETURN, Kind.CLAIM_RETURN, Kind.WRITE_OFF])
+def test_what_brings_goods_back_is_known_whatever_else_is_done(
+    make: Callable[[Kind], Request], kind: Kind
+) -> None:
+    """The steps of a return over shards too: were one of them forgotten, it had a second effect."""
+    memory, loaded = AnswerMemory(most_requests=10), AnswerMemory(most_requests=10)
+    asked = make(kind)
+    answer = Answer(bytes(asked.lines), b"", 1, 2, 3)
+    memory.remember(asked, answer)
+    for number in range(1, 96):
+        memory.remember(request_of(number), OK)
+    loaded.load(memory.dump())
+    for each in (memory, loaded):
+        assert each.recall(asked.op_id) == (asked.digest, answer)
+    assert len(loaded) == len(memory)
+
+
+def test_what_brings_goods_back_is_bounded_too_and_displaces_nothing_else() -> None:
+    memory = AnswerMemory(most_requests=10)
+    memory.remember(request_of(1), OK)
+    for number in range(2, 96):
+        back = Request.of(number.to_bytes(16, "big"), 1, kind=Kind.RETURN, sku=1)
+        memory.remember(back, OK)
+        assert len(memory) <= 21
+        for recent in range(max(2, number - 9), number + 1):
+            assert memory.recall(recent.to_bytes(16, "big")) is not None
+    assert memory.recall((2).to_bytes(16, "big")) is None
+    assert memory.recall((1).to_bytes(16, "big")) is not None
+
+
+def test_a_note_is_nothing_that_comes_back() -> None:
+    """It has no columns at all."""
+    memory = AnswerMemory(most_requests=10)
+    memory.remember(Request.of(b"a note of number", 1), OK)
+    for number in range(1, 96):
+        memory.remember(request_of(number), OK)
+    assert memory.recall(b"a note of number") is None
 
 
 def test_requests_of_other_content_have_other_digests() -> None:

@@ -249,6 +249,74 @@ def test_many_cells_share_the_ring_and_each_finds_its_own() -> None:
     assert (shop.cell(cells[0]).on_hand, shop.cell(cells[3]).on_hand) == (5, 8)
 
 
+def test_late_counts_of_one_cell_share_a_walk_and_each_keeps_what_moved_since_its_moment() -> None:
+    shop = Shop(tea=10, jam=10)
+    start = shop.now_ns
+    shop.wait(MINUTE)
+    for moment in (3, 1, 7, 5, 5, 9):
+        shop.does(sale(1, occurred_at_ns=start + moment), sale(1, JAM))
+    told = [
+        (count(20, occurred_at_ns=start + 1), 14),
+        (sale(1, occurred_at_ns=start + 6), 13),  # between two that share: it counts for both
+        (count(20, occurred_at_ns=start + 5), 15),
+        (count(20, JAM, occurred_at_ns=start + 1), 15),  # another cell's
+        (count(20, occurred_at_ns=start + 2), 15),  # was seen by the last one
+        (sale(2), 13),
+        (count(20), 20),
+        (count(20, occurred_at_ns=start + 5), 20),  # seen too: it is from before the one of now
+    ]
+    on_hand_after = []
+    for number in range(1, len(told) + 1):  # what it is in the middle of a block
+        other = Shop(tea=10, jam=10)
+        other.wait(MINUTE)
+        for moment in (3, 1, 7, 5, 5, 9):
+            other.does(sale(1, occurred_at_ns=start + moment), sale(1, JAM))
+        other.does(*(line for line, _ in told[:number]))
+        on_hand_after.append(on_hand(other))
+    assert on_hand_after == [units for _, units in told]
+
+
+def test_late_counts_find_in_the_next_block_what_moved_in_between() -> None:
+    shop = Shop(tea=10)
+    seen = shop.now_ns + 1
+    shop.does(sale(1), sale(1), sale(1))
+    for left in (17, 16, 15):
+        shop.does(*[count(20, occurred_at_ns=seen)] * 3)
+        assert on_hand(shop) == left
+        shop.does(sale(1))
+
+
+def test_late_counts_of_two_cells_in_turn_know_nothing_of_each_other() -> None:
+    shop = Shop(tea=10, jam=10)
+    seen = shop.now_ns + 1
+    shop.does(*[sale(1)] * 4, *[sale(2, JAM)] * 4)
+    tea, jam = (count(20, cell, occurred_at_ns=seen) for cell in (TEA, JAM))
+    shop.does(tea, jam, tea, jam, sale(1), jam, tea)
+    assert (shop.cell(TEA).on_hand, shop.cell(JAM).on_hand) == (20 - 4 - 1, 20 - 4 * 2)
+
+
+def test_late_counts_that_find_little_each_look_for_themselves() -> None:
+    shop = Shop(tea=10, jam=10)
+    seen = shop.now_ns + 1
+    shop.does(sale(1))
+    late = count(20, occurred_at_ns=seen)
+    shop.does(late, sale(1), *[sale(1, JAM)] * 9, late)
+    assert on_hand(shop) == 20 - 2
+
+
+def test_what_is_forgotten_under_the_hands_of_late_counts_is_no_more_counted_on() -> None:
+    shop = Shop(tea=10, movements_remembered=3)
+    shop.wait(MINUTE)
+    shop.does(sale(1), sale(1), sale(1))
+    sold = shop.now_ns
+    shop.wait(MINUTE)
+    early, late = (count(20, occurred_at_ns=sold + after) for after in (0, 1))
+    of_opening = count(20, occurred_at_ns=sold - MINUTE)
+    answers = shop.answers(early, of_opening, early, *[sale(1)] * 3, early, late)
+    assert answers == [Status.OK] * 6 + [Status.MOMENT_TOO_OLD, Status.OK]
+    assert on_hand(shop) == 20 - 3
+
+
 # --- the moment -----------------------------------------------------------------------------------
 
 DATED: list[Line] = [
