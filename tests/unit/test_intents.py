@@ -3,12 +3,13 @@
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import msgpack
 import pytest
 
-from actors import intents
+from actors import intents, transfers
 from actors.intents import IntentLog
 from actors.ports import JournalError, Overloaded, ShardLink, Unavailable
 from actors.router import Router
@@ -16,7 +17,13 @@ from engine.operations import Answer, Flag, Kind, Request
 from engine.status import Status
 from tests.fakes.journal import FakeJournal, MemoryStream
 from tests.unit.test_moves import a_move
-from tests.unit.test_returns import an_exchange
+from tests.unit.test_returns import (
+    a_return,
+    an_exchange,
+    handed_over,
+    handed_over_by_two,
+    together,
+)
 from tests.unit.test_router import MAP, Town, call, order
 from tests.unit.test_spanning import (
     HELD,
@@ -31,6 +38,7 @@ from tests.unit.test_spanning import (
     pending_of,
     state_of,
 )
+from tests.unit.test_transfers import TO_BOTH_SHARDS, asked_for, losing, shipping
 
 SOME = Request.of(OP, 1, kind=Kind.COMMIT)
 OTHERS = bytes([9]) * 16  # the op_id of a call that comes between
@@ -206,7 +214,8 @@ class Gateway:
 
     async def router(self, links: Mapping[int, ShardLink] | None = None) -> Router:
         log = await log_of(self.stream, [])
-        return Router(links or dict(enumerate(self.town.shards)), lambda: MAP, log)
+        shards = links or dict(enumerate(self.town.shards))
+        return Router(shards, lambda: MAP, log, transfers.OPERATIONS)
 
     async def dies(self, operation: Operation, lives: int) -> bool:
         """Whether it has died when it had made so many calls that change something."""
@@ -349,22 +358,45 @@ async def test_a_call_that_comes_when_another_is_half_done_comes_after_it(name: 
     raise AssertionError("it takes ever more calls")
 
 
-async def test_what_nobody_calls_on_is_finished_too() -> None:
-    operation = an_order(BOTH, [10, 10], Flag.COMMIT_NOW, older=HELD)
+async def a_transfer(town: Town) -> None:
+    await asked_for(town, (1, 4), (2, 3))
+
+
+async def on_its_way(town: Town) -> None:
+    await a_transfer(town)
+    await shipping(TO_BOTH_SHARDS, (1, 2), (2, 2))(town.router)
+
+
+NOBODY_CALLS_ON: dict[str, tuple[Any, Operation]] = {
+    "a paid order": (held, an_order(BOTH, [10, 10], Flag.COMMIT_NOW, older=HELD)),
+    "a move": (held, a_move(1)),
+    "a return": (handed_over, a_return([(1, 4, 2)])),
+    "linked returns": (handed_over_by_two, together([(1, 4, 4), (1, 3, 1)])),
+    "goods that are sent": (a_transfer, shipping(TO_BOTH_SHARDS, (1, 2), (2, 2), op_id=OP)),
+    "goods that are lost": (on_its_way, losing(TO_BOTH_SHARDS, op_id=OP)),
+}
+
+
+@pytest.mark.parametrize("name", NOBODY_CALLS_ON)
+async def test_what_nobody_calls_on_is_finished_too(name: str) -> None:
+    setting, operation = NOBODY_CALLS_ON[name]
     unharmed = await Town().stocked()
-    await held(unharmed)
+    await setting(unharmed)
     await operation(unharmed.router)
     for lives in range(30):
         town = await Town().stocked()
-        await held(town)
-        gateway = Gateway(town)
+        await setting(town)
+        untouched, gateway = deepcopy(state_of(town)), Gateway(town)
         is_dead = await gateway.dies(operation, lives)
         router = await gateway.router()
         await router.finish()
-        assert state_of(town) == state_of(unharmed)
+        # A return begins when its shard says that it knows nothing of it.
+        assert state_of(town) == (state_of(unharmed) if lives or name != "a return" else untouched)
         assert await (await gateway.router()).finish() is None
         if not is_dead:
+            assert lives >= 2
             return
+    raise AssertionError("it takes ever more calls")
 
 
 class Gone:
