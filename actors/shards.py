@@ -93,7 +93,7 @@ def in_doubt_half_way(
         if _steps.get() is not None:  # it is part of another one
             return await operation(*args, **named)
         steps: set[int] = set()
-        token = _steps.set(steps)
+        _steps.set(steps)
         try:
             return await operation(*args, **named)
         except Overloaded as error:
@@ -101,7 +101,7 @@ def in_doubt_half_way(
                 raise Unavailable(f"stopped half-way: {error}") from error
             raise
         finally:
-            _steps.reset(token)
+            _steps.set(None)  # a token could not be used where a coroutine is let go of
 
     return run
 

@@ -28,6 +28,7 @@ from actors import (
     ways,
 )
 from actors import shard as shard_module
+from actors.intents import Alone
 from actors.links import RemoteShard
 from actors.parts import Part, hold_id_of, joined, on, step_id, that_count, whole
 from actors.ports import (
@@ -789,6 +790,15 @@ def a_repeated_move_is_another_one() -> Iterator[None]:
         return await original(self, replace(request, op_id=op_id))
 
     with replaced(Router, "move", move):
+        yield
+
+
+@mutation(found_by=0)
+def what_has_begun_stays_half_done() -> Iterator[None]:
+    async def finish(*_: Any) -> None:
+        """Leave it as it is."""
+
+    with replaced(Alone, "finish", finish):
         yield
 
 

@@ -148,6 +148,9 @@ async def _quiet(world: World, client: Client) -> None:
     while any(host.shard is None or not host.process.alive for host in world.hosts.values()):
         demand(world.loop.now_s < ends, "a shard does not come back")
         await asyncio.sleep(0.05)
+    while any(host.intents is None or host.intents.open for host in world.gateways.values()):
+        demand(world.loop.now_s < ends, "what a gateway has begun is not finished")
+        await asyncio.sleep(0.05)
     names = [(sku, at) for sku in range(1, SKUS + 1) for at in range(1, LOCATIONS + 1)]
     await client.process.start(client.look_at_cells(names))
 

@@ -211,6 +211,7 @@ class GatewayHost:
         }
         self._links = links
         self._router: Router | None = None
+        self.intents: IntentLog | None = None  # None: it is starting
 
     async def run(self) -> None:
         """Take over what the one before it has left half done, and finish it."""
@@ -225,6 +226,7 @@ class GatewayHost:
         except (JournalUnavailable, AppendInDoubt, Fenced) as error:
             self.process.kill(f"did not start: {type(error).__name__}")
             raise Killed from error
+        self.intents = intents
         self._router = router = Router(
             self._links, lambda: world.shard_map, intents, transfers.OPERATIONS
         )
