@@ -82,3 +82,20 @@ def test_a_full_table_says_so_and_stays(what: str) -> None:
     with pytest.raises(MemoryError, match=str(most)):
         room(most + 1)
     assert columns.nbytes() == before
+
+
+def test_a_block_of_more_lines_than_shards_make_has_room_for_what_its_late_counts_share() -> None:
+    machine = Machine()
+    machine.set_sku_limit(1)
+    machine.set_location(1, owned=True, currency=840)
+    lines, cell = limits.MAX_BLOCK_LINES, {"sku": 1, "location": 1}
+    sold = Request.of(bytes(15) + b"\1", lines, kind=Kind.SALE, quantity=1, **cell)
+    machine.apply(10, [sold])
+    again = Request.of(bytes(15) + b"\2", lines, kind=Kind.SALE, quantity=1, **cell)
+    late = Request.of(
+        bytes(15) + b"\3", 3, kind=Kind.COUNT, quantity=100, occurred_at_ns=[10, 11, 11], **cell
+    )
+    assert not machine.apply(11, [again, late]).status.any()
+    found = machine.cell(1, 1)
+    assert found is not None
+    assert found.on_hand == 100 - lines
