@@ -1437,6 +1437,29 @@ async def test_a_hold_of_which_a_release_was_told_is_not_given_back() -> None:
     raise AssertionError("it takes ever more calls")
 
 
+async def test_who_gives_up_by_line_what_is_left_of_a_hold_does_not_give_up_what_was_taken() -> (
+    None
+):
+    """The order is refused at last. Nothing was given back then, and the buyer had lost the rest."""
+    operation = an_order([(2, 2), (2, 1)], [5, 10], older=HELD)
+    shard_map, refused = ShardMap(1, 3), 0
+    for lives in range(20):
+        town = await Town(shard_map).stocked()
+        await town.router.reserve(order(HELD, [(2, 1), (2, 2), (3, 3)], 5))
+        await town.router.reserve(order(bytes([8]) * 16, [(2, 2)], 5))
+        is_dead = await dies(town, operation, lives, shard_map)
+        await town.router.reserve(order(bytes([9]) * 16, [(2, 1)], 5))
+        await town.router.on_hold(call(OP, Kind.RELEASE, HELD, sku=3, location=3, quantity=5))
+        _, answer = await operation(town.router)
+        if any(answer.status):
+            refused += 1
+            assert await pending_of(town, HELD) == {(2, 1): 5, (2, 2): 5}
+        if not is_dead:
+            assert refused > 8
+            return
+    raise AssertionError("it takes ever more calls")
+
+
 class Meddled(Mortal):
     """A link of a router that somebody meddles with once, after so many of its calls."""
 
@@ -1651,12 +1674,12 @@ async def test_what_was_lent_in_part_is_given_back_as_one_line_of_each_cell() ->
     assert (await pending_of(town, NEW), town.reserved) == ({}, 27)
 
 
-async def dies(town: Town, operation: Operation, lives: int) -> bool:
+async def dies(town: Town, operation: Operation, lives: int, shard_map: ShardMap = MAP) -> bool:
     """Whether the router has died when it had made so many calls that change something."""
     left = [lives]
     links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
     try:
-        await operation(Router(links, lambda: MAP))
+        await operation(Router(links, lambda: shard_map))
     except Died:
         return True
     return False
