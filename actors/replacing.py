@@ -373,10 +373,11 @@ class Replacement:
         for shard, sight in sights.items():
             # How much was lent, and whether something was left elsewhere, is told by the steps' digests.
             told = {step: number_of(sight.digests[step]) for step in sight.done}
+            is_taken = take in sight.digests and sight.hold is not None  # not all was refused
             found[shard] = Taken(
                 pending_of(sight.hold),
                 Counter({cell: told[step] for step, cell in lends.items() if step in told}),
-                bool(told[take]) if take in told else None,
+                bool(number_of(sight.digests[take])) if is_taken else None,
                 over not in sight.digests and any(step in sight.digests for step in (take, *again)),
             )
         return found

@@ -1392,6 +1392,35 @@ async def test_an_order_that_died_as_it_was_lent_two_cells_of_one_shard_gets_bot
     assert await pending_of(town, NEW) == dict.fromkeys(cells, 10)
 
 
+async def test_what_was_taken_of_a_part_that_is_paid_by_line_is_not_given_back_after_a_release() -> (
+    None
+):
+    """The order is refused for the line that was paid, and what is left was given up meanwhile."""
+    released = 0
+    for lives in range(20):
+        town = await Town().stocked()
+        await town.router.reserve(order(HELD, [(1, 1), (2, 2)], [10, 2]))
+
+        async def paid(town: Town = town) -> None:
+            line = call(OP, Kind.COMMIT, HELD, sku=1, location=1, quantity=1)
+            assert not any((await town.shards[0].submit(line)).status)
+
+        under_the_take(town.shards[0], paid)
+        operation = an_order([(1, 1), (2, 2)], [9, 10], older=HELD)
+        is_dead = await dies(town, operation, lives)
+        if await pending_of(town, HELD) == {(2, 2): 2}:  # and the other part is taken
+            released += 1
+            _, given_up = await town.router.on_hold(call(bytes([9]) * 16, Kind.RELEASE, HELD))
+            assert not any(given_up.status)
+            _, answer = await operation(town.router)
+            assert any(answer.status)
+            assert await pending_of(town, HELD) == {}
+        if not is_dead:
+            assert released > 3
+            return
+    raise AssertionError("it takes ever more calls")
+
+
 @pytest.mark.parametrize("flags", [0, Flag.PARTIAL])
 async def test_who_gives_up_a_unit_while_he_tries_again_gets_no_less(flags: int) -> None:
     """Nothing was taken of that cell then, so he got nothing of it."""
