@@ -330,18 +330,20 @@ class Replacement:
     async def _is_given_up(self, taken: Mapping[int, Taken], given: Mapping[int, Units]) -> bool:
         """Whether others have given up all of the older hold that they found while some of it was taken.
 
-        They were told that nothing of it is left. It is looked for when all that was taken is given
-        back: whoever gives it up later finds that.
+        They were told that nothing of it is left; who gives up what is left by lines is not. It is looked
+        for when all that was taken is given back: whoever gives it up later finds that.
         """
         were_rests = [each.is_rest for each in taken.values() if each.is_rest is not None]
         if not were_rests or not all(were_rests):
             return False
-        holders = await self.shards.holds(hold_id_of(self.request), self.shards.asked_for(0))
-        return all(
+        older = hold_id_of(self.request)
+        holders = await self.shards.holds(older, self.shards.asked_for(0))
+        is_over = all(
             hold.state in (HoldState.PENDING, HoldState.RELEASED)
             and not pending_of(hold) - given.get(shard, Counter())
             for shard, hold in holders.items()
         )
+        return is_over and bool(await given_up.marked(self.shards, older, holders))
 
     async def _extend(self, shard: int, left_ns: int) -> None:
         """Give the older hold's part the time that it had."""
@@ -371,10 +373,11 @@ class Replacement:
         for shard, sight in sights.items():
             # How much was lent, and whether something was left elsewhere, is told by the steps' digests.
             told = {step: number_of(sight.digests[step]) for step in sight.done}
+            is_taken = take in sight.digests and sight.hold is not None  # not all was refused
             found[shard] = Taken(
                 pending_of(sight.hold),
                 Counter({cell: told[step] for step, cell in lends.items() if step in told}),
-                bool(told[take]) if take in told else None,
+                bool(number_of(sight.digests[take])) if is_taken else None,
                 over not in sight.digests and any(step in sight.digests for step in (take, *again)),
             )
         return found

@@ -1409,6 +1409,35 @@ async def test_an_order_that_died_as_it_was_lent_two_cells_of_one_shard_gets_bot
     assert await pending_of(town, NEW) == dict.fromkeys(cells, 10)
 
 
+async def test_what_was_taken_of_a_part_that_is_paid_by_line_is_not_given_back_after_a_release() -> (
+    None
+):
+    """The order is refused for the line that was paid, and what is left was given up meanwhile."""
+    released = 0
+    for lives in range(20):
+        town = await Town().stocked()
+        await town.router.reserve(order(HELD, [(1, 1), (2, 2)], [10, 2]))
+
+        async def paid(town: Town = town) -> None:
+            line = call(OP, Kind.COMMIT, HELD, sku=1, location=1, quantity=1)
+            assert not any((await town.shards[0].submit(line)).status)
+
+        under_the_take(town.shards[0], paid)
+        operation = an_order([(1, 1), (2, 2)], [9, 10], older=HELD)
+        is_dead = await dies(town, operation, lives)
+        if await pending_of(town, HELD) == {(2, 2): 2}:  # and the other part is taken
+            released += 1
+            _, given_up = await town.router.on_hold(call(bytes([9]) * 16, Kind.RELEASE, HELD))
+            assert not any(given_up.status)
+            _, answer = await operation(town.router)
+            assert any(answer.status)
+            assert await pending_of(town, HELD) == {}
+        if not is_dead:
+            assert released > 3
+            return
+    raise AssertionError("it takes ever more calls")
+
+
 @pytest.mark.parametrize("flags", [0, Flag.PARTIAL])
 async def test_who_gives_up_a_unit_while_he_tries_again_gets_no_less(flags: int) -> None:
     """Nothing was taken of that cell then, so he got nothing of it."""
@@ -1451,6 +1480,29 @@ async def test_a_hold_of_which_a_release_was_told_is_not_given_back() -> None:
         assert any(answer.status) != any(told[0].status)
         assert await pending_of(town, HELD) == {}
         assert (await pending_of(town, NEW) == {}) == any(answer.status)
+    raise AssertionError("it takes ever more calls")
+
+
+async def test_who_gives_up_by_line_what_is_left_of_a_hold_does_not_give_up_what_was_taken() -> (
+    None
+):
+    """The order is refused at last. Nothing was given back then, and the buyer had lost the rest."""
+    operation = an_order([(2, 2), (2, 1)], [5, 10], older=HELD)
+    shard_map, refused = ShardMap(1, 3), 0
+    for lives in range(20):
+        town = await Town(shard_map).stocked()
+        await town.router.reserve(order(HELD, [(2, 1), (2, 2), (3, 3)], 5))
+        await town.router.reserve(order(bytes([8]) * 16, [(2, 2)], 5))
+        is_dead = await dies(town, operation, lives, shard_map)
+        await town.router.reserve(order(bytes([9]) * 16, [(2, 1)], 5))
+        await town.router.on_hold(call(OP, Kind.RELEASE, HELD, sku=3, location=3, quantity=5))
+        _, answer = await operation(town.router)
+        if any(answer.status):
+            refused += 1
+            assert await pending_of(town, HELD) == {(2, 1): 5, (2, 2): 5}
+        if not is_dead:
+            assert refused > 8
+            return
     raise AssertionError("it takes ever more calls")
 
 
@@ -1668,12 +1720,12 @@ async def test_what_was_lent_in_part_is_given_back_as_one_line_of_each_cell() ->
     assert (await pending_of(town, NEW), town.reserved) == ({}, 27)
 
 
-async def dies(town: Town, operation: Operation, lives: int) -> bool:
+async def dies(town: Town, operation: Operation, lives: int, shard_map: ShardMap = MAP) -> bool:
     """Whether the router has died when it had made so many calls that change something."""
     left = [lives]
     links = {number: Mortal(shard, left) for number, shard in enumerate(town.shards)}
     try:
-        await operation(Router(links, lambda: MAP))
+        await operation(Router(links, lambda: shard_map))
     except Died:
         return True
     return False
