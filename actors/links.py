@@ -100,12 +100,14 @@ class RemoteShard:
 
     async def sight(self, hold_id: bytes, op_ids: Sequence[bytes] = ()) -> Sight:
         """Tell what this shard knows of a hold, to write by it."""
-        hold, waiting, digests, done = await self._ask("sight", hold_id, list(op_ids))
+        told = await self._ask("sight", hold_id, list(op_ids))
+        hold, waiting, digests, done, forgotten = told
         return Sight(
             wire.decode_hold(hold),
             [Waiting(digest, wire.decode_hold(each)) for digest, each in waiting],
             digests,
             done,
+            forgotten,
         )
 
     async def incoming(self, incoming_id: bytes, *, sure: bool = False) -> Incoming | None:
@@ -266,7 +268,8 @@ async def _serve(link: ShardLink, method: str, *args: Any) -> Any:
         case "sight":
             sight = await link.sight(*args)
             waiting = [(each.digest, wire.encode_hold(each.hold)) for each in sight.waiting]
-            return wire.encode_hold(sight.hold), waiting, sight.digests, sight.done
+            hold = wire.encode_hold(sight.hold)
+            return hold, waiting, sight.digests, sight.done, sight.forgotten
         case "incoming":
             incoming_id, sure = args
             return wire.encode_incoming(await link.incoming(incoming_id, sure=sure))

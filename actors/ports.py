@@ -252,13 +252,15 @@ class Sight:
     """What a shard knows of a hold: its part, what has waited there to join it, by number.
 
     `digests` are those of the requests with the op_ids that were asked for, as far as it knows them;
-    `done` are those of these ids that were refused nothing.
+    `done` are those of these ids that were refused nothing. All that it has answered in blocks after
+    `forgotten` (epoch, number) it knows.
     """
 
     hold: Hold | None
     waiting: list[Waiting]
     digests: dict[bytes, bytes]
     done: set[bytes]
+    forgotten: tuple[int, int]
 
 
 class ShardLink(Protocol):

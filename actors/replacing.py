@@ -23,7 +23,7 @@ from actors.parts import Part, hold_id_of, on, step_id, step_of
 from actors.ports import Sight, Unavailable
 from actors.shards import Shards, every
 from actors.transits import ROUNDS, at_rest
-from actors.wholes import holders_of
+from actors.wholes import GRACE_MS, holders_of
 from engine import limits
 from engine.operations import Answer, Flag, Kind, Request, column_of
 from engine.status import Status
@@ -170,7 +170,7 @@ class Replacement:
         """How long it was until a moment when this was asked first."""
         keeper = keeper_of(self.shards, hold_id_of(self.request))
         answer = await self.shards.submit(keeper, step_of(self.request, "clock"))
-        left_ms = -(-(until_ns - answer.now_ns) // limits.NS_PER_MS)
+        left_ms = GRACE_MS - (answer.now_ns - until_ns) // limits.NS_PER_MS  # clocks differ
         return max(limits.MIN_TTL_MS, min(left_ms, limits.MAX_TTL_MS))
 
     # --- taking ---

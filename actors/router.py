@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from actors import calls, commits, moves, returns, spanning
 from actors.asking import asking, objections, refusal
 from actors.intents import Alone, Begin, Intent, IntentLog, begun_already
-from actors.notes import noted, noted_before, noted_shards
+from actors.notes import note_of, noted, noted_before, noted_shards
 from actors.parts import (
     hold_id_of,
     hold_part,
@@ -42,6 +42,7 @@ from actors.ports import CellTable, ShardLink, Sight
 from actors.shards import Shards, every, in_doubt_half_way
 from actors.transits import have_moved, seen
 from actors.wholes import holders_of, refused_with
+from engine import limits
 from engine.history import History
 from engine.operations import Answer, Flag, Kind, Request, chain_starts, column_of, pair_to_id
 from engine.shard_map import ShardMap
@@ -104,7 +105,7 @@ class Router:
         self._shards = Shards(links, shard_map)
         self._only = next(iter(links.values())) if len(links) == 1 else None
         self._first = min(links)
-        self._alone = Alone(intents, self._finish)
+        self._alone = Alone(intents, self._shards, self._finish)
         self._operations = operations
 
     @property
@@ -221,16 +222,22 @@ class Router:
         """Do what this gateway, or the one before it, has begun and left half done.
 
         Calls on the same holds do it before they are done themselves; this is for those that nobody
-        calls on. Raises Unavailable while some of it cannot be done.
+        calls on. Raises Unavailable while some of it cannot be done, or a shard has never answered.
         """
-        await self._alone.finish()
+        try:
+            unheard = [at for at in self._shards.asked_for(0) if at not in self._shards.seen]
+            hello = note_of(step_id(bytes(limits.OP_ID_BYTES), "a gateway"), 0)
+            await self._shards.submit_each(dict.fromkeys(unheard, hello))
+        finally:
+            await self._alone.finish()
 
-    async def _finish(self, intent: Intent) -> None:
-        """Do a call that has begun, when it is its turn."""
+    async def _finish(self, intent: Intent, is_late: bool) -> None:
+        """Do a call that has begun, when it is its turn; an order that is late holds nothing anew."""
         request, args = intent.request, intent.args
         match intent.method:
             case "reserve":
-                await spanning.reserve(self._shards, request, self._owners_of(request))
+                owners = self._owners_of(request)
+                await spanning.reserve(self._shards, request, owners, is_late=is_late)
             case "on_hold":
                 (location,) = args
                 await self._on_hold(request, location, begun_already)
@@ -455,8 +462,6 @@ class Router:
                 # Used for another call, which may have been about this part alone: not for the others.
                 return shard, await self._shards.submit(shard, request)
         holders = holders_of(sights)
-        if len(holders) > 1 or have_moved(sights) or any(map(_is_paid, holders.values())):
-            await begin()  # else one step does it
         kind = Kind(column_of(request, "kind")[0])
         # Calls that are about what is pending, so also about what is on its way between two shards.
         on_pending = {
@@ -464,6 +469,9 @@ class Router:
             Kind.RELEASE: calls.release,
             Kind.EXTEND: calls.extend,
         }
+        is_paid = kind in on_pending and any(map(_is_paid, holders.values()))
+        if len(holders) > 1 or have_moved(sights) or is_paid or kind == Kind.CANCEL_INCOMING:
+            await begin()  # else one step does it
         if kind in on_pending and holders:
             told = await on_pending[kind](self._shards, request, sights)
         elif parts := await self._parts_of_all(request, sights):

@@ -252,9 +252,12 @@ class Shard:
 
     async def sight(self, hold_id: bytes, op_ids: Sequence[bytes] = ()) -> Sight:
         """Tell what this shard knows of a hold, to write by it."""
-        return await self.read(
-            lambda: sight_of(hold_id, op_ids, self._machine.hold, self._memory.recall), sure=True
-        )
+
+        def look() -> Sight:
+            memory = self._memory
+            return sight_of(hold_id, op_ids, self._machine.hold, memory.recall, memory.forgotten)
+
+        return await self.read(look, sure=True)
 
     async def incoming(self, incoming_id: bytes, *, sure: bool = False) -> Incoming | None:
         """Look up this shard's part of an incoming record (`sure`: see `read`)."""

@@ -13,6 +13,9 @@ from engine.operations import Answer, Request
 from engine.shard_map import ShardMap
 from engine.views import Hold, Incoming
 
+Seen = tuple[int, int]
+"""The epoch and the number of a block."""
+
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
@@ -26,6 +29,9 @@ class Shards:
     def __init__(self, links: Mapping[int, ShardLink], shard_map: Callable[[], ShardMap]) -> None:
         self._links = dict(links)
         self._shard_map = shard_map
+        self.seen: dict[
+            int, Seen
+        ] = {}  # the newest block of each shard that has answered something
 
     @property
     def map(self) -> ShardMap:
@@ -46,6 +52,7 @@ class Shards:
     async def submit(self, shard: int, request: Request) -> Answer:
         """Send a request to one shard."""
         answer = await self.link(shard).submit(request)
+        self.seen[shard] = max(self.seen.get(shard, (0, 0)), (answer.epoch, answer.seq))
         steps = _steps.get()
         if steps is not None:
             steps.add(shard)

@@ -40,12 +40,15 @@ _OK: Final = int(Status.OK)
 # --- reserve --------------------------------------------------------------------------------------
 
 
-async def reserve(shards: Shards, request: Request, owners: NDArray[np.int64]) -> Told:
+async def reserve(
+    shards: Shards, request: Request, owners: NDArray[np.int64], *, is_late: bool = False
+) -> Told:
     """Hold the lines of one order on each of their shards (`owners`, a line), or nowhere.
 
     Between steps it is held on some shards only; that runs out, if nobody comes back. So an order
     that is to be committed at once is first held, and then committed, when it is over several shards
-    or takes the place of a hold that may be.
+    or takes the place of a hold that may be. One that is finished when the time of what it holds is over
+    (`is_late`) holds nothing anew: what was not held by then is refused, HOLD_EXPIRED, for good.
     """
     flags = int(column_of(request, "flags")[0])
     numbers = list(dict.fromkeys(owners.tolist()))
@@ -58,11 +61,16 @@ async def reserve(shards: Shards, request: Request, owners: NDArray[np.int64]) -
         if await _is_done(shards, request, number):
             return number, await shards.submit(number, request)
         parts[0].request.digest = step_id(request.digest, "held first")[: len(request.digest)]
+    if is_late and not commits:
+        if supersedes:
+            await Replacement(shards, request).decide(Status.HOLD_EXPIRED)
+        await _without_the_rest(shards, parts, {})
     later: dict[int, int] = {}  # why parts were given up that were held, by their place
     if supersedes:
         answers, later = await _supersede(shards, request, parts, is_to_be_paid=bool(commits))
     else:
-        answers = await shards.submit_parts(parts)
+        told = await shards.submit_parts(parts)
+        answers = _reasoned(parts, told, Status.HOLD_EXPIRED)
     if commits and not later and not any(map(_is_refused, parts, answers)):
         later = await _commit_held(shards, request, parts, answers)
     if later or any(map(_is_refused, parts, answers)):

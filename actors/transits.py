@@ -42,9 +42,13 @@ def place_id(hold_id: bytes, number: int) -> bytes:
 
 
 def sight_of(
-    hold_id: bytes, op_ids: Sequence[bytes], hold: Callable[[bytes], Hold | None], recall: Recall
+    hold_id: bytes,
+    op_ids: Sequence[bytes],
+    hold: Callable[[bytes], Hold | None],
+    recall: Recall,
+    forgotten: tuple[int, int],
 ) -> Sight:
-    """What a shard knows of a hold, by its looking up holds and answers."""
+    """What a shard knows of a hold, by its looking up holds and answers, of which some are forgotten."""
     waiting: list[Waiting] = []
     for number in count():
         known, waits = recall(place_id(hold_id, number)), hold(place_id(hold_id, number))
@@ -54,7 +58,7 @@ def sight_of(
     known_ids = {op_id: known for op_id in op_ids if (known := recall(op_id))}
     digests = {op_id: digest for op_id, (digest, _) in known_ids.items()}
     done = {op_id for op_id, (_, answer) in known_ids.items() if not any(answer.status)}
-    return Sight(hold(hold_id), waiting, digests, done)
+    return Sight(hold(hold_id), waiting, digests, done, forgotten)
 
 
 def have_moved(sights: Mapping[int, Sight]) -> bool:

@@ -21,7 +21,7 @@ from actors.hub import MAX_SUBSCRIBERS, DeltaHub
 from actors.intents import IntentLog
 from actors.links import LinkServer, RemoteShard
 from actors.mirror import MirrorFeed, Mirrors
-from actors.ports import JournalError, Position, Unavailable, shard_name
+from actors.ports import JournalError, Overloaded, Position, Unavailable, shard_name
 from actors.router import Router
 from actors.service import ClusterError
 from actors.shard import Shard
@@ -357,7 +357,7 @@ class GatewayService:
         self._end(await writer.ended())
 
     def _end(self, error: JournalError) -> None:
-        self._host.exit(f"another gateway has replaced this one: {error}")
+        self._host.exit(f"this gateway owns nothing any more: {error}")
 
     async def _tell_shards(self, _at: Position) -> None:
         """Have every shard that serves read the catalogue; one that does not will when it starts."""
@@ -393,7 +393,7 @@ class GatewayService:
 async def _finish_again_and_again(router: Router) -> None:
     """Do what was left half done, as soon as the shards serve."""
     while True:
-        with suppress(Unavailable):
+        with suppress(Overloaded, Unavailable):
             await router.finish()
         await asyncio.sleep(FINISH_EVERY_S)
 

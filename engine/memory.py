@@ -11,7 +11,7 @@ return, and a till tells it again hours later: what else was done meanwhile may 
 
 import struct
 import zlib
-from typing import Final
+from typing import Any, Final
 
 import msgpack
 
@@ -37,11 +37,15 @@ class _Generations:
         self._young: dict[bytes, bytes] = {}
         self._old: dict[bytes, bytes] = {}
         self._young_bytes = 0
+        self.forgotten = (0, 0)  # the newest block (epoch, seq) of which something was forgotten
 
     def put(self, op_id: bytes, entry: bytes) -> None:
         self._young[op_id] = entry
         self._young_bytes += len(entry) - _HEAD.size
         if len(self._young) >= self._most_requests or self._young_bytes >= self._most_bytes:
+            if self._old:
+                *_, epoch, seq, _ = _HEAD.unpack_from(next(reversed(self._old.values())))
+                self.forgotten = epoch, seq
             self._old, self._young, self._young_bytes = self._young, {}, 0
 
     def get(self, op_id: bytes) -> bytes | None:
@@ -50,11 +54,12 @@ class _Generations:
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
 
-    def dump(self) -> list[dict[bytes, bytes]]:
-        return [self._old, self._young]
+    def dump(self) -> list[Any]:
+        return [self._old, self._young, self.forgotten]
 
-    def load(self, dumped: list[dict[bytes, bytes]]) -> None:
-        self._old, self._young = dumped
+    def load(self, dumped: list[Any]) -> None:
+        self._old, self._young, (epoch, seq) = dumped
+        self.forgotten = epoch, seq
         self._young_bytes = sum(len(entry) - _HEAD.size for entry in self._young.values())
 
 
@@ -92,6 +97,11 @@ class AnswerMemory:
         )
         among = self._returns if _brings_back(request) else self._others
         among.put(request.op_id, head + body)
+
+    @property
+    def forgotten(self) -> tuple[int, int]:
+        """The newest block (epoch, seq) of which an answer was forgotten; what came after it is known."""
+        return max(self._others.forgotten, self._returns.forgotten)
 
     def recall(self, op_id: bytes) -> tuple[bytes, Answer] | None:
         """The digest of the request that came with an op_id, and its answer; None when unknown."""

@@ -32,6 +32,7 @@ class FakeShard:
         self.seen: list[Request] = []
         self.events: dict[bytes, list[Event]] = {}  # to be told as histories
         self.remembered: dict[bytes, tuple[bytes, Answer]] = {}
+        self.forgotten = (0, 0)
 
     async def submit(self, request: Request) -> Answer:
         if self.faults and (fault := self.faults.popleft()):
@@ -53,7 +54,7 @@ class FakeShard:
         return self.machine.hold(hold_id)
 
     async def sight(self, hold_id: bytes, op_ids: Sequence[bytes] = ()) -> Sight:
-        return sight_of(hold_id, op_ids, self.machine.hold, self.remembered.get)
+        return sight_of(hold_id, op_ids, self.machine.hold, self.remembered.get, self.forgotten)
 
     async def incoming(self, incoming_id: bytes, *, sure: bool = False) -> Incoming | None:
         return self.machine.incoming(incoming_id)

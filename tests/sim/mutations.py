@@ -213,7 +213,9 @@ def calls_on_holds_trust_an_owner_that_was_replaced() -> Iterator[None]:
 
     async def sight(self: Shard, hold_id: bytes, op_ids: Any = ()) -> Any:
         return await self.read(
-            lambda: sight_of(hold_id, op_ids, self._machine.hold, self._memory.recall)
+            lambda: sight_of(
+                hold_id, op_ids, self._machine.hold, self._memory.recall, self._memory.forgotten
+            )
         )
 
     with replaced(RemoteShard, "hold", hold), replaced(Shard, "sight", sight):

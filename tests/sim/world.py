@@ -15,7 +15,14 @@ from typing import Any, Final, NoReturn
 from actors import transfers
 from actors.intents import IntentLog
 from actors.links import LinkServer, RemoteShard
-from actors.ports import AppendInDoubt, Fenced, JournalError, JournalUnavailable, Unavailable
+from actors.ports import (
+    AppendInDoubt,
+    Fenced,
+    JournalError,
+    JournalUnavailable,
+    Overloaded,
+    Unavailable,
+)
 from actors.router import Router
 from actors.service import NotServing
 from actors.shard import Shard
@@ -220,7 +227,9 @@ class GatewayHost:
         journal = RedisJournal(
             "redis://simulated", self._key, settle_timeout_s=0.3, reply_timeout_s=0.25
         )
-        intents = IntentLog(journal, self._lost, chance.randbytes)
+        intents = IntentLog(
+            journal, self._lost, random_bytes=chance.randbytes, clock=self._clock_ns
+        )
         try:
             await intents.start()
         except (JournalUnavailable, AppendInDoubt, Fenced) as error:
@@ -231,7 +240,7 @@ class GatewayHost:
             self._links, lambda: world.shard_map, intents, transfers.OPERATIONS
         )
         while True:
-            with suppress(Unavailable):
+            with suppress(Overloaded, Unavailable):
                 await router.finish()
             await asyncio.sleep(FINISH_EVERY_S)
 
@@ -243,6 +252,9 @@ class GatewayHost:
                 self.doomed, self._steps_left = False, self._world.chance.randint(1, STEPS_MOST)
             return await write(self._router, *args)
         return await getattr(self._router, method)(*args)
+
+    def _clock_ns(self) -> int:
+        return EPOCH_NS + round(self._world.loop.now_s * 1e9)
 
     def _lost(self, error: JournalError) -> None:
         """As the real one: its process ends, and the next one finds what was begun."""

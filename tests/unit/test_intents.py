@@ -13,6 +13,7 @@ from actors import intents, transfers
 from actors.intents import IntentLog
 from actors.ports import JournalError, Overloaded, ShardLink, Unavailable
 from actors.router import Router
+from engine import limits
 from engine.operations import Answer, Flag, Kind, Request
 from engine.status import Status
 from tests.fakes.journal import FakeJournal, MemoryStream
@@ -24,7 +25,7 @@ from tests.unit.test_returns import (
     handed_over_by_two,
     together,
 )
-from tests.unit.test_router import MAP, Town, call, order
+from tests.unit.test_router import MAP, TTL, Town, call, on, order
 from tests.unit.test_spanning import (
     HELD,
     NEW,
@@ -50,13 +51,13 @@ def fail(error: JournalError) -> None:
 
 
 async def log_of(stream: MemoryStream, lost: list[JournalError] | None = None) -> IntentLog:
-    log = IntentLog(FakeJournal(stream), fail if lost is None else lost.append, os.urandom)
+    log = IntentLog(FakeJournal(stream), fail if lost is None else lost.append)
     await log.start()
     return log
 
 
 async def begun(log: IntentLog, *hold_ids: bytes, args: Sequence[Any] = ()) -> intents.Intent:
-    return await log.begin("on_hold", SOME, args, hold_ids)
+    return await log.begin("on_hold", SOME, args, hold_ids, {})
 
 
 def whole_blocks(stream: MemoryStream) -> list[bool]:
@@ -191,16 +192,69 @@ async def test_an_owner_that_was_replaced_begins_nothing() -> None:
     assert len(lost) == 1
 
 
-async def test_what_a_caller_has_begun_who_is_gone_is_open() -> None:
+@pytest.mark.parametrize("turns", [0, 1, 2])
+async def test_what_a_caller_begins_who_goes_away_has_not_begun(turns: int) -> None:
+    """He has taken no step: gone before it is written, while it is, or just after that."""
     stream = MemoryStream()
     log = await log_of(stream)
     caller = asyncio.create_task(begun(log, HELD))
-    await asyncio.sleep(0)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    assert log.of([HELD]) == []
     caller.cancel()
     await asyncio.gather(caller, return_exceptions=True)
     await log.close()
-    assert len(log) == 1
-    assert [each.hold_ids for each in (await log_of(stream)).open] == [(HELD,)]
+    assert len(log) == 0
+    assert (await log_of(stream)).open == []
+    log = await log_of(stream)
+    for _ in range(3):
+        log.end(await begun(log, HELD))
+
+
+async def test_who_comes_while_the_journal_is_refusing_does_not_wait_for_ever() -> None:
+    gate = asyncio.Event()
+    gate.set()
+    journal = FakeJournal(MemoryStream(), delay=gate.wait)
+    log = IntentLog(journal, fail)
+    await log.start()
+    gate.clear()
+    journal.faults.append("refuse")
+    callers = [asyncio.create_task(begun(log, HELD))]
+    await asyncio.sleep(0.01)
+    callers.append(asyncio.create_task(begun(log, NEW)))
+    await asyncio.sleep(0.01)
+    gate.set()
+    told = await asyncio.wait_for(asyncio.gather(*callers, return_exceptions=True), timeout=5)
+    assert [type(each) for each in told] == [Unavailable, Unavailable]
+    assert len(log) == 0
+
+
+async def test_that_a_call_has_ended_is_written_though_the_journal_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(intents, "ENDS_WITHIN_S", 0.01)
+    stream = MemoryStream()
+    journal = FakeJournal(stream)
+    log = IntentLog(journal, fail)
+    await log.start()
+    made = await begun(log, HELD)
+    journal.faults += ["refuse", "refuse"]
+    log.end(made)
+    await asyncio.sleep(0.2)
+    assert not journal.faults
+    assert (await log_of(stream)).open == []
+
+
+async def test_a_bug_in_the_journal_is_told_to_who_waits(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = await log_of(MemoryStream())
+    with monkeypatch.context() as patch:
+        patch.setattr(intents, "_encoded", lambda *_, **__: 1 / 0)
+        with pytest.raises(Unavailable):
+            await begun(log, HELD)
+    assert "failed" in caplog.text
+    await begun(log, HELD)
 
 
 # --- calls that meet ------------------------------------------------------------------------------
@@ -212,8 +266,13 @@ class Gateway:
     def __init__(self, town: Town) -> None:
         self.town, self.stream = town, MemoryStream()
 
-    async def router(self, links: Mapping[int, ShardLink] | None = None) -> Router:
-        log = await log_of(self.stream, [])
+    async def router(
+        self, links: Mapping[int, ShardLink] | None = None, passed_ms: int = 0
+    ) -> Router:
+        log = IntentLog(
+            FakeJournal(self.stream), [].append, clock=lambda: passed_ms * limits.NS_PER_MS
+        )
+        await log.start()
         shards = links or dict(enumerate(self.town.shards))
         return Router(shards, lambda: MAP, log, transfers.OPERATIONS)
 
@@ -399,6 +458,80 @@ async def test_what_nobody_calls_on_is_finished_too(name: str) -> None:
     raise AssertionError("it takes ever more calls")
 
 
+async def test_an_order_that_is_finished_late_holds_nothing_anew() -> None:
+    """Its time is over for what was held by then: the other part alone would be half of it."""
+    operation = an_order(BOTH, [10, 10], older=HELD)
+    for setting, made in ((nothing, an_order_of_both), (held, operation)):
+        for lives in range(30):
+            town = await Town().stocked()
+            await setting(town)
+            gateway = Gateway(town)
+            is_dead = await gateway.dies(made, lives)
+            router = await gateway.router(passed_ms=2 * TTL)
+            for shard in town.shards:
+                shard.now_ns += 2 * TTL * limits.NS_PER_MS
+            await router.finish()
+            for shard in town.shards:  # a block that sweeps
+                await shard.submit(Request.of(os.urandom(16), 1, kind=Kind.SALE))
+            told = [(await made(router))[1].status for _ in range(2)]
+            assert town.reserved == 0
+            assert told[0] == told[1]
+            assert not any(told[0]) or {*told[0]} <= {
+                Status.HOLD_EXPIRED,
+                Status.LINKED_LINE_REFUSED,
+            }
+            if not is_dead:
+                break
+        else:
+            raise AssertionError("it takes ever more calls")
+
+
+async def test_what_the_shards_have_forgotten_is_not_done_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It would have a second effect where it was done."""
+    town = await Town().stocked()
+    await committed(town)
+    gateway = Gateway(town)
+    first = await gateway.router()
+    await first.finish()  # it has heard of all shards
+    lines = {"sku": [1, 2], "location": [1, 2], "quantity": 1}
+    line = call(OP, Kind.FULFIL, HELD, 2, **lines)
+    log = first._alone._intents
+    assert log is not None
+    await log.begin("on_hold", line, [0], [HELD], first._shards.seen)
+    for shard in town.shards:
+        await shard.submit(line)
+        shard.remembered.clear()
+        shard.forgotten = (9, 9)
+    await (await gateway.router()).finish()
+    assert "forgotten" in caplog.text
+    assert await (await gateway.router()).finish() is None
+    assert town.counted("committed") == 7 - 2
+
+
+async def test_a_record_over_shards_is_given_up_whole_too() -> None:
+    record = bytes([7]) * 16
+
+    async def expected(town: Town) -> None:
+        columns = {"kind": Kind.EXPECT, "sku": [1, 2], "location": TO_BOTH_SHARDS, "quantity": 2}
+        await town.router.submit(Request.of(os.urandom(16), 2, **columns, **on(record)))
+        assert town.counted("incoming") == 4
+
+    cancel = call(OP, Kind.CANCEL_INCOMING, record)
+    for lives in range(30):
+        town = await Town().stocked()
+        await expected(town)
+        gateway = Gateway(town)
+        is_dead = await gateway.dies(lambda router: router.on_hold(cancel), lives)
+        await (await gateway.router()).finish()
+        assert town.counted("incoming") == 0
+        if not is_dead:
+            assert lives >= 2
+            return
+    raise AssertionError("it takes ever more calls")
+
+
 class Gone:
     """The link to a shard that may be away."""
 
@@ -443,6 +576,7 @@ async def test_what_was_not_judged_has_not_begun() -> None:
     router = await gateway.router(links)  # type: ignore[arg-type]
     with pytest.raises(Overloaded):
         await router.reserve(order(HELD, BOTH, 3))
+    away.clear()
     await router.finish()
     assert town.reserved == 0
 

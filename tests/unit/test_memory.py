@@ -136,3 +136,17 @@ def test_a_column_of_one_value_is_the_same_however_it_is_given() -> None:
         bytes(16), 3, kind=[6, 6, 6], flags=0, sku=[1, 2, 3], location=[4, 4, 4], quantity=[7, 7, 7]
     )
     assert one.digest == other.digest
+
+
+def test_what_is_forgotten_is_told_and_what_came_after_it_is_known() -> None:
+    memory = AnswerMemory(most_requests=4)
+    for seq in range(1, 40):
+        request = request_of(seq)
+        memory.remember(request, Answer(b"\0", b"", 0, 2, seq))
+        epoch, forgotten = memory.forgotten
+        assert (epoch, forgotten) == ((2, forgotten) if forgotten else (0, 0))
+        known = [each for each in range(1, seq + 1) if memory.recall(request_of(each).op_id)]
+        assert known == list(range(forgotten + 1, seq + 1))
+    other = AnswerMemory(most_requests=4)
+    other.load(memory.dump())
+    assert other.forgotten == memory.forgotten > (0, 0)
