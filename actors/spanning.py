@@ -262,7 +262,7 @@ def _reasoned(
     ):
         why = Status.LINKED_LINE_REFUSED
     return [
-        _unasked(part, why) if each else answer
+        _unasked(part, answer, why) if each else answer
         for part, answer, each in zip(parts, answers, is_unasked, strict=True)
     ]
 
@@ -289,8 +289,8 @@ async def _needed(shards: Shards, part: Part, older: Units) -> Units:
     return Counter()
 
 
-def _unasked(part: Part, status: int) -> Answer:
-    """The answer of a part that no shard was asked for: a status, and that of its neighbours."""
+def _unasked(part: Part, answer: Answer, status: int) -> Answer:
+    """The answer of a part of which nothing was asked: a status, and that of its neighbours."""
     lines = part.request.lines
     told = bytes((status, *[Status.LINKED_LINE_REFUSED] * (lines - 1)))
-    return Answer(told, bytes(8 * lines), 0, 0, 0)
+    return replace(answer, status=told, available=bytes(8 * lines))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tests.sim.world import ShardHost, World
 
 HASH_EVERY: Final = 16  # blocks: the reference counts its hash from scratch
+_NOT_ASKED = Status.INVALID_KIND
 _OK, _REUSED = int(Status.OK), int(Status.OP_ID_REUSED)
 _NEVER: Final = 1 << 62
 INCOMING: Final = b"incoming "
@@ -628,6 +629,15 @@ def _as_one_order(
             is_first = owners.index(owner) == i
             why = uncommitted.get(owner, Status.LINKED_LINE_REFUSED)
             expected[i] = why if is_first else Status.LINKED_LINE_REFUSED
+    # What was not asked for its part in time: a gateway has finished the order when its time was over.
+    late = {owner for owner, status in zip(owners, said, strict=True) if status == _NOT_ASKED}
+    is_refused = bool({*said} - harmless - {_NOT_ASKED})
+    for owner in late:
+        places = [i for i, each in enumerate(owners) if each == owner]
+        for i in places:
+            expected[i] = Status.LINKED_LINE_REFUSED
+        if not is_refused:
+            expected[places[0]] = Status.HOLD_EXPIRED
     return bytes(expected)
 
 
