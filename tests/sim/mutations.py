@@ -289,7 +289,7 @@ class _Store:
         self.save = partial(save, store)
 
 
-@mutation(found_by=1)
+@mutation(found_by=0)
 def a_snapshot_says_it_is_newer() -> Iterator[None]:
     async def save(store: Any, name: str, chunks: Any, position: Callable[[], Position]) -> Saved:
         saved: Saved = await store.save(name, chunks, lambda: position().next())
@@ -316,7 +316,7 @@ def a_snapshot_misses_what_changes_while_it_is_made() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=28)
+@mutation(found_by=3)
 def the_journal_is_trimmed_up_to_the_newest_snapshot() -> Iterator[None]:
     async def save(store: Any, name: str, chunks: Any, position: Callable[[], Position]) -> Saved:
         saved: Saved = await store.save(name, chunks, position)
@@ -434,7 +434,7 @@ def holds_expire_only_when_others_call() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=1)
+@mutation(found_by=11)
 def time_goes_back_with_the_clock() -> Iterator[None]:
     def greatest(*values: Any, **how: Any) -> Any:
         return values[0] if len(values) > 1 else max(*values, **how)
@@ -804,7 +804,7 @@ def what_has_begun_stays_half_done() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=33)
+@mutation(found_by=48)
 def what_waits_for_a_move_that_is_refused_stays() -> Iterator[None]:
     async def give_back(*_: Any) -> None:
         """Keep it."""
@@ -813,7 +813,7 @@ def what_waits_for_a_move_that_is_refused_stays() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=1)
+@mutation(found_by=4)
 def linked_lines_are_moved_each_by_itself() -> Iterator[None]:
     def groups_of(request: Request) -> list[list[int]]:
         return [[place] for place in range(request.lines)]
@@ -932,7 +932,7 @@ def what_ran_out_beside_what_is_committed_is_not_missed() -> Iterator[None]:
         yield
 
 
-@mutation(found_by=6)
+@mutation(found_by=10)
 def answers_of_a_batch_of_calls_are_mixed_up() -> Iterator[None]:
     original = wire.encode_answers
     with replaced(wire, "encode_answers", lambda answers: original(answers[::-1])):
