@@ -190,7 +190,8 @@ class Router:
         if self._only is not None:
             return self._first, that_fits(request, await self._only.submit(request))
         owners, at = self._owners_of(request), list(sold_at)
-        async with self._alone.on(_named_in(request), "returned", request, at) as begin:
+        hold_ids = {request.op_id, *_named_in(request)}
+        async with self._alone.on(hold_ids, "returned", request, at) as begin:
             return await returns.returned(self._shards, request, owners, at, begin)
 
     @in_doubt_half_way

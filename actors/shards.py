@@ -29,9 +29,8 @@ class Shards:
     def __init__(self, links: Mapping[int, ShardLink], shard_map: Callable[[], ShardMap]) -> None:
         self._links = dict(links)
         self._shard_map = shard_map
-        self.seen: dict[
-            int, Seen
-        ] = {}  # the newest block of each shard that has answered something
+        # The newest block of each shard that has answered something.
+        self.seen: dict[int, Seen] = {}
 
     @property
     def map(self) -> ShardMap:

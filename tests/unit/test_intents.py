@@ -431,6 +431,10 @@ NOBODY_CALLS_ON: dict[str, tuple[Any, Operation]] = {
     "a move": (held, a_move(1)),
     "a return": (handed_over, a_return([(1, 4, 2)])),
     "linked returns": (handed_over_by_two, together([(1, 4, 4), (1, 3, 1)])),
+    "goods that come back, nobody knows from where": (
+        nothing,
+        together([(1, 1, 1), (2, 2, 1)], against=bytes(16)),
+    ),
     "goods that are sent": (a_transfer, shipping(TO_BOTH_SHARDS, (1, 2), (2, 2), op_id=OP)),
     "goods that are lost": (on_its_way, losing(TO_BOTH_SHARDS, op_id=OP)),
 }

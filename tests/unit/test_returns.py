@@ -213,12 +213,14 @@ async def test_what_finds_no_room_is_not_noted_as_returned_elsewhere() -> None:
     assert noted[:2] == [[2, 0], [0, 0]]
 
 
-def together(lines: list[tuple[int, int, int]], op_id: bytes = OP) -> Operation:
+def together(
+    lines: list[tuple[int, int, int]], op_id: bytes = OP, against: bytes = HELD
+) -> Operation:
     """A return of linked lines."""
     skus, locations, quantities = zip(*lines, strict=True)
     flags = [Flag.LINKED] * (len(lines) - 1) + [0]
     columns = {"sku": skus, "location": locations, "quantity": quantities, "flags": flags}
-    request = call(op_id, Kind.RETURN, HELD, len(lines), **columns)
+    request = call(op_id, Kind.RETURN, against, len(lines), **columns)
     return lambda router: router.returned(request, [0] * len(lines))
 
 
