@@ -105,7 +105,7 @@ def replaced(owner: Any, name: str, by: Any) -> AbstractContextManager[Any]:
 # --- durability and ownership ---------------------------------------------------------------------
 
 
-@mutation
+@mutation(found_by=1)
 def the_fence_is_skipped() -> Iterator[None]:
     original = RedisJournal._write
 
@@ -175,7 +175,7 @@ def an_append_that_was_refused_counts_as_done() -> Iterator[None]:
         yield
 
 
-@rare_mutation(found_by=50)
+@rare_mutation(found_by=36)
 def reads_need_no_proof() -> Iterator[None]:
     with replaced(shard_module, "LEASE_S", 1e9):
         yield
@@ -204,7 +204,7 @@ def reads_show_what_is_not_written() -> Iterator[None]:
         yield
 
 
-@rare_mutation(found_by=32)
+@rare_mutation(found_by=376)
 def calls_on_holds_trust_an_owner_that_was_replaced() -> Iterator[None]:
     original = RemoteShard.hold
 
@@ -610,7 +610,7 @@ def _skus_of(hold: Hold | None) -> set[int]:
     return {line.sku for line in hold.lines} if hold else set()
 
 
-@mutation
+@mutation(found_by=4)
 def a_late_payment_is_not_judged() -> Iterator[None]:
     def cells(machine: Machine, request: Request) -> Cells:
         if not (_has(request, Kind.COMMIT) and (_flags(request) & Flag.RE_RESERVE).any()):
@@ -653,7 +653,7 @@ def _steps_without(kind: Kind) -> AbstractContextManager[Any]:
     return replaced(Shards, "submit_each", submit_each)
 
 
-@mutation
+@mutation(found_by=1)
 def the_other_parts_are_not_released() -> Iterator[None]:
     with _steps_without(Kind.RELEASE):
         yield
@@ -853,7 +853,7 @@ def an_exchange_that_is_paid_is_held_only() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=10)
 def what_comes_back_elsewhere_is_not_taken_in() -> Iterator[None]:
     async def take_in(_: Any) -> list[Any]:
         return []
@@ -873,7 +873,7 @@ def goods_are_expected_again_by_a_retry() -> Iterator[None]:
         yield
 
 
-@rare_mutation(found_by=142)
+@rare_mutation(found_by=529)
 def a_loss_is_told_only_to_shards_that_have_some() -> Iterator[None]:
     async def on_each(self: Router, request: Request, location: int) -> dict[int, Answer]:
         asked = self._shards.asked_for(location)
@@ -893,7 +893,7 @@ def what_cannot_be_expected_is_gone() -> Iterator[None]:
         yield
 
 
-@mutation
+@mutation(found_by=1)
 def parts_that_were_undone_are_told_as_held() -> Iterator[None]:
     with replaced(spanning, "undone", lambda _, answer, *__: answer):
         yield
