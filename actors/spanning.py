@@ -62,9 +62,10 @@ async def reserve(
             return number, await shards.submit(number, request)
         parts[0].request.digest = step_id(request.digest, "held first")[: len(request.digest)]
     if is_late and not commits:
-        if supersedes:
+        asked = await _without_the_rest(shards, parts, {})
+        is_whole = not any(Status.INVALID_KIND in answer.status for answer in asked.values())
+        if supersedes and not is_whole:  # else the older hold may have given way already
             await Replacement(shards, request).decide(Status.HOLD_EXPIRED)
-        await _without_the_rest(shards, parts, {})
     later: dict[int, int] = {}  # why parts were given up that were held, by their place
     if supersedes:
         answers, later = await _supersede(shards, request, parts, is_to_be_paid=bool(commits))

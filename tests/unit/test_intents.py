@@ -619,3 +619,26 @@ async def test_two_orders_in_each_others_place_do_not_wait_for_each_other() -> N
     told = await asyncio.wait_for(asyncio.gather(*map(router.reserve, orders)), 5)
     assert any(not any(answer.status) for _, answer in told)
     assert await pending_of(town, HELD) == {} or await pending_of(town, NEW) == {}
+
+
+@pytest.mark.parametrize("cells", [[(1, 1)], BOTH])
+async def test_an_order_that_is_finished_late_and_refused_leaves_the_older_one(
+    cells: list[tuple[int, int]],
+) -> None:
+    """That had given way by its last step, and the order was refused for being late."""
+    operation = an_order(cells, 9, older=HELD)
+    for lives in range(30):
+        town = await Town().stocked()
+        await town.router.reserve(order(HELD, [(1, 1)], 9, 8 * TTL))
+        gateway = Gateway(town)
+        is_dead = await gateway.dies(operation, lives)
+        for shard in town.shards:
+            shard.now_ns += 2 * TTL * limits.NS_PER_MS
+        router = await gateway.router(passed_ms=2 * TTL)
+        await router.finish()
+        _, answer = await operation(router)
+        left = {(1, 1): 9} if any(answer.status) else {}
+        assert await pending_of(town, HELD) == left
+        if not is_dead:
+            return
+    raise AssertionError("it takes ever more calls")
